@@ -1,0 +1,130 @@
+"""Attention: multi-head, grouped-query and multi-query; self or cross; written out or fused; with a cache.
+
+Shapes: B batch, T queries, S keys, D d_model, H n_heads, Hkv n_kv_heads, Dh d_head. Head h is columns h*Dh .. (h+1)*Dh of W_q.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llmcore.config import ModelConfig
+from llmcore.functional import softmax
+from llmcore.linear import Linear
+from llmcore.mask import Mask
+from llmcore.position import Turn
+
+
+def split_heads(x: Float[Tensor, "B T HDh"], n_heads: int) -> Float[Tensor, "B H T Dh"]:
+    """Cut the last axis into heads, then move the heads forward: view first, then transpose, or tokens get mixed."""
+    B, T, width = x.shape
+    return x.view(B, T, n_heads, width // n_heads).transpose(1, 2)
+
+
+def join_heads(x: Float[Tensor, "B H T Dh"]) -> Float[Tensor, "B T HDh"]:
+    """The inverse of split_heads: concat(head_1, ..., head_H)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class KVCache:
+    """Keys and values of the tokens already read, so that a new token costs one row of attention instead of all.
+
+    Holds 2 * B * Hkv * capacity * Dh numbers. For inference only: the buffers are written in place.
+    """
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.length = 0
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def append(
+        self, k: Float[Tensor, "B Hkv T Dh"], v: Float[Tensor, "B Hkv T Dh"]
+    ) -> tuple[Float[Tensor, "B Hkv S Dh"], Float[Tensor, "B Hkv S Dh"]]:
+        """Store T more keys and values; returns all S = length + T of them."""
+        if k.requires_grad or v.requires_grad:
+            raise ValueError("a KVCache takes no gradients: use torch.no_grad() to generate, or leave the cache out to train")
+        B, Hkv, T, Dh = k.shape
+        end = self.length + T
+        if end > self.capacity:
+            raise ValueError(f"{end} tokens do not fit a cache of {self.capacity}: make it larger or read fewer")
+        if self.keys is None or self.values is None:
+            self.keys, self.values = k.new_empty(B, Hkv, self.capacity, Dh), v.new_empty(B, Hkv, self.capacity, Dh)
+        if self.keys.shape[0] != B:
+            raise ValueError(f"batch of {B} with a cache of {self.keys.shape[0]} sequences: start a new cache")
+        self.keys[:, :, self.length : end] = k
+        self.values[:, :, self.length : end] = v
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """y = concat_h(softmax(Q_h K_h^T / sqrt(Dh)) V_h) @ W_o  [Vaswani et al. 2017, 3.2]
+
+    Q = x W_q, K = c W_k, V = c W_v with c = x (self) or c = context (cross). n_kv_heads < n_heads: each key head serves
+    n_heads / n_kv_heads query heads  [Shazeer 2019; Ainslie et al. 2023]. A row whose keys are all masked gives zeros.
+
+    config.attention picks the path: "explicit" makes every step a tensor that trace can show; "fused" is torch's
+    scaled_dot_product_attention. Equal to 1e-5.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.n_kv_heads, config.d_head
+        self.path = {"explicit": self.explicit, "fused": self.fused}[config.attention]
+        self.W_q = Linear(config.d_model, self.n_heads * self.d_head, config.bias)
+        self.W_k = Linear(config.d_model, self.n_kv_heads * self.d_head, config.bias)
+        self.W_v = Linear(config.d_model, self.n_kv_heads * self.d_head, config.bias)
+        self.W_o = Linear(self.n_heads * self.d_head, config.d_model, config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+        # Places to look: the tensors that pass here are found by trace under these names.
+        self.q, self.k, self.v, self.heads = nn.Identity(), nn.Identity(), nn.Identity(), nn.Identity()
+        self.scores, self.weights = nn.Identity(), nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        mask: Mask = Mask(),  # noqa: B008 - frozen
+        turn: Turn = lambda q: q,
+        context: Float[Tensor, "B S D"] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        q = self.q(turn(split_heads(self.W_q(x), self.n_heads)))  # (B, H, T, Dh)
+        if context is not None and cache is not None and cache.keys is not None and cache.values is not None:
+            k, v = cache.keys, cache.values  # the source does not change while the target grows
+        else:
+            source = x if context is None else context
+            k = split_heads(self.W_k(source), self.n_kv_heads)  # (B, Hkv, S, Dh)
+            v = split_heads(self.W_v(source), self.n_kv_heads)
+            k = turn(k) if context is None else k
+            if cache is not None:
+                k, v = cache.append(k, v)
+        group = self.n_heads // self.n_kv_heads
+        if group > 1:
+            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        heads = self.heads(self.path(q, self.k(k), self.v(v), mask))
+        return self.W_o(join_heads(heads))
+
+    def explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Float[Tensor, "B H T Dh"]:
+        """softmax(Q K^T / sqrt(Dh)) V, step by step."""
+        scores = self.scores(q @ k.transpose(-2, -1) / math.sqrt(self.d_head))  # (B, H, T, S)
+        allowed = mask.square(q.shape[-2], k.shape[-2], q.device)
+        if allowed is None:
+            weights = softmax(scores)
+        else:
+            # finfo.min, not -inf: a row of -inf would be NaN; multiplied by the mask such a row becomes zeros
+            weights = softmax(scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)) * allowed
+        return self.dropout(self.weights(weights)) @ v
+
+    def fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Float[Tensor, "B H T Dh"]:
+        """The same in one call that never stores the (T, S) square where the hardware allows."""
+        T, S = q.shape[-2], k.shape[-2]
+        dropout = self.dropout.p if self.training else 0.0
+        attend = torch.nn.functional.scaled_dot_product_attention
+        if mask.padding.empty and (not mask.causal or T == S or T == 1):
+            return attend(q, k, v, dropout_p=dropout, is_causal=mask.causal and T > 1)
+        allowed = mask.square(T, S, q.device)
+        assert allowed is not None
+        some = allowed.any(-1, keepdim=True)  # rows without any key read all of them, then are set to zero
+        return attend(q, k, v, attn_mask=allowed | ~some, dropout_p=dropout) * some

@@ -1,0 +1,185 @@
+"""One frozen description of a Transformer: which family, which parts, which sizes.
+
+V vocab_size, D d_model, L n_layers, H n_heads, Hkv n_kv_heads, Dh d_head. Our notes' words: embedding_dim = d_model,
+hidden_dim = d_head, intermediate_size = d_ff. A config that cannot be built is refused here, so no module checks it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+Family = Literal["decoder", "encoder", "encoder-decoder"]
+Norm = Literal["layer", "rms"]
+FeedForwardKind = Literal["relu", "gelu", "gelu_tanh", "swiglu"]
+Position = Literal["none", "sinusoidal", "learned", "rotary", "rotary_interleaved"]
+Residual = Literal["pre", "post"]
+AttentionPath = Literal["explicit", "fused"]
+
+CHOICES = {
+    "family": Family,
+    "norm": Norm,
+    "feed_forward": FeedForwardKind,
+    "position": Position,
+    "residual": Residual,
+    "attention": AttentionPath,
+}
+
+
+@dataclass(frozen=True)
+class RotaryScaling:
+    """How Llama 3.1 stretches rotary angles to a longer context  [Grattafiori et al. 2024; factors from its config]
+
+    A pair of dimensions with wavelength w = 2 pi / frequency keeps its frequency where w < original / high, has it
+    divided by factor where w > original / low, and blends the two in between.
+    """
+
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.factor < 1 or not 0 < self.low < self.high or self.original < 1:
+            raise ValueError(f"{self}: needs factor >= 1, 0 < low < high, original >= 1; Llama 3.1 has 8, 1, 4, 8192")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides a model's shape. The same fields describe an encoder, a decoder and both together.
+
+    >>> TOY.d_head, TOY.n_kv_heads
+    (2, 2)
+    >>> TOY.with_(n_heads=3)
+    Traceback (most recent call last):
+    ValueError: n_heads=3 does not divide d_model=4: heads are slices of d_model; choose a divisor or set d_head
+    """
+
+    vocab_size: int
+    context_length: int
+    d_model: int
+    n_layers: int  # of each stack: an encoder-decoder has as many encoder blocks as decoder blocks
+    n_heads: int
+    d_ff: int
+    n_kv_heads: int = 0  # 0: as many as n_heads; 1 is multi-query attention
+    d_head: int = 0  # 0: d_model / n_heads
+    family: Family = "decoder"
+    norm: Norm = "layer"
+    norm_eps: float = 1e-5
+    feed_forward: FeedForwardKind = "gelu_tanh"
+    position: Position = "learned"
+    rotary_base: float = 10000.0
+    rotary_scaling: RotaryScaling | None = None
+    residual: Residual = "pre"
+    bias: bool = True  # of every linear map but the head
+    tied: bool = True  # the head reads the embedding's own table
+    dropout: float = 0.0
+    attention: AttentionPath = "fused"
+    init_std: float = 0.02
+    scale_embedding: bool = False  # multiply token vectors by sqrt(D)  [Vaswani et al. 2017, 3.4]
+    embedding_norm: bool = False  # a norm right after the embedding  [Devlin et al. 2019]
+    n_segments: int = 0  # sentence A / sentence B vectors added to the embedding  [Devlin et al. 2019]
+    head_transform: bool = False  # linear, GELU, norm before the head, and a bias per token  [Devlin et al. 2019]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rotary_scaling, dict):  # as JSON gives it back
+            object.__setattr__(self, "rotary_scaling", RotaryScaling(**self.rotary_scaling))
+        for name, kind in CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {list(get_args(kind))}")
+        for name in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads", "d_ff"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r}: must be a whole number of at least 1")
+        for name in ("n_kv_heads", "d_head", "n_segments"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}={value!r}: must be a whole number, 0 for the default")
+        if not self.d_head:
+            if self.d_model % self.n_heads:
+                raise ValueError(
+                    f"n_heads={self.n_heads} does not divide d_model={self.d_model}: heads are slices of d_model; "
+                    "choose a divisor or set d_head"
+                )
+            object.__setattr__(self, "d_head", self.d_model // self.n_heads)
+        if not self.n_kv_heads:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}: each key head serves an equal "
+                "group of query heads; choose a divisor"
+            )
+        if self.position.startswith("rotary") and self.d_head % 2:
+            raise ValueError(f"d_head={self.d_head} is odd: rotary turns pairs of dimensions; choose an even d_head")
+        if self.position == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"d_model={self.d_model} is odd: sinusoidal positions pair sine and cosine; make it even")
+        if self.rotary_scaling and not self.position.startswith("rotary"):
+            raise ValueError(
+                f"rotary_scaling with position={self.position!r} would be ignored: set position='rotary' or remove it"
+            )
+        if self.rotary_base <= 1:
+            raise ValueError(f"rotary_base={self.rotary_base}: must be above 1; 10000 is usual")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}: is a probability; choose 0 <= dropout < 1")
+        if self.norm_eps < 0 or self.init_std <= 0:
+            raise ValueError(f"norm_eps={self.norm_eps}, init_std={self.init_std}: need norm_eps >= 0 and init_std > 0")
+        if self.family == "decoder" and self.n_segments:
+            raise ValueError(f"n_segments={self.n_segments} in a decoder: segments mark an encoder's sentence pair; set 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ModelConfig(**config.to_dict()) == config."""
+        return asdict(self)
+
+    def with_(self, **changes: Any) -> ModelConfig:
+        """The same config with some fields changed; d_head and n_kv_heads are derived again unless they are given.
+
+        >>> GPT2.with_(n_heads=6).d_head
+        128
+        """
+        if ("d_model" in changes or "n_heads" in changes) and self.d_head * self.n_heads == self.d_model:
+            changes = {"d_head": 0, **changes}
+        if "n_heads" in changes and self.n_kv_heads == self.n_heads:
+            changes = {"n_kv_heads": 0, **changes}
+        return replace(self, **changes)
+
+
+# The example that runs through the book: ids up to 200, d = 4, two heads of 2, FFN 16.
+TOY = ModelConfig(
+    vocab_size=201, context_length=8, d_model=4, n_layers=1, n_heads=2, d_ff=16, position="sinusoidal",
+    feed_forward="relu", attention="explicit", tied=False, init_std=0.5,
+)  # fmt: skip
+
+# Trains in minutes on two cores: the model of chapter 3.1.
+SMALL = ModelConfig(
+    vocab_size=512, context_length=128, d_model=128, n_layers=4, n_heads=4, d_ff=384, norm="rms",
+    feed_forward="swiglu", position="rotary", bias=False,
+)  # fmt: skip
+
+# 124M, the smallest of four  [Radford et al. 2019]
+GPT2 = ModelConfig(
+    vocab_size=50257, context_length=1024, d_model=768, n_layers=12, n_heads=12, d_ff=3072, dropout=0.1,
+)  # fmt: skip
+
+# Llama 3.1 8B  [Grattafiori et al. 2024]
+LLAMA = ModelConfig(
+    vocab_size=128256, context_length=131072, d_model=4096, n_layers=32, n_heads=32, n_kv_heads=8, d_ff=14336,
+    norm="rms", feed_forward="swiglu", position="rotary", rotary_base=500000.0, rotary_scaling=RotaryScaling(),
+    bias=False, tied=False,
+)  # fmt: skip
+
+# [Devlin et al. 2019]
+BERT_BASE = ModelConfig(
+    vocab_size=30522, context_length=512, d_model=768, n_layers=12, n_heads=12, d_ff=3072, family="encoder",
+    norm_eps=1e-12, feed_forward="gelu", residual="post", dropout=0.1, embedding_norm=True, n_segments=2,
+    head_transform=True,
+)  # fmt: skip
+
+# The base model of "Attention is all you need", 37,000 shared byte pairs  [Vaswani et al. 2017]
+VASWANI_BASE = ModelConfig(
+    vocab_size=37000, context_length=512, d_model=512, n_layers=6, n_heads=8, d_ff=2048, family="encoder-decoder",
+    feed_forward="relu", position="sinusoidal", residual="post", dropout=0.1, scale_embedding=True,
+)  # fmt: skip
+
+PRESETS = {
+    "toy": TOY, "small": SMALL, "gpt2": GPT2, "llama": LLAMA, "bert-base": BERT_BASE, "vaswani-base": VASWANI_BASE,
+}  # fmt: skip

@@ -1,0 +1,67 @@
+"""From ids to vectors. Shapes: B batch, T tokens, V vocabulary, D d_model, N ids in any shape."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llmcore.config import ModelConfig
+from llmcore.norm import NORMS
+from llmcore.position import POSITIONS
+
+
+def check_ids(ids: Int[Tensor, "..."], vocab_size: int) -> None:
+    """Raise a ValueError that names the first id outside 0 .. vocab_size - 1."""
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(f"ids have type {ids.dtype}: an id is a row number; pass integers")
+    outside = (ids < 0) | (ids >= vocab_size)
+    if bool(outside.any()):
+        raise ValueError(f"id {int(ids[outside][0])} is outside 0..{vocab_size - 1}: does the tokenizer fit the model?")
+
+
+def one_hot(ids: Int[Tensor, "..."], vocab_size: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "... V"]:
+    """Row n is 0 everywhere but 1 at ids[n].
+
+    >>> one_hot(torch.tensor([2, 0]), 3)
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
+    """
+    check_ids(ids, vocab_size)
+    return (ids[..., None] == torch.arange(vocab_size, device=ids.device)).to(dtype)
+
+
+def one_hot_product(ids: Int[Tensor, "..."], table: Float[Tensor, "V D"]) -> Float[Tensor, "... D"]:
+    """one_hot(ids) @ table: (N, V) @ (V, D), 2 N V D operations to copy N rows"""
+    return one_hot(ids, table.shape[0], table.dtype) @ table
+
+
+def lookup(ids: Int[Tensor, "..."], table: Float[Tensor, "V D"]) -> Float[Tensor, "... D"]:
+    """table[ids]: the same rows, copied. In the backward pass row i of the gradient sums over the places where i stands."""
+    check_ids(ids, table.shape[0])
+    return table[ids]
+
+
+class Embedding(nn.Module):
+    """x = table[ids] (* sqrt D) (+ segments[segment]) + position, then norm and dropout where the config asks for them."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
+        self.table = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
+        self.tokens = nn.Identity()  # a place to look: the vectors before positions are added
+        self.segments = nn.Parameter(torch.empty(config.n_segments, config.d_model)) if config.n_segments else None
+        self.position = POSITIONS[config.position](config)
+        norm = NORMS[config.norm](config.d_model, config.norm_eps, config.bias) if config.embedding_norm else nn.Identity()
+        self.norm = norm
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "_ T"], segments: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        x = self.tokens(lookup(ids, self.table) * self.scale)
+        if self.segments is not None:
+            x = x + lookup(torch.zeros_like(ids) if segments is None else segments, self.segments)
+        elif segments is not None:
+            raise ValueError("segments were given to a model with n_segments=0: they would be ignored; leave them out")
+        return self.dropout(self.norm(self.position(x, positions)))

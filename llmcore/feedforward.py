@@ -1,0 +1,43 @@
+"""The feed-forward network: each position alone, up to d_ff, through an activation, back down. Shapes: F d_ff, D d_model."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llmcore.config import ModelConfig
+from llmcore.functional import gelu, gelu_tanh, relu, silu
+from llmcore.linear import Linear
+
+
+class FeedForward(nn.Module):
+    """y = act(x @ W_up + b_up) @ W_down + b_down  [Vaswani et al. 2017, 3.3; GELU: Radford et al. 2018]"""
+
+    def __init__(self, config: ModelConfig, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.up = Linear(config.d_model, config.d_ff, config.bias)
+        self.activation = activation
+        self.hidden = nn.Identity()  # a place to look: which neurons are on
+        self.down = Linear(config.d_ff, config.d_model, config.bias)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        return self.down(self.hidden(self.activation(self.up(x))))
+
+
+class GatedFeedForward(FeedForward):
+    """y = (act(x @ W_gate) * (x @ W_up)) @ W_down: SwiGLU with act = SiLU  [Shazeer 2020]"""
+
+    def __init__(self, config: ModelConfig, activation: Callable[[Tensor], Tensor]):
+        super().__init__(config, activation)
+        self.gate = Linear(config.d_model, config.d_ff, config.bias)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        return self.down(self.hidden(self.activation(self.gate(x)) * self.up(x)))
+
+
+FEED_FORWARDS: dict[str, Callable[[ModelConfig], FeedForward]] = {
+    "relu": lambda config: FeedForward(config, relu),
+    "gelu": lambda config: FeedForward(config, gelu),
+    "gelu_tanh": lambda config: FeedForward(config, gelu_tanh),
+    "swiglu": lambda config: GatedFeedForward(config, silu),
+}

@@ -1,0 +1,156 @@
+"""The computations a Transformer is made of, written out. Each equals torch's own in value and in gradient.
+
+Shapes: ... any leading axes, D the last axis, I and O the widths of a linear map, V vocabulary, N positions. Row vectors:
+y = x @ W + b, so W is (I, O), the transpose of what torch.nn.Linear stores.
+
+Safe by construction: exponents are taken of differences to the row's maximum, statistics are taken in fp32, and the
+result has the type of the input.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def _wide(x: Tensor) -> Tensor:
+    """fp16 and bf16 as fp32; fp32 and fp64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def linear(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, " O"] | None = None) -> Float[Tensor, "... O"]:
+    """y = x @ W + b
+
+    >>> linear(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]), torch.tensor([0.0, 0.0, 10.0]))
+    tensor([ 1.,  2., 13.])
+    """
+    if x.shape[-1] != W.shape[0]:
+        raise ValueError(
+            f"x ends in {x.shape[-1]} and W starts with {W.shape[0]}: the inner sizes of x @ W must agree; "
+            "W is (in, out) here, torch.nn.Linear stores its transpose"
+        )
+    y = x @ W
+    return y if b is None else y + b.to(y.dtype)  # under autocast y is bf16 and must stay so
+
+
+def softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... D"]:
+    """p_i = exp(x_i - m) / sum_j exp(x_j - m), m = max_j x_j
+
+    Subtracting m changes nothing (it cancels) and keeps exp from overflowing.
+
+    >>> softmax(torch.tensor([1000.0, 1000.0]))
+    tensor([0.5000, 0.5000])
+    """
+    wide = _wide(x)
+    e = (wide - wide.amax(dim, keepdim=True).detach()).exp()
+    return (e / e.sum(dim, keepdim=True)).to(x.dtype)
+
+
+def log_softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... D"]:
+    """log p_i = (x_i - m) - log sum_j exp(x_j - m): finite where softmax itself underflows to 0
+
+    >>> log_softmax(torch.tensor([0.0, -1000.0]))
+    tensor([    0., -1000.])
+    """
+    wide = _wide(x)
+    z = wide - wide.amax(dim, keepdim=True).detach()
+    return (z - z.exp().sum(dim, keepdim=True).log()).to(x.dtype)
+
+
+def cross_entropy(logits: Float[Tensor, "... V"], targets: Int[Tensor, "..."], ignore_index: int = -100) -> Float[Tensor, ""]:
+    """L = mean over kept positions of -log softmax(logits)[target], in nats
+
+    Positions whose target is ignore_index are left out of sum and count. Every other target must lie in [0, V).
+
+    >>> cross_entropy(torch.zeros(6, 201), torch.tensor([101, 102, 100, 104, 105, 200]))  # ln 201
+    tensor(5.3033)
+    """
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}: logits need one more axis, the last, of size V"
+        )
+    keep = targets != ignore_index
+    if not keep.any():
+        raise ValueError(f"every target is ignore_index={ignore_index}: the mean of nothing is no number; drop the batch")
+    V = logits.shape[-1]
+    wrong = keep & ((targets < 0) | (targets >= V))
+    if wrong.any():
+        raise ValueError(f"target {int(targets[wrong][0])} is no index of V={V} logits: 0 <= target < V must hold")
+    logits, targets = _wide(logits.reshape(-1, V)), targets.reshape(-1)
+    m = logits.amax(-1, keepdim=True).detach()
+    log_sum = (logits - m).exp().sum(-1).log() + m.squeeze(-1)  # (N,)
+    picked = logits.gather(-1, targets.clamp(min=0)[:, None]).squeeze(-1)  # (N,)
+    keep = keep.reshape(-1)
+    return ((log_sum - picked) * keep).sum() / keep.sum()
+
+
+def relu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """max(x, 0); the slope at 0 is taken as 0, as torch does
+
+    >>> relu(torch.tensor([-1.0, 0.0, 2.0]))
+    tensor([0., 0., 2.])
+    """
+    return torch.where(x > 0, x, 0)
+
+
+def gelu(x: Float[Tensor, "..."], approximate: str = "none") -> Float[Tensor, "..."]:
+    """x Phi(x), Phi the normal distribution's cumulative function  [Hendrycks & Gimpel 2016]
+
+    "none": Phi(x) = (1 + erf(x / sqrt 2)) / 2. "tanh": Phi(x) ~ (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+    """
+    wide = _wide(x)
+    if approximate == "none":
+        phi = 0.5 * (1 + torch.erf(wide * math.sqrt(0.5)))
+    elif approximate == "tanh":
+        phi = 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide * wide * wide)))
+    else:
+        raise ValueError(f"approximate={approximate!r} is unknown: choose 'none' or 'tanh'")
+    return (wide * phi).to(x.dtype)
+
+
+def gelu_tanh(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """GELU in its tanh form, the one that GPT-2 was trained with."""
+    return gelu(x, "tanh")
+
+
+def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """x sigmoid(x), also called swish  [Elfwing et al. 2017]
+
+    >>> silu(torch.tensor([0.0, 1.0]))
+    tensor([0.0000, 0.7311])
+    """
+    wide = _wide(x)
+    return (wide * torch.sigmoid(wide)).to(x.dtype)
+
+
+def layer_norm(
+    x: Float[Tensor, "... D"],
+    weight: Float[Tensor, " D"] | None = None,
+    bias: Float[Tensor, " D"] | None = None,
+    eps: float = 1e-5,
+) -> Float[Tensor, "... D"]:
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis, var = mean((x - mean)^2)  [Ba et al. 2016]
+
+    >>> layer_norm(torch.tensor([1.0, 3.0]), eps=0.0)
+    tensor([-1.,  1.])
+    """
+    wide = _wide(x)  # statistics in fp32: squares overflow in fp16
+    centred = wide - wide.mean(-1, keepdim=True)
+    y = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+    if weight is not None:
+        y = y * weight
+    if bias is not None:
+        y = y + bias
+    return y.to(x.dtype)
+
+
+def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, " D"] | None = None, eps: float = 1e-5) -> Float[Tensor, "... D"]:
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last axis  [Zhang & Sennrich 2019]
+
+    >>> rms_norm(torch.tensor([3.0, 4.0]), eps=0.0)  # rms = sqrt(12.5)
+    tensor([0.8485, 1.1314])
+    """
+    wide = _wide(x)  # statistics in fp32: squares overflow in fp16
+    y = wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return (y if weight is None else y * weight).to(x.dtype)

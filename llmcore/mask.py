@@ -1,0 +1,84 @@
+"""Which keys a query may read, kept as a rule until a square of booleans is needed.
+
+Shapes: B batch, T queries, S keys. In self-attention with a cache the T queries are the last T of the S keys.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Sequence b holds its real tokens at start[b] <= s < stop[b]; the rest is padding. None: from 0, up to the end.
+
+    Right padding sets stop (the lengths), left padding sets start.
+
+    >>> Padding(stop=torch.tensor([2, 3])).real(3).int()
+    tensor([[1, 1, 0],
+            [1, 1, 1]], dtype=torch.int32)
+    """
+
+    start: Int[Tensor, " B"] | None = None
+    stop: Int[Tensor, " B"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("stop", self.stop)):
+            if value is not None and (value.ndim != 1 or value.is_floating_point() or value.dtype == torch.bool):
+                raise ValueError(f"{name} has shape {tuple(value.shape)} and type {value.dtype}: one integer a sequence")
+
+    def check(self, B: int, T: int) -> None:
+        """Raise a ValueError unless the padding fits a batch of B sequences of T tokens."""
+        for name, value in (("start", self.start), ("stop", self.stop)):
+            if value is None:
+                continue
+            if len(value) != B:
+                raise ValueError(f"{name} has {len(value)} entries for a batch of {B}: give one a sequence")
+            if bool((value < 0).any()) or bool((value > T).any()):
+                raise ValueError(f"{name}={value.tolist()} for sequences of {T} tokens: each must lie in 0..{T}")
+
+    def real(self, S: int) -> Bool[Tensor, "B S"]:
+        """True where a real token stands, of the first S places; needs start or stop."""
+        given = self.start if self.start is not None else self.stop
+        assert given is not None
+        places = torch.arange(S, device=given.device)
+        real = torch.ones(len(given), S, dtype=torch.bool, device=given.device)
+        if self.start is not None:
+            real = real & (places >= self.start[:, None])
+        if self.stop is not None:
+            real = real & (places < self.stop[:, None])
+        return real
+
+    @property
+    def empty(self) -> bool:
+        return self.start is None and self.stop is None
+
+    def positions(self, T: int, offset: int, device: torch.device) -> Int[Tensor, "B_or_1 T"]:
+        """The position of each of T tokens from place offset on, counted from its sequence's first real token."""
+        places = torch.arange(offset, offset + T, device=device)[None]
+        return places if self.start is None else (places - self.start[:, None]).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """causal: query t reads keys s <= t only; padding: nobody reads a padding key."""
+
+    causal: bool = False
+    padding: Padding = Padding()
+
+    def square(self, T: int, S: int, device: torch.device | None = None) -> Bool[Tensor, "B_or_1 1 T S"] | None:
+        """True where a query may read a key; None where every query may read every key.
+
+        >>> Mask(causal=True).square(2, 3).int()  # two new queries, one key from before
+        tensor([[[[1, 1, 0],
+                  [1, 1, 1]]]], dtype=torch.int32)
+        """
+        if not self.causal and self.padding.empty:
+            return None
+        keys, queries = torch.arange(S, device=device), torch.arange(S - T, S, device=device)
+        allowed = (keys <= queries[:, None]) if self.causal else torch.ones(T, S, dtype=torch.bool, device=device)
+        if self.padding.empty:
+            return allowed[None, None]
+        return allowed[None, None] & self.padding.real(S)[:, None, None, :]

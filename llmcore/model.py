@@ -1,0 +1,163 @@
+"""Three families from one config: encoder-only, decoder-only, encoder-decoder.
+
+Shapes: B batch, T tokens, S source tokens, D d_model, V vocabulary.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llmcore.attention import KVCache
+from llmcore.block import Block, BlockCache
+from llmcore.config import ModelConfig
+from llmcore.embedding import Embedding
+from llmcore.functional import gelu, linear
+from llmcore.linear import Linear
+from llmcore.mask import Mask, Padding
+from llmcore.norm import NORMS
+from llmcore.position import Turn
+
+
+class Stack(nn.Module):
+    """n_layers blocks, one after the other; with pre-norm a last norm, because nothing else normalises the sum."""
+
+    def __init__(self, config: ModelConfig, cross: bool = False):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config, cross) for _ in range(config.n_layers))
+        last = NORMS[config.norm](config.d_model, config.norm_eps, config.bias)
+        self.norm = last if config.residual == "pre" else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        mask: Mask,
+        turn: Turn = lambda q: q,
+        memory: Float[Tensor, "B S D"] | None = None,
+        memory_mask: Mask = Mask(),  # noqa: B008 - frozen
+        cache: list[BlockCache] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        for i, block in enumerate(self.blocks):
+            x = block(x, mask, turn, memory, memory_mask, cache[i] if cache else None)
+        return self.norm(x)
+
+
+class Head(nn.Module):
+    """logits = x @ table^T (+ bias): one score for each entry of the vocabulary. Tied: table is the embedding's own."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.table = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.d_model))
+        self.transform = Linear(config.d_model, config.d_model) if config.head_transform else None
+        if config.head_transform:
+            self.norm = NORMS[config.norm](config.d_model, config.norm_eps, config.bias)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_transform else None
+
+    def forward(self, x: Float[Tensor, "B T D"], embedding: Float[Tensor, "V D"]) -> Float[Tensor, "B T V"]:
+        if self.transform is not None:
+            x = self.norm(gelu(self.transform(x)))
+        return linear(x, (embedding if self.table is None else self.table).T, self.bias)
+
+
+class Transformer(nn.Module):
+    """ids (B, T) -> logits (B, T, V). An encoder-decoder also takes source ids (B, S).
+
+    padding says where the real tokens stand (right: Padding(stop=lengths), left: Padding(start=...)); positions are
+    counted from the first real token. What is computed at padding places is finite and means nothing.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.encoder = Stack(config) if config.family != "decoder" else None
+        self.decoder = Stack(config, cross=config.family == "encoder-decoder") if config.family != "encoder" else None
+        self.head = Head(config)
+        initialise(self)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        *,
+        padding: Padding = Padding(),  # noqa: B008 - frozen
+        source: Int[Tensor, "B S"] | None = None,
+        source_padding: Padding = Padding(),  # noqa: B008 - frozen
+        segments: Int[Tensor, "B T"] | None = None,
+        cache: list[BlockCache] | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        if (source is not None) != (self.config.family == "encoder-decoder"):
+            raise ValueError(f"source with family={self.config.family!r}: an encoder-decoder needs one, the others take none")
+        if self.decoder is None:
+            if cache is not None:
+                raise ValueError("cache with family='encoder': every token reads every other, so nothing can be kept")
+            return self.head(self.encode(ids, padding, segments), self.embedding.table)
+        memory = self.encode(source, source_padding) if source is not None else None
+        return self.decode(ids, padding, memory, source_padding, segments, cache)
+
+    def encode(
+        self,
+        ids: Int[Tensor, "B S"],
+        padding: Padding = Padding(),  # noqa: B008 - frozen
+        segments: Int[Tensor, "B S"] | None = None,
+    ) -> Float[Tensor, "B S D"]:
+        """The encoder's output vectors, before any head."""
+        if self.encoder is None:
+            raise ValueError("encode with family='decoder': it has no encoder; use family='encoder' or 'encoder-decoder'")
+        x, turn = self.embed(ids, padding, 0, segments)
+        return self.encoder(x, Mask(padding=padding), turn)
+
+    def decode(
+        self,
+        ids: Int[Tensor, "B T"],
+        padding: Padding = Padding(),  # noqa: B008 - frozen
+        memory: Float[Tensor, "B S D"] | None = None,
+        memory_padding: Padding = Padding(),  # noqa: B008 - frozen
+        segments: Int[Tensor, "B T"] | None = None,
+        cache: list[BlockCache] | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Logits from target ids and, in an encoder-decoder, the memory that encode returned."""
+        if self.decoder is None:
+            raise ValueError("decode with family='encoder': it has no decoder; use encode")
+        if (memory is not None) != (self.config.family == "encoder-decoder"):
+            raise ValueError(f"memory with family={self.config.family!r}: an encoder-decoder needs one, a decoder takes none")
+        x, turn = self.embed(ids, padding, cache[0].own.length if cache else 0, segments)
+        mask, memory_mask = Mask(causal=True, padding=padding), Mask(padding=memory_padding)
+        return self.head(self.decoder(x, mask, turn, memory, memory_mask, cache), self.embedding.table)
+
+    def embed(
+        self, ids: Int[Tensor, "B T"], padding: Padding, offset: int, segments: Int[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], Turn]:
+        """Vectors of the ids that stand from place offset on, and how queries and keys are turned there."""
+        B, T = ids.shape
+        if T == 0:
+            raise ValueError(f"ids have shape {tuple(ids.shape)}: a model needs at least one token a sequence")
+        if offset + T > self.config.context_length:
+            raise ValueError(
+                f"{offset + T} tokens with context_length={self.config.context_length}: shorten the text or use a larger context"
+            )
+        padding.check(B, offset + T)
+        positions = padding.positions(T, offset, ids.device)
+        return self.embedding(ids, positions, segments), self.embedding.position.turner(positions)
+
+    def new_cache(self, capacity: int | None = None, source_length: int = 0) -> list[BlockCache]:
+        """An empty cache, one entry a decoder block; capacity defaults to the whole context."""
+        cross = self.config.family == "encoder-decoder"
+        return [
+            BlockCache(KVCache(capacity or self.config.context_length), KVCache(source_length) if cross else None)
+            for _ in range(self.config.n_layers)
+        ]
+
+
+def initialise(model: Transformer) -> None:
+    """Tables and matrices ~ N(0, init_std); biases 0, gains 1; matrices that write into the residual stream have their
+    deviation divided by sqrt(number of residual sums), so that the stream starts with the same size at any depth
+    [Radford et al. 2019, 2.3].
+    """
+    config = model.config
+    sums = config.n_layers * (3 if config.family == "encoder-decoder" else 2)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            continue  # gains are made as ones, biases as zeros
+        writes = name.endswith(("W_o.weight", "down.weight"))
+        nn.init.normal_(parameter, std=config.init_std / math.sqrt(sums) if writes else config.init_std)

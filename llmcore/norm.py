@@ -1,0 +1,45 @@
+"""Normalisation over the last axis. Shapes: ... any leading axes, D d_model."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llmcore.functional import layer_norm, rms_norm
+
+
+def _gain(d_model: int) -> nn.Parameter:
+    if d_model < 1:
+        raise ValueError(f"d_model={d_model}: must be at least 1; pass the width of the vectors to normalise")
+    return nn.Parameter(torch.ones(d_model))
+
+
+class LayerNorm(nn.Module):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis  [Ba et al. 2016]"""
+
+    def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True):
+        super().__init__()
+        self.eps = eps
+        self.weight = _gain(d_model)
+        self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last axis; it has no bias  [Zhang & Sennrich 2019]
+
+    >>> RMSNorm(2, eps=0.0)(torch.tensor([3.0, 4.0])).detach()  # rms = sqrt(12.5)
+    tensor([0.8485, 1.1314])
+    """
+
+    def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = False):
+        super().__init__()
+        self.eps = eps
+        self.weight = _gain(d_model)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        return rms_norm(x, self.weight, self.eps)
+
+
+NORMS = {"layer": LayerNorm, "rms": RMSNorm}

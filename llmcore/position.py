@@ -1,0 +1,122 @@
+"""Where a token stands: vectors that are added to the embedding, or angles by which queries and keys are turned.
+
+Shapes: B batch, T tokens, D d_model, H heads, Dh d_head. positions (B or 1, T) are whole numbers from 0.
+A position module adds in forward and turns in turner; each kind does one of the two and leaves the other as it is.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llmcore.config import ModelConfig, RotaryScaling
+
+Turn = Callable[[Tensor], Tensor]
+
+
+class NoPosition(nn.Module):
+    """Adds nothing and turns nothing: what is left without positions treats a sequence as a set."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+
+    def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
+        return x
+
+    def turner(self, positions: Int[Tensor, "_ T"]) -> Turn:
+        return lambda q: q
+
+
+def sinusoids(positions: Int[Tensor, "..."], d_model: int) -> Float[Tensor, "... D"]:
+    """P[p, 2i] = sin(p / 10000^(2i/D)), P[p, 2i+1] = cos(p / 10000^(2i/D))  [Vaswani et al. 2017, 3.5]
+
+    >>> sinusoids(torch.arange(2), 4)
+    tensor([[0.0000, 1.0000, 0.0000, 1.0000],
+            [0.8415, 0.5403, 0.0100, 0.9999]])
+    """
+    angles = positions[..., None].float() * frequencies(d_model, 10000.0, positions.device)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+def frequencies(d: int, base: float, device: torch.device | None = None) -> Float[Tensor, " half_d"]:
+    """base^(-2i/d) for i = 0 .. d/2 - 1, in radians a position: from 1 down to nearly 1/base"""
+    return torch.exp(torch.arange(0, d, 2, device=device).float() * (-math.log(base) / d))
+
+
+class Sinusoidal(NoPosition):
+    """x + P[positions], P fixed sines and cosines; no parameters."""
+
+    def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
+        return x + sinusoids(positions, x.shape[-1]).to(x.dtype)
+
+
+class Learned(NoPosition):
+    """x + table[positions], table (context_length, D) trained like any weight  [Radford et al. 2019]"""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.table = nn.Parameter(torch.empty(config.context_length, config.d_model))
+
+    def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
+        return x + self.table[positions]
+
+
+def scale_frequencies(theta: Float[Tensor, " half"], scaling: RotaryScaling) -> Float[Tensor, " half"]:
+    """Slow pairs are slowed by scaling.factor, fast pairs are kept, a linear blend lies between (see RotaryScaling)."""
+    turns = scaling.original * theta / (2 * math.pi)  # full turns over the original context
+    keep = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
+    return theta * keep + theta / scaling.factor * (1 - keep)
+
+
+class Rotary(NoPosition):
+    """Pair i of q and of k is turned by position * theta_i, so q . k depends on the offset alone  [Su et al. 2021]
+
+    (a, b) -> (a cos - b sin, a sin + b cos), theta_i = rotary_base^(-2i/Dh). Half-split layout: pair i is dimensions
+    (i, i + Dh/2), as in Llama's published weights.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.config = config
+
+    def turner(self, positions: Int[Tensor, "_ T"]) -> Turn:
+        theta = frequencies(self.config.d_head, self.config.rotary_base, positions.device)
+        if self.config.rotary_scaling is not None:
+            theta = scale_frequencies(theta, self.config.rotary_scaling)
+        angles = positions[:, None, :, None].float() * theta  # (B or 1, 1, T, Dh/2)
+        cos, sin = angles.cos(), angles.sin()
+
+        def turn(q: Float[Tensor, "B H T Dh"]) -> Float[Tensor, "B H T Dh"]:
+            a, b = self.split(q)
+            c, s = cos.to(q.dtype), sin.to(q.dtype)
+            return self.join(a * c - b * s, a * s + b * c)
+
+        return turn
+
+    def split(self, q: Float[Tensor, "... Dh"]) -> tuple[Tensor, Tensor]:
+        a, b = q.chunk(2, dim=-1)
+        return a, b
+
+    def join(self, a: Float[Tensor, "... half"], b: Float[Tensor, "... half"]) -> Float[Tensor, "... Dh"]:
+        return torch.cat([a, b], dim=-1)
+
+
+class RotaryInterleaved(Rotary):
+    """Rotary with neighbours as pairs: pair i is dimensions (2i, 2i + 1), the layout of the paper [Su et al. 2021]."""
+
+    def split(self, q: Float[Tensor, "... Dh"]) -> tuple[Tensor, Tensor]:
+        return q[..., 0::2], q[..., 1::2]
+
+    def join(self, a: Float[Tensor, "... half"], b: Float[Tensor, "... half"]) -> Float[Tensor, "... Dh"]:
+        return torch.stack([a, b], dim=-1).flatten(-2)
+
+
+POSITIONS: dict[str, type[NoPosition]] = {
+    "none": NoPosition,
+    "sinusoidal": Sinusoidal,
+    "learned": Learned,
+    "rotary": Rotary,
+    "rotary_interleaved": RotaryInterleaved,
+}
