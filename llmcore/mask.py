@@ -30,13 +30,13 @@ class Padding:
                 raise ValueError(f"{name} has shape {tuple(value.shape)} and type {value.dtype}: one integer a sequence")
 
     def check(self, B: int, T: int) -> None:
-        """Raise a ValueError unless the padding fits a batch of B sequences of T tokens."""
-        for name, value in (("start", self.start), ("stop", self.stop)):
+        """Raise a ValueError unless the padding fits B sequences of which T tokens have been read so far."""
+        for name, value, limit in (("start", self.start, None), ("stop", self.stop, T)):
             if value is None:
                 continue
             if len(value) != B:
                 raise ValueError(f"{name} has {len(value)} entries for a batch of {B}: give one a sequence")
-            if bool((value < 0).any()) or bool((value > T).any()):
+            if bool((value < 0).any()) or (limit is not None and bool((value > limit).any())):
                 raise ValueError(f"{name}={value.tolist()} for sequences of {T} tokens: each must lie in 0..{T}")
 
     def real(self, S: int) -> Bool[Tensor, "B S"]:

@@ -79,7 +79,7 @@ def test_the_gradient_of_softmax_and_cross_entropy_is_p_minus_y():
     torch.testing.assert_close(x.grad, ours.softmax(X[:1]) - F.one_hot(torch.tensor([2]), 7), atol=1e-12, rtol=0)
 
 
-def test_wrong_shapes_and_targets_are_named():
+def test_wrong_shapes_and_targets_are_named(as_a_reader_calls_it):
     with pytest.raises(ValueError, match="x ends in 7 and W starts with 4"):
         ours.linear(X, W.T)
     with pytest.raises(ValueError, match="target 7 is no index of V=7"):

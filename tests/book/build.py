@@ -9,7 +9,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def build(folder: Path) -> None:
     """Runs jupyter-book; raises CalledProcessError when it found anything to warn of."""
-    command = [str(Path(sys.executable).parent / "jupyter-book"), "build", str(ROOT), "--path-output", str(folder.parent)]
+    command = [
+        str(Path(sys.executable).parent / "jupyter-book"),
+        "build",
+        str(ROOT),
+        "--path-output",
+        str(folder.parent),
+    ]
     # -W turns warnings into errors, --keep-going shows all of them, --all forgets earlier builds
     subprocess.run([*command, "--all", "-W", "--keep-going"], check=True, cwd=ROOT)
 
