@@ -134,7 +134,7 @@ class Transformer(nn.Module):
             raise ValueError(f"ids have shape {tuple(ids.shape)}: a model needs at least one token a sequence")
         if offset + T > self.config.context_length:
             raise ValueError(
-                f"{offset + T} tokens with context_length={self.config.context_length}: shorten the text or use a larger context"
+                f"{offset + T} tokens with context_length={self.config.context_length}: shorten the text"
             )
         padding.check(B, offset + T)
         positions = padding.positions(T, offset, ids.device)
