@@ -43,7 +43,7 @@ def softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... D"]:
     tensor([0.5000, 0.5000])
     """
     wide = _wide(x)
-    e = (wide - wide.amax(dim, keepdim=True).detach()).exp()
+    e = (wide - wide.detach().amax(dim, keepdim=True)).exp()
     return (e / e.sum(dim, keepdim=True)).to(x.dtype)
 
 
@@ -54,7 +54,7 @@ def log_softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... 
     tensor([    0., -1000.])
     """
     wide = _wide(x)
-    z = wide - wide.amax(dim, keepdim=True).detach()
+    z = wide - wide.detach().amax(dim, keepdim=True)
     return (z - z.exp().sum(dim, keepdim=True).log()).to(x.dtype)
 
 
@@ -78,7 +78,7 @@ def cross_entropy(logits: Float[Tensor, "... V"], targets: Int[Tensor, "..."], i
     if wrong.any():
         raise ValueError(f"target {int(targets[wrong][0])} is no index of V={V} logits: 0 <= target < V must hold")
     logits, targets = _wide(logits.reshape(-1, V)), targets.reshape(-1)
-    m = logits.amax(-1, keepdim=True).detach()
+    m = logits.detach().amax(-1, keepdim=True)
     log_sum = (logits - m).exp().sum(-1).log() + m.squeeze(-1)  # (N,)
     picked = logits.gather(-1, targets.clamp(min=0)[:, None]).squeeze(-1)  # (N,)
     keep = keep.reshape(-1)

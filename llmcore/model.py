@@ -133,9 +133,7 @@ class Transformer(nn.Module):
         if T == 0:
             raise ValueError(f"ids have shape {tuple(ids.shape)}: a model needs at least one token a sequence")
         if offset + T > self.config.context_length:
-            raise ValueError(
-                f"{offset + T} tokens with context_length={self.config.context_length}: shorten the text"
-            )
+            raise ValueError(f"{offset + T} tokens with context_length={self.config.context_length}: shorten the text")
         padding.check(B, offset + T)
         positions = padding.positions(T, offset, ids.device)
         return self.embedding(ids, positions, segments), self.embedding.position.turner(positions)

@@ -95,9 +95,7 @@ def repetition_penalty(penalty: float) -> Rule:
     return rule
 
 
-def _keep(
-    logits: Float[Tensor, "B V"], order: Int[Tensor, "B V"], kept: Bool[Tensor, "*B V"]
-) -> Float[Tensor, "B V"]:
+def _keep(logits: Float[Tensor, "B V"], order: Int[Tensor, "B V"], kept: Bool[Tensor, "*B V"]) -> Float[Tensor, "B V"]:
     """Logits with -inf wherever the sorted place is not kept."""
     places = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, kept.expand_as(order))
     return logits.masked_fill(~places, -torch.inf)

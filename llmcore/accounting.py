@@ -1,0 +1,140 @@
+"""How many parameters, operations and bytes a config costs, predicted without building the model.
+
+B batch, T tokens (of the target in an encoder-decoder), S source tokens, D d_model, H n_heads, Hkv n_kv_heads, Dh d_head,
+F d_ff, V vocab_size, L n_layers of each stack. Every count is exact for llmcore's own modules; see tests/test_accounting.py.
+"""
+
+from dataclasses import dataclass
+
+from llmcore.config import ModelConfig
+
+
+def parameters(config: ModelConfig) -> dict[str, int]:
+    """Parameters by part; the values sum to the model's own count, a tied table counted once.
+
+    >>> from llmcore.config import GPT2
+    >>> count = parameters(GPT2)
+    >>> sum(count.values()), round(count["feed_forward"] / sum(count.values()), 3)
+    (124439808, 0.455)
+    """
+    D, F, V, L, bias = config.d_model, config.d_ff, config.vocab_size, config.n_layers, int(config.bias)
+    q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
+    attention = (D * q + q * bias) + 2 * (D * kv + kv * bias) + (q * D + D * bias)
+    ups = 2 if config.feed_forward == "swiglu" else 1
+    feed_forward = ups * (D * F + F * bias) + (F * D + D * bias)
+    norm = D * (1 + bias) if config.norm == "layer" else D
+    both, last = config.family == "encoder-decoder", config.residual == "pre"
+    stacks = 2 if both else 1
+    norms = L * (2 * stacks + both) + stacks * last + config.embedding_norm + config.head_transform
+    return {
+        "embedding": V * D,
+        "positions": config.context_length * D if config.position == "learned" else 0,
+        "segments": config.n_segments * D,
+        "attention": stacks * L * attention,
+        "cross_attention": L * attention if both else 0,
+        "feed_forward": stacks * L * feed_forward,
+        "norms": norms * norm,
+        "head": (0 if config.tied else V * D) + (D * D + D + V if config.head_transform else 0),
+    }
+
+
+def flops(config: ModelConfig, B: int, T: int, S: int = 0) -> dict[str, int]:
+    """Floating-point operations of the matrix products of one forward pass, by part: 2 m n k for (m, n) @ (n, k)
+
+    Scores are counted for the whole T x T square, as the explicit path computes them, causal or not. What is not a matrix
+    product (norms, softmax, activations) is left out: it is below 1 % at real sizes. S is an encoder-decoder's source length.
+    """
+    _lengths(config, T, S)
+    D, F, L = config.d_model, config.d_ff, config.n_layers
+    q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
+    ups = 2 if config.feed_forward == "swiglu" else 1
+
+    def projections(queries: int, keys: int) -> int:
+        return 2 * B * (queries * D * q + 2 * keys * D * kv + queries * q * D)
+
+    def square(queries: int, keys: int) -> int:
+        return 2 * 2 * B * queries * keys * q  # Q K^T and weights V
+
+    return {
+        "projections": L * (projections(T, T) + (projections(S, S) + projections(T, S) if S else 0)),
+        "scores": L * (square(T, T) + (square(S, S) + square(T, S) if S else 0)),
+        "feed_forward": L * 2 * B * (T + S) * (ups + 1) * D * F,
+        "head": 2 * B * T * D * (config.vocab_size + (D if config.head_transform else 0)),
+    }
+
+
+def training_flops(config: ModelConfig, B: int, T: int, S: int = 0) -> int:
+    """Forward and backward: y = x W costs one product forward and two backward (dx = dy W^T, dW = x^T dy), so three times.
+
+    About 6 N a token, N the parameters outside the embedding, while T is small beside D  [Kaplan et al. 2020]
+    """
+    return 3 * sum(flops(config, B, T, S).values())
+
+
+def kv_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int = 2) -> int:
+    """Bytes of keys and values kept for T tokens a sequence: 2 L Hkv Dh B T numbers
+
+    >>> from llmcore.config import LLAMA
+    >>> kv_bytes(LLAMA, 1, 8192) / 2**30  # GiB at 16 bits
+    1.0
+    """
+    return 2 * config.n_layers * config.n_kv_heads * config.d_head * B * T * bytes_per_number
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Numbers that one piece keeps for its backward pass, and bytes of booleans and indices."""
+
+    numbers: int
+    flags: int = 0
+
+    def __add__(self, other: "Saved") -> "Saved":
+        return Saved(self.numbers + other.numbers, self.flags + other.flags)
+
+    def times(self, n: int) -> "Saved":
+        return Saved(self.numbers * n, self.flags * n)
+
+
+def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int = 4) -> dict[str, int]:
+    """Bytes of intermediate tensors that one forward pass of a decoder or encoder keeps for backward, by part
+
+    Counted for llmcore as written (no dropout, no padding, no autocast), logits included, loss not. The explicit path keeps
+    two T x T squares a head and block, the fused one keeps none: that is the T^2 term. [Korthikanti et al. 2022] do the
+    same count for Megatron's kernels.
+    """
+    if config.family == "encoder-decoder":
+        raise ValueError("activation_bytes with family='encoder-decoder': count its two stacks as an encoder and a decoder")
+    _lengths(config, T, 0)
+    D, F, H, q = config.d_model, config.d_ff, config.n_heads, config.n_heads * config.d_head
+    rows, L, rotary = B * T, config.n_layers, config.position.startswith("rotary")
+    explicit = config.attention == "explicit"
+    norm = Saved(rows * (2 * D + 1))  # centred rows (rms: its input), normalised rows, 1 / deviation
+    # its input; q, k, v for every query head; the joined heads, and for the fused path the heads as they were, where
+    # rotary has laid q out anew so that joining makes a copy
+    vectors = rows * (D + 4 * q) + (rows * q if rotary and not explicit else 0)
+    # explicit: exp(scores - max) and weights, the row sums, the mask and its complement; fused: log of the row sums
+    squares = Saved(2 * B * H * T * T + B * H * T, 2 * T * T * (config.family == "decoder")) if explicit else Saved(B * H * T)
+    hidden = {
+        "relu": Saved(rows * F, rows * F),  # the product's input, and the sign of each before
+        "gelu": Saved(rows * 4 * F),
+        "gelu_tanh": Saved(rows * 6 * F),
+        "swiglu": Saved(rows * 5 * F),
+    }[config.feed_forward]
+    angles = Saved(T * config.d_head if rotary else 0)  # cosine and sine of Dh / 2 angles
+    places = 8 * (rows * (2 if config.n_segments else 1) + (T if config.position == "learned" else 0))  # 8 bytes an index
+    head = Saved(rows * D) + (norm + Saved(rows * 4 * D) if config.head_transform else Saved(0))
+    parts = {
+        "embedding": Saved(0, places) + angles + (norm if config.embedding_norm else Saved(0)),
+        "norms": norm.times(2 * L + (config.residual == "pre")),
+        "attention": (Saved(vectors) + squares).times(L),
+        "feed_forward": (Saved(rows * D) + hidden).times(L),
+        "head": head,
+    }
+    return {name: saved.numbers * bytes_per_number + saved.flags for name, saved in parts.items()}
+
+
+def _lengths(config: ModelConfig, T: int, S: int) -> None:
+    if (S > 0) != (config.family == "encoder-decoder"):
+        raise ValueError(f"S={S} with family={config.family!r}: a source length belongs to an encoder-decoder, and only there")
+    if not 1 <= T <= config.context_length or config.context_length < S:
+        raise ValueError(f"T={T}, S={S} with context_length={config.context_length}: a model reads 1 to context_length tokens")
