@@ -1,0 +1,64 @@
+"""The repository's address stands in pyproject.toml; this writes it, and the Colab cell, wherever else they are needed.
+
+python tests/address.py          say what differs (exit status 1 if anything does)
+python tests/address.py --write  make it agree
+"""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ADDRESS = PROJECT["urls"]["Repository"].rstrip("/")
+RELEASE = f"v{PROJECT['version']}"
+
+# torch and numpy stay as Colab has them: pip is told to keep the versions that are installed
+COLAB_CELL = f'''\
+try:
+    import google.colab
+except ImportError:
+    pass
+else:
+    import importlib.metadata as _m, subprocess as _s, sys as _y, tempfile as _t
+    with _t.NamedTemporaryFile("w", suffix=".txt", delete=False) as _f:
+        _f.writelines(f"{{_p}}=={{_m.version(_p)}}\\n" for _p in ("torch", "numpy"))
+    _s.run([_y.executable, "-m", "pip", "install", "-q", "-c", _f.name, "llmcore @ git+{ADDRESS}@{RELEASE}"], check=True)
+    google.colab.output.enable_custom_widget_manager()'''
+
+PATTERNS = {
+    "_config.yml": re.compile(r"(?m)^(  url: )(\S+)()$"),
+    "CITATION.cff": re.compile(r"(?m)^(repository-code: )(\S+)()$"),
+    "README.md": re.compile(r"(git clone )(\S+)( )"),
+}
+
+
+def differences(write: bool = False) -> list[str]:
+    """The files that do not hold the address, or a chapter without the Colab cell as its first; mended where write."""
+    found = []
+    for name, pattern in PATTERNS.items():
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        mended, count = pattern.subn(lambda m: f"{m[1]}{ADDRESS}{m[3]}", text)
+        if count != 1 or mended != text:
+            found.append(name)
+            if write and count == 1:
+                path.write_text(mended, encoding="utf-8")
+    for path in sorted((ROOT / "chapters").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        first = next((c for c in notebook.cells if c.cell_type == "code"), None)
+        if first is None or first.source != COLAB_CELL or "hide-input" not in first.metadata.get("tags", []):
+            found.append(f"chapters/{path.name}")
+            if write and first is not None:
+                first.source, first.outputs, first.metadata["tags"] = COLAB_CELL, [], ["hide-input"]
+                nbformat.write(notebook, path)
+    return found
+
+
+if __name__ == "__main__":
+    names = differences(write="--write" in sys.argv)
+    print("\n".join(f"{'wrote' if '--write' in sys.argv else 'differs'}: {n}" for n in names) or f"all agree: {ADDRESS}")
+    sys.exit(bool(names) and "--write" not in sys.argv)

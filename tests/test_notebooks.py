@@ -1,0 +1,87 @@
+"""Every chapter says what its stored outputs say, keeps the book's form, and ignores no output without asserting it."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from address import COLAB_CELL, differences
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+chapters = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+
+
+def unasserted(notebook) -> list[int]:
+    """Numbers of the cells that are tagged nbval-ignore-output (or skip) and assert nothing."""
+    return [
+        i
+        for i, cell in enumerate(notebook.cells)
+        if cell.cell_type == "code"
+        and {"nbval-ignore-output", "nbval-skip"} & set(cell.metadata.get("tags", []))
+        and not asserts(cell.source)
+    ]
+
+
+def asserts(source: str) -> bool:
+    """True where the code holds an assert statement or calls torch.testing.assert_close."""
+    tree = ast.parse(source)
+    calls = (n.func for n in ast.walk(tree) if isinstance(n, ast.Call))
+    names = {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls}
+    return any(isinstance(n, ast.Assert) for n in ast.walk(tree)) or "assert_close" in names
+
+
+@chapters
+def test_nbval(path):
+    command = [sys.executable, "-m", "pytest", "--nbval", f"--nbval-sanitize-with={ROOT / 'tests/nbval_sanitize.cfg'}"]
+    command += ["--nbval-cell-timeout=600", "-p", "no:cacheprovider", "-q", "-c", os.devnull, f"--rootdir={ROOT}", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TQDM_DISABLE": "1"})
+    assert result.returncode == 0, result.stdout[-6000:]
+
+
+@chapters
+def test_an_ignored_output_is_asserted(path):
+    assert unasserted(nbformat.read(path, as_version=4)) == []
+
+
+def test_that_rule_can_fail():
+    cell = lambda source, tags: nbformat.v4.new_code_cell(source, metadata={"tags": tags})
+    ignored = ["nbval-ignore-output"]
+    cells = [cell("print(1)", ignored), cell("print(1)", []), cell("assert x", ignored), cell("'assert'", ignored)]
+    assert unasserted(nbformat.v4.new_notebook(cells=cells)) == [0, 3]
+
+
+@chapters
+def test_form_of_a_chapter(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert code[0].source == COLAB_CELL
+    assert "device = " in code[1].source
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), "run make refresh: outputs are not of one run"
+    exercises = [i for i, c in enumerate(notebook.cells) if c.cell_type == "markdown" and c.source.startswith("**Exercise")]
+    assert len(exercises) >= 3, "a chapter has at least three exercises"
+    for i in exercises:
+        answer = notebook.cells[i + 1]
+        assert "hide-cell" in answer.metadata.get("tags", []), "the answer is hidden until asked for"
+        assert asserts(answer.source), "a worked answer asserts itself"
+    assert any("planted mistake" in notebook.cells[i].source for i in exercises)
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert "/root/" not in str(output)
+            assert "/home/" not in str(output)
+
+
+def test_the_table_of_contents_lists_exactly_the_chapters():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    listed = {toc["root"]} | {c["file"] for part in toc.get("parts", [toc]) for c in part.get("chapters", [])}
+    there = {f"chapters/{p.stem}" for p in (ROOT / "chapters").iterdir() if p.suffix in (".md", ".ipynb")}
+    assert listed == there
+
+
+def test_the_address_stands_in_one_place():
+    assert differences() == []
