@@ -8,7 +8,7 @@ import pytest
 import torch
 from jaxtyping import config, install_import_hook
 
-install_import_hook("llmcore", "beartype.beartype")
+install_import_hook("llmcore", "checked.check")
 torch.set_num_threads(2)
 
 
