@@ -21,11 +21,12 @@ def write_tokens(path: str | Path, ids: Iterable[int], vocab_size: int, chunk: i
     """
     path = Path(path)
     kind = "uint16" if vocab_size <= 1 << 16 else "uint32"
-    count, buffer, temporary = 0, [], path.with_name(path.name + ".tmp")
+    buffer: list[int] = []
+    count, temporary = 0, path.with_name(path.name + ".tmp")
 
     def flush(file: Any) -> None:
         block = np.asarray(buffer, dtype=np.int64)
-        if len(block) and not (0 <= block.min() and block.max() < vocab_size):
+        if len(block) and not (block.min() >= 0 and block.max() < vocab_size):
             bad = block[(block < 0) | (block >= vocab_size)][0]
             raise ValueError(f"id {bad} is outside 0..{vocab_size - 1}: does the tokenizer have this vocab_size?")
         file.write(block.astype(kind).tobytes())

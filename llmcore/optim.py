@@ -118,7 +118,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 
     Returns the norm before. A norm that is not finite makes the gradients NaN, as torch's own does: the caller looks at it.
     """
-    _check(max_norm=(max_norm, max_norm > 0, "must be above 0; leave clipping out to keep gradients as they are"))
+    _check(max_norm=(max_norm, max_norm > 0, "must be above 0; infinity leaves gradients as they are"))
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.tensor(0.0)

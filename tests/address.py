@@ -17,7 +17,7 @@ ADDRESS = PROJECT["urls"]["Repository"].rstrip("/")
 RELEASE = f"v{PROJECT['version']}"
 
 # torch and numpy stay as Colab has them: pip is told to keep the versions that are installed
-COLAB_CELL = f'''\
+COLAB_CELL = f"""\
 try:
     import google.colab
 except ImportError:
@@ -27,7 +27,7 @@ else:
     with _t.NamedTemporaryFile("w", suffix=".txt", delete=False) as _f:
         _f.writelines(f"{{_p}}=={{_m.version(_p)}}\\n" for _p in ("torch", "numpy"))
     _s.run([_y.executable, "-m", "pip", "install", "-q", "-c", _f.name, "llmcore @ git+{ADDRESS}@{RELEASE}"], check=True)
-    google.colab.output.enable_custom_widget_manager()'''
+    google.colab.output.enable_custom_widget_manager()"""
 
 PATTERNS = {
     "_config.yml": re.compile(r"(?m)^(  url: )(\S+)()$"),

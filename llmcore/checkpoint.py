@@ -1,0 +1,208 @@
+"""A run on disk: everything that decides its next step, written whole or not at all, read back or refused. No pickle.
+
+A checkpoint is a folder step-00000042 with model.safetensors, state.safetensors (optimizer and random states), state.json (plain
+values) and manifest.json (size and SHA-256 of the others). It is made under a temporary name, every file fsynced, then
+renamed: a folder that bears the name is whole.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llmcore.config import ModelConfig
+from llmcore.model import Transformer
+
+NAME = re.compile(r"^step-(\d{8})$")
+FORMAT = 1
+
+
+def save(
+    folder: str | Path, step: int, model: nn.Module, optimizer: Optimizer | None = None, extra: dict[str, Any] | None = None,
+    keep: int = 3,
+) -> Path:  # fmt: skip
+    """Write a checkpoint of this step, then remove all but the newest `keep`; returns its folder.
+
+    extra is anything JSON holds (data position, schedule, settings). Random states of python, numpy, torch on the CPU and on
+    each CUDA device go in. A half-written folder of a process that died is removed here.
+    """
+    if keep < 1:
+        raise ValueError(f"keep={keep}: at least the newest checkpoint must stay")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    final, temporary = folder / f"step-{step:08d}", folder / f".writing-{os.getpid()}"
+    if final.exists():
+        raise ValueError(f"{final} exists: resume from it, or write to another folder")
+    for left in folder.glob(".writing-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary.mkdir()
+    config = getattr(model, "config", None)
+    tensors, values = _random_states()
+    if optimizer is not None:
+        moments, groups = _flatten(optimizer.state_dict())
+        tensors |= moments
+        values["optimizer"] = groups
+    values |= {
+        "format": FORMAT, "step": step, "config": config.to_dict() if isinstance(config, ModelConfig) else None,
+        "extra": extra or {},
+    }  # fmt: skip
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
+    save_file(tensors, temporary / "state.safetensors")
+    (temporary / "state.json").write_text(json.dumps(values), encoding="utf-8")
+    files = ("model.safetensors", "state.safetensors", "state.json")
+    manifest = {name: {"size": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)} for name in files}
+    (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    for path in [*temporary.iterdir(), temporary]:
+        _fsync(path)
+    os.rename(temporary, final)
+    _fsync(folder)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first; temporary folders are none."""
+    folder = Path(folder)
+    return sorted(p for p in folder.iterdir() if NAME.match(p.name)) if folder.is_dir() else []
+
+
+def latest(folder: str | Path) -> Path:
+    """The newest checkpoint of a folder, or the folder itself where it is one."""
+    if NAME.match(Path(folder).name):
+        return Path(folder)
+    found = checkpoints(folder)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no checkpoint: train with checkpoint_every, or name another folder")
+    return found[-1]
+
+
+def verify(path: str | Path) -> dict[str, Any]:
+    """Compare sizes and hashes with the manifest and return state.json. ValueError names the file that is not as written."""
+    path = Path(path)
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}/manifest.json cannot be read ({error}): use another checkpoint") from error
+    for name, expected in manifest.items():
+        file = path / name
+        size = file.stat().st_size if file.exists() else -1
+        if size != expected["size"]:
+            how = "missing" if size < 0 else f"{size} bytes instead of {expected['size']}"
+            raise ValueError(f"{file} is truncated or changed ({how}): use another checkpoint")
+        if _sha256(file) != expected["sha256"]:
+            raise ValueError(f"{file} is damaged (its SHA-256 is not the one written): use another checkpoint")
+    values = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if values["format"] != FORMAT:
+        raise ValueError(f"{path} has format {values['format']}, this version reads {FORMAT}: use the version that wrote it")
+    return values
+
+
+def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None, restore_random: bool = True) -> dict[str, Any]:
+    """Put a checkpoint's values into model and optimizer (and the random states); returns its state.json.
+
+    Raises ValueError where a file is not whole or where the checkpoint belongs to another config: the fields are named.
+    """
+    path = latest(path)
+    values = verify(path)
+    config = getattr(model, "config", None)
+    if isinstance(config, ModelConfig) and values["config"] is not None:
+        stored, here = values["config"], config.to_dict()
+        different = [f"{k}={stored.get(k)!r} there, {here.get(k)!r} here" for k in here if stored.get(k) != here[k]]
+        if different:
+            raise ValueError(f"{path} belongs to another config: {'; '.join(different)}. Build the model with ModelConfig of it")
+    weights = load_file(path / "model.safetensors")
+    own = model.state_dict()
+    wrong = sorted(set(own) ^ set(weights)) + sorted(k for k in set(own) & set(weights) if own[k].shape != weights[k].shape)
+    if wrong:
+        raise ValueError(f"{path} does not fit the model: {wrong[:5]} are missing, surplus or of another shape")
+    model.load_state_dict(weights)
+    tensors = load_file(path / "state.safetensors")
+    if optimizer is not None:
+        if "optimizer" not in values:
+            raise ValueError(f"{path} holds no optimizer: it was saved without one; load it without")
+        optimizer.load_state_dict(_unflatten(tensors, values["optimizer"]))
+    if restore_random:
+        _restore_random(tensors, values)
+    return values
+
+
+def load_model(path: str | Path) -> Transformer:
+    """The model of a checkpoint, built from the config in it."""
+    path = latest(path)
+    config = verify(path)["config"]
+    if config is None:
+        raise ValueError(f"{path} holds no config: build the model yourself and use load")
+    model = Transformer(ModelConfig(**config))
+    load(path, model, restore_random=False)
+    return model
+
+
+def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors by name, and the rest as plain values."""
+    tensors, plain = {}, {}
+    for index, entry in state["state"].items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value.contiguous()
+            else:
+                plain[f"{index}.{name}"] = value
+    return tensors, {"groups": state["param_groups"], "plain": plain}
+
+
+def _unflatten(tensors: dict[str, Tensor], stored: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    entries = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")} | stored["plain"]
+    for key, value in entries.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in stored["groups"]]
+    return {"state": state, "param_groups": groups}
+
+
+def _random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - the global state is what is saved
+    tensors = {"random.torch": torch.get_rng_state(), "random.numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
+    if torch.cuda.is_available():
+        tensors |= {f"random.cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    version, words, gauss_next = random.getstate()
+    return tensors, {"random": {"numpy": [kind, position, has_gauss, gauss], "python": [version, list(words), gauss_next]}}
+
+
+def _restore_random(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    torch.set_rng_state(tensors["random.torch"])
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            if f"random.cuda.{i}" in tensors:
+                torch.cuda.set_rng_state(tensors[f"random.cuda.{i}"], i)
+    kind, position, has_gauss, gauss = values["random"]["numpy"]
+    np.random.set_state((kind, tensors["random.numpy"].numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    version, words, gauss_next = values["random"]["python"]
+    random.setstate((version, tuple(words), gauss_next))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    """Wait until the disk has it; a folder too, where the system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folder
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,268 @@
+"""The training loop: `for record in Trainer(model, windows, settings).run()`. It yields values and prints nothing.
+
+Shapes: B batch (of this process), T context_length.
+"""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from llmcore import checkpoint
+from llmcore.data import Batch, Windows
+from llmcore.functional import cross_entropy
+from llmcore.optim import OPTIMIZERS, SCHEDULES, clip_gradients, decay_groups
+
+Precision = Literal["fp32", "bf16", "fp16"]
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# A loss takes (model, batch) and returns the sum over kept targets, in nats, and how many there are.
+Loss = Callable[[nn.Module, Batch], tuple[Tensor, int]]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run is made. Batch size and seed of the order belong to the Windows it reads."""
+
+    steps: int
+    lr: float = 1e-3
+    optimizer: str = "adamw"
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    momentum: float = 0.0  # of sgd
+    schedule: str = "warmup_cosine"
+    warmup: int = 0
+    floor: float = 0.1  # the schedule's last rate, as a share of lr
+    clip: float = 1.0  # largest global norm of the gradient; 0 leaves it
+    accumulation: int = 1  # batches a step
+    precision: Precision = "fp32"
+    compile: bool = False
+    eval_every: int = 0  # steps; 0 never
+    eval_batches: int = 0  # of the evaluation windows; 0 all
+    patience: int = 0  # evaluations without a better loss before the run stops; 0 never
+    checkpoint_every: int = 0
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", get_args(Precision))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {sorted(known)}")
+        for name, least in (("steps", 1), ("accumulation", 1), ("keep", 1), ("warmup", 0), ("eval_every", 0), ("eval_batches", 0),
+                            ("patience", 0), ("checkpoint_every", 0)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
+        if self.lr <= 0 or self.clip < 0:
+            raise ValueError(f"lr={self.lr}, clip={self.clip}: need lr > 0 and clip >= 0")
+        if self.patience and not self.eval_every:
+            raise ValueError(f"patience={self.patience} without eval_every would be ignored: set eval_every or patience=0")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum={self.momentum} with optimizer={self.optimizer!r} would be ignored: adamw has betas")
+        self.multiplier  # noqa: B018 - warm-up and floor are checked by the schedule
+
+    @property
+    def multiplier(self) -> Callable[[int], float]:
+        """step -> share of lr"""
+        if self.schedule == "constant":
+            return SCHEDULES["constant"](self.steps, self.warmup)
+        return SCHEDULES[self.schedule](self.steps, self.warmup, self.floor)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one step was. Losses in nats a token."""
+
+    step: int  # from 1
+    epoch: int
+    tokens: int  # targets learned from so far, by all processes
+    loss: float
+    lr: float
+    gradient_norm: float  # before clipping
+    tokens_per_second: float
+    memory_bytes: int  # cuda: most ever allocated; else the process's largest resident size
+    eval_loss: float | None = None
+
+
+def next_token_loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], int]:
+    """Sum of -log p(target) over the kept targets, and their number."""
+    kept = int((batch.targets != -100).sum())
+    return cross_entropy(model(batch.ids), batch.targets) * kept, kept
+
+
+class Trainer:
+    """Ties model, data, optimizer and schedule together; with `folder` it writes checkpoints there.
+
+    Accumulation divides by the number of targets of the whole step, so `accumulation` small batches equal one large batch
+    even when their target counts differ. Where torch.distributed is initialised, gradients are summed over the processes,
+    each of which reads its own share (Windows(rank=, world=)); rank 0 writes the checkpoints.
+    """
+
+    def __init__(
+        self, model: nn.Module, windows: Windows, config: TrainConfig, eval_windows: Windows | None = None,
+        folder: str | Path | None = None, loss: Loss = next_token_loss, progress: bool | None = None,
+    ):  # fmt: skip
+        if config.eval_every and eval_windows is None:
+            raise ValueError(f"eval_every={config.eval_every} without eval_windows: pass held-out windows or set it to 0")
+        if config.checkpoint_every and folder is None:
+            raise ValueError(f"checkpoint_every={config.checkpoint_every} without folder: say where to write, or set it to 0")
+        self.model, self.windows, self.config, self.eval_windows = model, windows, config, eval_windows
+        self.folder, self.loss = Path(folder) if folder is not None else None, loss
+        self.progress = sys.stderr.isatty() if progress is None else progress
+        self.device = next(model.parameters()).device
+        groups = decay_groups(model, config.weight_decay)
+        options: dict[str, Any] = {"betas": config.betas} if config.optimizer == "adamw" else {"momentum": config.momentum}
+        self.optimizer = OPTIMIZERS[config.optimizer](groups, lr=config.lr, **options)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.forward = torch.compile(model) if config.compile else model
+        self.step, self.tokens, self.best, self.waited = 0, 0, float("inf"), 0
+        self.world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if self.world != windows.world:
+            raise ValueError(f"{self.world} processes and windows for {windows.world}: pass Windows(rank=, world={self.world})")
+
+    def run(self) -> Iterator[Record]:
+        """Train to config.steps (or until patience runs out), one Record a step. A run that was resumed goes on where it was.
+
+        Raises FloatingPointError where the loss is not finite. Under fp16 a step whose gradients overflow is skipped by the
+        scaler, which then lowers its scale.
+        """
+        bar = tqdm(total=self.config.steps, initial=self.step, disable=not self.progress, unit="step")
+        try:
+            while self.step < self.config.steps and not self.stopped:
+                record = self._step()
+                bar.update()
+                bar.set_postfix(loss=f"{record.loss:.3f}", refresh=False)
+                if self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0:
+                    self.save()
+                yield record
+        finally:
+            bar.close()
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.config.patience) and self.waited >= self.config.patience
+
+    def _step(self) -> Record:
+        start = time.perf_counter()
+        self.model.train()
+        lr = self.config.lr * self.config.multiplier(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        epoch = self.windows.epoch
+        batches = [self._move(self.windows.next()) for _ in range(self.config.accumulation)]
+        # all targets of the step, known before the first backward: each batch's sum is divided by the same number
+        total = self._sum(sum(int((b.targets != -100).sum()) for b in batches))
+        self.optimizer.zero_grad(set_to_none=True)
+        summed = torch.zeros((), device=self.device)
+        for batch in batches:
+            with self._autocast():
+                loss, _ = self.loss(self.forward, batch)
+            self.scaler.scale(loss / total).backward()
+            summed += loss.detach()
+        mean = self._sum(float(summed)) / total
+        if not mean == mean or mean in (float("inf"), float("-inf")):
+            raise FloatingPointError(
+                f"the loss of step {self.step + 1} is {mean}: lower lr={self.config.lr}, or set clip and warmup"
+            )
+        self._share_gradients()
+        self.scaler.unscale_(self.optimizer)
+        parameters = list(self.model.parameters())
+        norm = clip_gradients(parameters, self.config.clip or float("inf"))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step, self.tokens = self.step + 1, self.tokens + int(total)
+        seconds = time.perf_counter() - start
+        eval_loss = None
+        if self.config.eval_every and (self.step % self.config.eval_every == 0 or self.step == self.config.steps):
+            eval_loss = self.evaluate()
+            better = eval_loss < self.best
+            self.best, self.waited = (eval_loss, 0) if better else (self.best, self.waited + 1)
+        return Record(self.step, epoch, self.tokens, mean, lr, float(norm), total / seconds, self._memory(), eval_loss)
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Mean loss over the evaluation windows, in eval mode, in nats a token."""
+        if self.eval_windows is None:
+            raise ValueError("evaluate without eval_windows: pass held-out windows to Trainer")
+        was_training = self.model.training
+        self.model.eval()
+        total, count = 0.0, 0
+        for batch in self.eval_windows.once(self.config.eval_batches or None):
+            with self._autocast():
+                loss, kept = self.loss(self.forward, self._move(batch))
+            total, count = total + float(loss), count + kept
+        self.model.train(was_training)
+        return total / count
+
+    def save(self) -> None:
+        """A checkpoint of this moment; only rank 0 writes, the others wait."""
+        assert self.folder is not None
+        if self.world == 1 or dist.get_rank() == 0:
+            extra = {
+                "train": asdict(self.config), "data": self.windows.state(), "tokens": self.tokens, "best": self.best,
+                "waited": self.waited, "scaler": self.scaler.state_dict(),
+            }  # fmt: skip
+            checkpoint.save(self.folder, self.step, self.model, self.optimizer, extra, self.config.keep)
+        if self.world > 1:
+            dist.barrier()
+
+    def resume(self, path: str | Path | None = None) -> "Trainer":
+        """Continue from a checkpoint (default: the newest of `folder`), bit for bit as if nothing had happened.
+
+        Raises ValueError where its settings differ from this trainer's: it would be another run.
+        """
+        if path is None and self.folder is None:
+            raise ValueError("resume without a path and without folder: say where the checkpoint is")
+        where = checkpoint.latest(path if path is not None else self.folder)  # type: ignore[arg-type]
+        stored = checkpoint.verify(where)["extra"].get("train", {})
+        here = asdict(self.config)
+        may_differ = {"keep", "checkpoint_every", "compile", "eval_batches"}
+        different = [k for k in here if k not in may_differ and _plain(here[k]) != _plain(stored.get(k))]
+        if different:
+            was = ", ".join(f"{k}={stored.get(k)!r} there, {here[k]!r} here" for k in different)
+            raise ValueError(f"{where} was trained with other settings: {was}. Use those, or start a new run from its weights")
+        values = checkpoint.load(where, self.model, self.optimizer)
+        extra = values["extra"]
+        self.windows.load(extra["data"])
+        self.scaler.load_state_dict(extra["scaler"])
+        self.step, self.tokens, self.best, self.waited = values["step"], extra["tokens"], extra["best"], extra["waited"]
+        return self
+
+    def _move(self, batch: Batch) -> Batch:
+        return Batch(batch.ids.to(self.device), batch.targets.to(self.device))
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        kind = TYPES.get(self.config.precision)
+        return torch.autocast(self.device.type, kind) if kind else contextlib.nullcontext()
+
+    def _sum(self, value: float) -> float:
+        """The sum over all processes."""
+        if self.world == 1:
+            return value
+        total = torch.tensor(float(value), dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.item()
+
+    def _share_gradients(self) -> None:
+        if self.world > 1:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+
+    def _memory(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
