@@ -26,7 +26,7 @@ from llmcore.optim import OPTIMIZERS, SCHEDULES, clip_gradients, decay_groups
 Precision = Literal["fp32", "bf16", "fp16"]
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A loss takes (model, batch) and returns the sum over kept targets, in nats, and how many there are.
-Loss = Callable[[nn.Module, Batch], tuple[Tensor, int]]
+Loss = Callable[[Callable[[Tensor], Tensor], Batch], tuple[Tensor, int]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Record:
     eval_loss: float | None = None
 
 
-def next_token_loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], int]:
+def next_token_loss(model: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Float[Tensor, ""], int]:
     """Sum of -log p(target) over the kept targets, and their number."""
     kept = int((batch.targets != -100).sum())
     return cross_entropy(model(batch.ids), batch.targets) * kept, kept

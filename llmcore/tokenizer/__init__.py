@@ -1,0 +1,36 @@
+"""Text to ids and back: by character, by word, by byte-pair encoding. Needs neither torch nor the rest of llmcore."""
+
+import json
+from pathlib import Path
+
+from llmcore.tokenizer.base import FORMAT, Tokenizer
+from llmcore.tokenizer.bpe import SPLIT_PATTERNS, BPETokenizer
+from llmcore.tokenizer.bpe_train import Merge, count_chunks, learn
+from llmcore.tokenizer.dictionary import NOTES, UNKNOWN, CharTokenizer, DictionaryTokenizer, WordTokenizer
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "dictionary": DictionaryTokenizer,
+    "char": CharTokenizer,
+    "word": WordTokenizer,
+    "bpe": BPETokenizer,
+}
+
+
+def load(path: str | Path) -> Tokenizer:
+    """Read a file that Tokenizer.save wrote, of whichever kind. ValueError where it is damaged."""
+    try:
+        state = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no whole JSON file ({error}): it is cut short or of another kind") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("kind") not in TOKENIZERS:
+        raise ValueError(f"{path} was not written by Tokenizer.save: other formats are read by llmcore.tokenizer.formats")
+    try:
+        return TOKENIZERS[state["kind"]]._from_state(state, state["special_tokens"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} lacks or garbles {error}: write it again") from error
+
+
+__all__ = [
+    "NOTES", "SPLIT_PATTERNS", "TOKENIZERS", "UNKNOWN", "BPETokenizer", "CharTokenizer", "DictionaryTokenizer", "Merge",
+    "Tokenizer", "WordTokenizer", "count_chunks", "learn", "load",
+]  # fmt: skip

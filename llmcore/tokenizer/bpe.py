@@ -1,0 +1,202 @@
+"""Byte-level byte-pair encoding  [Sennrich et al. 2016; on bytes: Radford et al. 2019]
+
+A text is cut into chunks by a pattern; within a chunk, which begins as its UTF-8 bytes, the adjacent pair of lowest rank is
+merged until no pair has a rank. 256 bytes are always entries, so there is no unknown token.
+"""
+
+import heapq
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import regex
+
+from llmcore.tokenizer.base import Tokenizer, check_text
+from llmcore.tokenizer.bpe_train import Merge, count_chunks, count_file, learn
+
+# The published patterns: GPT-2's encoder.py and tiktoken's cl100k_base. "gpt4-han" is cl100k's, but a run of Han characters
+# ends where Latin or other letters begin: in cl100k "用GPU" is one chunk and may become one token of two scripts.
+SPLIT_PATTERNS = {
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "gpt4": (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"),
+    "gpt4-han": (
+        r"'(?i:[sdmt]|ll|ve|re)|\p{Han}+|[^\r\n\p{L}\p{N}]?+[\p{L}--\p{Han}]+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+    ),
+}
+CACHE = 1 << 17  # chunks remembered before the cache is emptied
+
+
+class BPETokenizer(Tokenizer):
+    """ranks: bytes -> id, lower ids merged first, as tiktoken has it. merges: pairs of bytes in order, where a file lists them.
+
+    With ranks alone any two neighbours whose joined bytes have a rank may merge (tiktoken's rule); with merges only the
+    listed pairs may (Hugging Face's rule). Ranks learned here can be read both ways.
+    """
+
+    kind: ClassVar[str] = "bpe"
+
+    def __init__(
+        self, ranks: dict[bytes, int], pattern: str = "gpt4-han", special_tokens: dict[str, int] | None = None,
+        merges: list[tuple[bytes, bytes]] | None = None,
+    ):  # fmt: skip
+        super().__init__(special_tokens)
+        missing = [b for b in range(256) if bytes([b]) not in ranks]
+        if missing:
+            raise ValueError(f"{len(missing)} single bytes have no id, {missing[0]:#04x} first: byte-level BPE needs all 256")
+        taken = [*ranks.values(), *self.special_tokens.values()]
+        if len(set(taken)) != len(taken) or min(taken) < 0:
+            raise ValueError(f"{len(taken)} entries with {len(set(taken))} ids: each needs its own id of at least 0")
+        self.ranks, self.pattern, self.merges = dict(ranks), pattern, merges
+        self._regex = regex.compile(SPLIT_PATTERNS.get(pattern, pattern), regex.V1)
+        self._bytes_of = {i: b for b, i in self.ranks.items()} | {i: s.encode() for i, s in self._special_names.items()}
+        self._first = [self.ranks[bytes([b])] for b in range(256)]
+        self._pairs = self._pair_table()
+        self._cache: dict[str, list[int]] = {}
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (), pattern: str = "gpt4-han",
+        progress: bool = False,
+    ) -> "BPETokenizer":  # fmt: skip
+        """256 bytes, then merges until vocab_size with the special tokens, which get the last ids and are cut out before.
+
+        The pair counted most often is merged next; ties go to the lexicographically greater pair of byte strings. Where no pair
+        is left, fewer entries are learned and len is smaller than asked.
+        """
+        names = list(dict.fromkeys(special_tokens))
+        return cls._learn(count_chunks(texts, SPLIT_PATTERNS.get(pattern, pattern), names), vocab_size, names, pattern, progress)
+
+    @classmethod
+    def train_file(
+        cls, path: str | Path, vocab_size: int, special_tokens: Iterable[str] = (), pattern: str = "gpt4-han",
+        processes: int = 1, chunk_bytes: int = 1 << 24, progress: bool = False,
+    ) -> "BPETokenizer":  # fmt: skip
+        """train on a file that need not fit into memory: read in parts cut at special tokens, counted by several processes."""
+        names = list(dict.fromkeys(special_tokens))
+        counts = count_file(path, SPLIT_PATTERNS.get(pattern, pattern), names, processes, chunk_bytes, progress)
+        return cls._learn(counts, vocab_size, names, pattern, progress)
+
+    @classmethod
+    def _learn(cls, counts: dict[bytes, int], vocab_size: int, names: list[str], pattern: str, progress: bool) -> "BPETokenizer":
+        room = vocab_size - 256 - len(names)
+        if room < 0:
+            raise ValueError(f"vocab_size={vocab_size} is below 256 bytes and {len(names)} special tokens: make it larger")
+        return cls.from_merges(learn(counts, room, progress), names, pattern)
+
+    @classmethod
+    def from_merges(
+        cls, merges: Iterable[Merge], special_tokens: Iterable[str] = (), pattern: str = "gpt4-han"
+    ) -> "BPETokenizer":
+        """Bytes 0..255 are ids 0..255, then one id a merge in the order learned, then the special tokens."""
+        ranks = {bytes([b]): b for b in range(256)}
+        for merge in merges:
+            ranks[merge.left + merge.right] = merge.id
+        return cls(ranks, pattern, {name: len(ranks) + i for i, name in enumerate(special_tokens)})
+
+    def _pair_table(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(left id, right id) -> (rank, id of the two joined)."""
+        ranks = self.ranks
+        if self.merges is not None:
+            table = {}
+            for rank, (left, right) in enumerate(self.merges):
+                if left not in ranks or right not in ranks or left + right not in ranks:
+                    raise ValueError(f"merge {rank} joins {left!r} and {right!r}: both and their join must be in the vocabulary")
+                table[ranks[left], ranks[right]] = (rank, ranks[left + right])
+            return table
+        return {
+            (ranks[token[:i]], ranks[token[i:]]): (rank, rank)
+            for token, rank in ranks.items()
+            for i in range(1, len(token))
+            if token[:i] in ranks and token[i:] in ranks
+        }
+
+    def chunks(self, text: str) -> list[str]:
+        """The text cut by the pattern; no merge crosses a cut."""
+        return self._regex.findall(text)
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        check_text(text)
+        cache, out = self._cache, []
+        for chunk in self._regex.findall(text):
+            ids = cache.get(chunk)
+            if ids is None:
+                ids = self.merge(chunk.encode("utf-8"))
+                if len(cache) >= CACHE:
+                    cache.clear()
+                if len(chunk) < 64:
+                    cache[chunk] = ids
+            out.extend(ids)
+        return out
+
+    def merge(self, chunk: bytes) -> list[int]:
+        """The ids of one chunk: a heap of mergeable neighbours over a linked list, n log n for n bytes.
+
+        >>> t = BPETokenizer.from_merges([Merge(256, b"l", b"o", 2), Merge(257, b"lo", b"w", 2)])
+        >>> t.merge(b"lower")
+        [257, 101, 114]
+        """
+        ids, pairs = [self._first[b] for b in chunk], self._pairs
+        n = len(ids)
+        if n < 2:
+            return ids
+        after, before = list(range(1, n + 1)), list(range(-1, n - 1))
+        heap = []
+        for i in range(n - 1):
+            found = pairs.get((ids[i], ids[i + 1]))
+            if found:
+                heap.append((found[0], i, ids[i], ids[i + 1], found[1]))
+        heapq.heapify(heap)
+        while heap:
+            _, i, left, right, joined = heapq.heappop(heap)  # of equal ranks the leftmost
+            j = after[i]
+            if ids[i] != left or j >= n or ids[j] != right:
+                continue  # one of the two has been merged since
+            ids[i], ids[j] = joined, -1
+            k = after[i] = after[j]
+            if k < n:
+                before[k] = i
+                found = pairs.get((joined, ids[k]))
+                if found:
+                    heapq.heappush(heap, (found[0], i, joined, ids[k], found[1]))
+            h = before[i]
+            if h >= 0:
+                found = pairs.get((ids[h], joined))
+                if found:
+                    heapq.heappush(heap, (found[0], h, ids[h], joined, found[1]))
+        return [i for i in ids if i >= 0]
+
+    def _stable(self, text: str) -> int:
+        """Chunks that end before the last three characters and before a closing run of white space.
+
+        A pattern looks at most two characters past a chunk ('ll), but \\s*[\\r\\n] looks through a whole run of white space.
+        """
+        limit = min(len(text) - 3, len(text.rstrip()))
+        end = 0
+        for match in self._regex.finditer(text):
+            if match.end() > limit:
+                break
+            end = match.end()
+        return end
+
+    def token_bytes(self, id_: int) -> bytes:
+        if id_ not in self._bytes_of:
+            raise self._no_such_id(id_)
+        return self._bytes_of[id_]
+
+    def ids(self) -> list[int]:
+        return sorted(self._bytes_of)
+
+    def _state(self) -> dict[str, Any]:
+        ordered = sorted(self.ranks, key=self.ranks.__getitem__)
+        merges = None if self.merges is None else [[a.hex(), b.hex()] for a, b in self.merges]
+        return {
+            "pattern": self.pattern, "tokens": [t.hex() for t in ordered], "ids": [self.ranks[t] for t in ordered],
+            "merges": merges,
+        }  # fmt: skip
+
+    @classmethod
+    def _from_state(cls, state: dict[str, Any], special_tokens: dict[str, int]) -> "BPETokenizer":
+        merges = state["merges"] and [(bytes.fromhex(a), bytes.fromhex(b)) for a, b in state["merges"]]
+        ranks = dict(zip(map(bytes.fromhex, state["tokens"]), state["ids"], strict=True))
+        return cls(ranks, state["pattern"], special_tokens, merges)

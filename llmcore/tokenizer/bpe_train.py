@@ -1,0 +1,190 @@
+"""How byte-pair merges are learned: count chunks once, then keep the pair counts up to date merge by merge."""
+
+import heapq
+import multiprocessing
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import regex
+from tqdm import tqdm
+
+from llmcore.tokenizer.base import check_text
+
+
+@dataclass(frozen=True)
+class Merge:
+    """left + right became one token `id`; the pair stood side by side `count` times."""
+
+    id: int
+    left: bytes
+    right: bytes
+    count: int
+
+
+def count_chunks(texts: Iterable[str], pattern: str, special_tokens: Iterable[str] = ()) -> dict[bytes, int]:
+    """How often each chunk of the pattern occurs; special tokens are cut out and counted nowhere."""
+    compiled, cut = regex.compile(pattern, regex.V1), _cutter(special_tokens)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        check_text(text)
+        for part in cut.split(text) if cut else [text]:
+            counts.update(compiled.findall(part))
+    return {chunk.encode("utf-8"): n for chunk, n in counts.items()}
+
+
+def _cutter(special_tokens: Iterable[str]) -> re.Pattern[str] | None:
+    names = sorted(special_tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names))) if names else None
+
+
+def file_parts(path: str | Path, special_tokens: Iterable[str], chunk_bytes: int) -> list[tuple[int, int]]:
+    """Byte ranges of about chunk_bytes that begin at a special token, so that no chunk of the pattern is cut.
+
+    Where no special token follows, a part goes on to the next one or to the end of the file: without special tokens the
+    whole file is one part.
+    """
+    if chunk_bytes < 1:
+        raise ValueError(f"chunk_bytes={chunk_bytes}: must be at least 1")
+    names = [s.encode("utf-8") for s in special_tokens]
+    pattern = re.compile(b"|".join(map(re.escape, sorted(names, key=len, reverse=True)))) if names else None
+    overlap = max(map(len, names), default=1) - 1
+    size, bounds = os.path.getsize(path), [0]
+    with open(path, "rb") as file:
+        while pattern and bounds[-1] + chunk_bytes < size:
+            start, tail = bounds[-1] + chunk_bytes, b""
+            file.seek(start)
+            while block := file.read(1 << 16):
+                found = pattern.search(tail + block)
+                if found:
+                    start += found.start() - len(tail)
+                    break
+                start += len(block)
+                tail = (tail + block)[-overlap:] if overlap else b""
+            if start >= size or start == bounds[-1]:
+                break
+            bounds.append(start)
+    return list(zip(bounds, [*bounds[1:], size], strict=True))
+
+
+def _count_part(job: tuple[str, int, int, str, list[str]]) -> dict[bytes, int]:
+    path, start, end, pattern, names = job
+    with open(path, "rb") as file:
+        file.seek(start)
+        data = file.read(end - start)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, byte {start + error.start}: not UTF-8; convert the file first") from error
+    return count_chunks([text], pattern, names)
+
+
+def count_file(
+    path: str | Path, pattern: str, special_tokens: Iterable[str] = (), processes: int = 1, chunk_bytes: int = 1 << 24,
+    progress: bool = False,
+) -> dict[bytes, int]:  # fmt: skip
+    """count_chunks over a file, part by part, by several processes; the result does not depend on either number."""
+    if processes < 1:
+        raise ValueError(f"processes={processes}: must be at least 1")
+    names = list(special_tokens)
+    jobs = [(str(path), a, b, pattern, names) for a, b in file_parts(path, names, chunk_bytes)]
+    total: Counter[bytes] = Counter()
+    with tqdm(total=len(jobs), desc="counting", unit="part", disable=not progress) as bar:
+        if processes == 1 or len(jobs) == 1:
+            parts: Iterable[dict[bytes, int]] = map(_count_part, jobs)
+            for part in parts:
+                total.update(part)
+                bar.update()
+        else:
+            with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
+                for part in pool.imap_unordered(_count_part, jobs):
+                    total.update(part)
+                    bar.update()
+    return dict(total)
+
+
+def learn(counts: dict[bytes, int], merges: int, progress: bool = False) -> Iterator[Merge]:
+    """Yield merges one at a time, the pair counted most often first; ties go to the lexicographically greater pair of bytes.
+
+    Pair counts are updated: a merge touches only the chunks that hold its pair. Ends early where no pair is left.
+
+    >>> [(m.left, m.right, m.count) for m in learn({b"low": 5, b"lower": 2, b"newer": 6}, 3)]
+    [(b'w', b'e', 8), (b'we', b'r', 8), (b'l', b'o', 7)]
+    """
+    words = [list(chunk) for chunk in sorted(counts)]  # sorted: the result does not depend on the order of counting
+    times = [counts[bytes(word)] for word in words]
+    tokens = [bytes([b]) for b in range(256)]
+    known = {token: i for i, token in enumerate(tokens)}
+    keys = [_descending(token) for token in tokens]
+    totals: dict[tuple[int, int], int] = defaultdict(int)
+    where: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for w, word in enumerate(words):
+        for pair in zip(word, word[1:], strict=False):
+            totals[pair] += times[w]
+            where[pair].add(w)
+    # (minus the count, keys that sort greater bytes first, the pair): the smallest is the next merge
+    heap = [(-n, keys[a], keys[b], a, b) for (a, b), n in totals.items()]
+    heapq.heapify(heap)
+    done = 0
+    with tqdm(total=merges, desc="merging", unit="merge", disable=not progress) as bar:
+        while done < merges and heap:
+            minus, key_a, key_b, a, b = heapq.heappop(heap)
+            count = totals.get((a, b), 0)
+            if count != -minus:  # counted when it was more: look again
+                if count:
+                    heapq.heappush(heap, (-count, key_a, key_b, a, b))
+                continue
+            joined = tokens[a] + tokens[b]
+            new = known.get(joined)
+            fresh = new is None
+            if new is None:  # else another pair has given the same bytes before: the same token
+                new = known[joined] = len(tokens)
+                tokens.append(joined)
+                keys.append(_descending(joined))
+            for a2, b2 in _replace(words, times, totals, where, a, b, new):
+                heapq.heappush(heap, (-totals[a2, b2], keys[a2], keys[b2], a2, b2))
+            if fresh:
+                done += 1
+                bar.update()
+                yield Merge(new, tokens[a], tokens[b], count)
+
+
+def _replace(
+    words: list[list[int]], times: list[int], totals: dict[tuple[int, int], int], where: dict[tuple[int, int], set[int]],
+    a: int, b: int, new: int,
+) -> set[tuple[int, int]]:  # fmt: skip
+    """Put `new` for a, b in every word that holds the pair, from the left; returns the pairs that have become more frequent."""
+    grown = set()
+    for w in where.pop((a, b)):
+        word, n = words[w], times[w]
+        i, last = 0, len(word) - 1
+        while i < last:
+            if word[i] == a and word[i + 1] == b:
+                if i:
+                    h = word[i - 1]
+                    totals[h, a] -= n
+                    totals[h, new] += n
+                    where[h, new].add(w)
+                    grown.add((h, new))
+                if i + 1 < last:
+                    k = word[i + 2]
+                    totals[b, k] -= n
+                    totals[new, k] += n
+                    where[new, k].add(w)
+                    grown.add((new, k))
+                word[i : i + 2] = [new]
+                last -= 1
+            i += 1
+    totals.pop((a, b), None)
+    return {pair for pair in grown if totals.get(pair, 0) > 0}
+
+
+_TABLE = {b: chr(256 - b) for b in range(256)}
+
+
+def _descending(token: bytes) -> str:
+    """A key that sorts byte strings the other way round, a longer one before its own beginning."""
+    return "".join(_TABLE[b] for b in token) + chr(257)
