@@ -5,6 +5,7 @@ measured over a few merges of the same text and multiplied by their number, beca
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -34,7 +35,7 @@ def recounting(counts: dict[bytes, int], merges: int, sample: int) -> float:
     for new in range(256, 256 + sample):
         pairs: Counter = Counter()
         for word, n in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in itertools.pairwise(word):
                 pairs[pair] += n
         best = max(pairs, key=pairs.__getitem__)
         merged = {}

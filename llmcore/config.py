@@ -114,9 +114,7 @@ class ModelConfig:
         if self.position == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"d_model={self.d_model} is odd: sinusoidal positions pair sine and cosine; make it even")
         if self.rotary_scaling and not self.position.startswith("rotary"):
-            raise ValueError(
-                f"rotary_scaling with position={self.position!r} would be ignored: set position='rotary' or remove it"
-            )
+            raise ValueError(f"rotary_scaling with position={self.position!r} would be ignored: set position='rotary' or remove it")
         if self.rotary_base <= 1:
             raise ValueError(f"rotary_base={self.rotary_base}: must be above 1; 10000 is usual")
         if not 0 <= self.dropout < 1:

@@ -159,9 +159,7 @@ class Windows:
         """Continue where state() was taken; other data, batch size or seed would not be the same run: ValueError."""
         for name in ("seed", "count", "batch_size"):
             if state[name] != getattr(self, name):
-                raise ValueError(
-                    f"{name}={getattr(self, name)} here, {state[name]} in the saved position: resume with the same data"
-                )
+                raise ValueError(f"{name}={getattr(self, name)} here, {state[name]} in the saved position: resume with the same data")
         self.epoch, self.batch = state["epoch"], state["batch"]
 
 

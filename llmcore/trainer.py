@@ -169,9 +169,7 @@ class Trainer:
             summed += loss.detach()
         mean = self._sum(float(summed)) / total
         if not mean == mean or mean in (float("inf"), float("-inf")):
-            raise FloatingPointError(
-                f"the loss of step {self.step + 1} is {mean}: lower lr={self.config.lr}, or set clip and warmup"
-            )
+            raise FloatingPointError(f"the loss of step {self.step + 1} is {mean}: lower lr={self.config.lr}, or set clip and warmup")
         self._share_gradients()
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.model.parameters())

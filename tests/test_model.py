@@ -174,13 +174,9 @@ def test_encoder_equals_bert_with_padding_and_segments(path):
 @pytest.mark.parametrize("path", ["explicit", "fused"])
 @pytest.mark.parametrize("residual", ["pre", "post"])
 def test_encoder_decoder_equals_torch(residual, path):
-    config = replace(
-        BASE, family="encoder-decoder", residual=residual, feed_forward="relu", position="sinusoidal", attention=path
-    )
+    config = replace(BASE, family="encoder-decoder", residual=residual, feed_forward="relu", position="sinusoidal", attention=path)
     model = model_of(config)
-    reference = nn.Transformer(
-        16, 4, 2, 2, 24, dropout=0.0, activation="relu", batch_first=True, norm_first=residual == "pre"
-    ).eval()
+    reference = nn.Transformer(16, 4, 2, 2, 24, dropout=0.0, activation="relu", batch_first=True, norm_first=residual == "pre").eval()
     if residual == "post":  # torch normalises once more at the end of each stack; the paper does not
         reference.encoder.norm = reference.decoder.norm = None
 

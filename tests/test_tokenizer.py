@@ -1,5 +1,6 @@
 """decode(encode(s)) == s, updated counts equal recounted ones, and the ids are tiktoken's and Hugging Face's."""
 
+import itertools
 import json
 from collections import Counter
 
@@ -98,7 +99,7 @@ def test_updated_counts_equal_recounted_ones(pattern):
     while True:
         pairs = Counter()
         for word, n in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in itertools.pairwise(word):
                 pairs[pair] += n
         if not pairs:
             break
@@ -157,7 +158,7 @@ def test_parts_begin_at_special_tokens_and_cover_the_file(tmp_path):
     parts = bpe_train.file_parts(path, ["<|end|>"], 65_000)
     assert parts[0][0] == 0
     assert parts[-1][1] == path.stat().st_size
-    assert all(a[1] == b[0] for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(parts))
     assert [start for start, _ in parts[1:]] == [70_000, 140_007, 210_014]
 
 
@@ -170,7 +171,7 @@ def test_lazy_encoding_equals_encoding_the_whole(trained, text, cuts, kind):
         text = text.replace("h", "he").replace("l", "llo").replace("w", "wor").replace("e", "").replace("o", "")
         text = "".join(c for c in text if c in "abcdfgij ")
     bounds = sorted({0, len(text), *(c for c in cuts if c < len(text))})
-    pieces = [text[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    pieces = [text[a:b] for a, b in itertools.pairwise(bounds)]
     for allowed in ("none", "all"):
         assert list(tokenizer.encode_iterable(pieces, allowed)) == tokenizer.encode(text, allowed)
         assert list(tokenizer.encode_iterable(text, allowed)) == tokenizer.encode(text, allowed)

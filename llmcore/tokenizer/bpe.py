@@ -85,9 +85,7 @@ class BPETokenizer(Tokenizer):
         return cls.from_merges(learn(counts, room, progress), names, pattern)
 
     @classmethod
-    def from_merges(
-        cls, merges: Iterable[Merge], special_tokens: Iterable[str] = (), pattern: str = "gpt4-han"
-    ) -> "BPETokenizer":
+    def from_merges(cls, merges: Iterable[Merge], special_tokens: Iterable[str] = (), pattern: str = "gpt4-han") -> "BPETokenizer":
         """Bytes 0..255 are ids 0..255, then one id a merge in the order learned, then the special tokens."""
         ranks = {bytes([b]): b for b in range(256)}
         for merge in merges:

@@ -1,6 +1,7 @@
 """How byte-pair merges are learned: count chunks once, then keep the pair counts up to date merge by merge."""
 
 import heapq
+import itertools
 import multiprocessing
 import os
 import re
@@ -122,7 +123,7 @@ def learn(counts: dict[bytes, int], merges: int, progress: bool = False) -> Iter
     totals: dict[tuple[int, int], int] = defaultdict(int)
     where: dict[tuple[int, int], set[int]] = defaultdict(set)
     for w, word in enumerate(words):
-        for pair in zip(word, word[1:], strict=False):
+        for pair in itertools.pairwise(word):
             totals[pair] += times[w]
             where[pair].add(w)
     # (minus the count, keys that sort greater bytes first, the pair): the smallest is the next merge

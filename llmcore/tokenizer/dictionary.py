@@ -39,9 +39,7 @@ class DictionaryTokenizer(Tokenizer):
         self._longest = max(map(len, self.vocabulary), default=1)
 
     @classmethod
-    def train(
-        cls, texts: Iterable[str], vocab_size: int | None = None, special_tokens: Iterable[str] = ()
-    ) -> "DictionaryTokenizer":
+    def train(cls, texts: Iterable[str], vocab_size: int | None = None, special_tokens: Iterable[str] = ()) -> "DictionaryTokenizer":
         """Special tokens first (the unknown token is id 0), then the most frequent pieces, ties in the order of code points."""
         counts: Counter[str] = Counter()
         for text in texts:

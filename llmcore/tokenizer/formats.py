@@ -1,6 +1,7 @@
 """Files of others: GPT-2's vocab.json + merges.txt, tiktoken's rank files, Hugging Face's tokenizer.json (byte-level BPE)."""
 
 import base64
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,7 @@ def hide(text: str) -> bytes:
     try:
         return bytes(BYTE[c] for c in text)
     except KeyError as error:
-        raise ValueError(
-            f"{text!r} holds {error.args[0]!r}, which stands for no byte: this is no byte-level vocabulary"
-        ) from error
+        raise ValueError(f"{text!r} holds {error.args[0]!r}, which stands for no byte: this is no byte-level vocabulary") from error
 
 
 def _json(path: Path) -> Any:
@@ -60,7 +59,7 @@ def _merges_of(tokenizer: BPETokenizer) -> list[tuple[bytes, bytes]]:
             continue
         parts = [bytes([b]) for b in token]
         while len(parts) > 2:
-            joined = [(tokenizer.ranks.get(a + b, rank), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+            joined = [(tokenizer.ranks.get(a + b, rank), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
             best, i = min(joined)
             if best >= rank:
                 raise ValueError(f"token {token!r} is not the join of two of lower rank: these ranks were not learned by merging")
@@ -93,14 +92,10 @@ def read_gpt2(vocab: str | Path, merges: str | Path, pattern: str = "gpt2", spec
     return _build(table, pairs, pattern, {s: table[s] for s in special if s in table}, str(vocab))
 
 
-def _build(
-    table: dict[str, int], pairs: list[tuple[bytes, bytes]], pattern: str, special: dict[str, int], where: str
-) -> BPETokenizer:
+def _build(table: dict[str, int], pairs: list[tuple[bytes, bytes]], pattern: str, special: dict[str, int], where: str) -> BPETokenizer:
     ranks = {hide(t): i for t, i in table.items() if t not in special}
     if len(pairs) < len(ranks) - 256:
-        raise ValueError(
-            f"{where}: {len(ranks)} entries need {len(ranks) - 256} merges, there are {len(pairs)}: a file is cut short"
-        )
+        raise ValueError(f"{where}: {len(ranks)} entries need {len(ranks) - 256} merges, there are {len(pairs)}: a file is cut short")
     return BPETokenizer(ranks, pattern, special, pairs)
 
 
@@ -165,9 +160,7 @@ def read_hugging_face(path: str | Path) -> BPETokenizer:
         if step.get("type") == "Split" and "Regex" in step.get("pattern", {}):
             pattern = step["pattern"]["Regex"]
         elif step.get("type") != "ByteLevel" or step.get("add_prefix_space"):
-            raise ValueError(
-                f"{path} splits by {step.get('type')!r}: only ByteLevel, and Split by a Regex before it, can be read"
-            )
+            raise ValueError(f"{path} splits by {step.get('type')!r}: only ByteLevel, and Split by a Regex before it, can be read")
         elif step.get("use_regex", True):
             pattern = SPLIT_PATTERNS["gpt2"]
     if pattern is None:

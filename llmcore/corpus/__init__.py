@@ -1,0 +1,20 @@
+"""Texts to learn from: fables in two languages, stories of known entropy, any file or address."""
+
+from llmcore.corpus.stories import BEATS, Story, derivations, entropy, log_probability, stories
+from llmcore.corpus.texts import (
+    DATASETS,
+    END,
+    Dataset,
+    Fable,
+    cache_dir,
+    download,
+    fables,
+    open_text,
+    read_text,
+    shakespeare,
+)  # fmt: skip
+
+__all__ = [
+    "BEATS", "DATASETS", "END", "Dataset", "Fable", "Story", "cache_dir", "derivations", "download", "entropy", "fables",
+    "log_probability", "open_text", "read_text", "shakespeare", "stories",
+]  # fmt: skip
