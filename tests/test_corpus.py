@@ -12,7 +12,7 @@ import pytest
 from llmcore import corpus
 from llmcore.corpus import texts
 
-FABLES = 32
+FABLES = 48
 STORIES = list(corpus.stories(1000, seed=5))
 
 
