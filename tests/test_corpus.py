@@ -13,7 +13,7 @@ from llmcore import corpus
 from llmcore.corpus import texts
 
 FABLES = 48
-STORIES = list(corpus.stories(1000, seed=5))
+STORIES = list(corpus.stories(500, seed=5))
 
 
 def test_a_story_has_one_derivation_and_its_probability():
@@ -45,10 +45,10 @@ def test_no_sentence_of_a_beat_begins_another():
 
 
 def test_the_entropy_is_the_mean_surprise_within_its_standard_error():
-    surprise = -np.array([s.log_probability for s in corpus.stories(20_000, seed=11)])
+    surprise = -np.array([s.log_probability for s in corpus.stories(5000, seed=11)])
     error = surprise.std() / math.sqrt(len(surprise))
     assert abs(surprise.mean() - corpus.entropy()) < 4 * error
-    assert error < 0.03
+    assert error < 0.06
 
 
 def test_probabilities_of_every_beat_sum_to_one():
@@ -63,7 +63,7 @@ def test_stories_are_short_varied_and_repeatable():
     lengths = [len(s.text.split()) for s in STORIES]
     assert min(lengths) >= 40
     assert max(lengths) <= 125
-    assert len({s.text for s in STORIES}) == 1000
+    assert len({s.text for s in STORIES}) == 500
     words = {w for s in STORIES for w in re.findall(r"[A-Za-z']+", s.text)}
     assert 200 < len(words) < 450
     assert [s.text for s in corpus.stories(5, seed=5)] == [s.text for s in STORIES[:5]]
