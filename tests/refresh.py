@@ -13,9 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def refresh(path: Path) -> None:
     """Execute a notebook in the folder it lies in and write it back, without times and machine names."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    NotebookClient(notebook, timeout=600, coalesce_streams=True, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
+        for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):  # a live view needs its kernel; what is stored is the figure beside it
+                output.data.pop("application/vnd.jupyter.widget-view+json", None)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

@@ -13,7 +13,7 @@ LEVELS = [
     {"feedforward", "embedding", "attention"},
     {"block"},
     {"model"},
-    {"trace", "sampling", "accounting", "checkpoint"},
+    {"trace", "toy", "sampling", "accounting", "checkpoint", "widgets"},
     {"trainer"},
     {"__main__"},
 ]

@@ -49,7 +49,7 @@ def _json(path: Path) -> Any:
         raise ValueError(f"{path} is no whole JSON file ({error}): download or write it again") from error
 
 
-def _merges_of(tokenizer: BPETokenizer) -> list[tuple[bytes, bytes]]:
+def listed_merges(tokenizer: BPETokenizer) -> list[tuple[bytes, bytes]]:
     """The pairs in order; for ranks alone, the split of each token that the lower ranks themselves would make."""
     if tokenizer.merges is not None:
         return tokenizer.merges
@@ -71,7 +71,7 @@ def _merges_of(tokenizer: BPETokenizer) -> list[tuple[bytes, bytes]]:
 def write_gpt2(tokenizer: BPETokenizer, vocab: str | Path, merges: str | Path) -> None:
     """vocab.json: spelling -> id; merges.txt: one pair a line, in order."""
     table = {show(t): i for t, i in tokenizer.ranks.items()} | tokenizer.special_tokens
-    lines = [f"{show(a)} {show(b)}" for a, b in _merges_of(tokenizer)]
+    lines = [f"{show(a)} {show(b)}" for a, b in listed_merges(tokenizer)]
     write_whole(Path(vocab), json.dumps(table, ensure_ascii=False))
     write_whole(Path(merges), "\n".join(["#version: 0.2", *lines, ""]))
 
@@ -139,7 +139,7 @@ def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
             "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
             "vocab": {show(t): i for t, i in sorted(tokenizer.ranks.items(), key=lambda item: item[1])},
-            "merges": [[show(a), show(b)] for a, b in _merges_of(tokenizer)],
+            "merges": [[show(a), show(b)] for a, b in listed_merges(tokenizer)],
         },
     }  # fmt: skip
     write_whole(Path(path), json.dumps(state, ensure_ascii=False))

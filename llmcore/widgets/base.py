@@ -1,0 +1,57 @@
+"""One widget class for three homes: a live kernel, a built page without one, a stored notebook that is only read.
+
+A new widget is a subclass here, which turns its arguments into a state of plain values, and a function of the same `kind` in js/,
+which draws that state; matrix.py and js/matrix.js are the shortest example.
+"""
+
+import html
+import json
+from typing import Any, ClassVar
+
+import anywidget
+import traitlets
+
+from llmcore.widgets import bundle
+
+
+class Widget(anywidget.AnyWidget):
+    """state: what the script draws, plain values that JSON holds. selection: the index of the chosen cell, [] before any choice.
+
+    Traits flow both ways in a live kernel: `widget.observe(f, "selection")` calls f when the reader chooses, and setting
+    `widget.selection` moves the cursor on the page.
+    """
+
+    _esm: ClassVar[Any] = bundle.for_notebooks()
+    _css: ClassVar[Any] = bundle.style()
+    kind = traitlets.Unicode("").tag(sync=True)
+    caption = traitlets.Unicode("").tag(sync=True)
+    state = traitlets.Dict().tag(sync=True)
+    selection = traitlets.List(traitlets.Int()).tag(sync=True)
+    shared: ClassVar[tuple[str, ...]] = ("selection",)  # traits that the script reads and writes
+
+    def __init__(self, state: dict[str, Any], still: str, shape: str, caption: str = "", **traits: Any):
+        """still: the HTML of a table that is read where no script runs. shape: what repr says of the content."""
+        self._still, self._shape = still, shape
+        super().__init__(state=state, caption=caption, **traits)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._shape})"
+
+    def figure(self) -> str:
+        """The HTML that a page without a kernel holds: caption, a table to be read, the state for the script."""
+        payload = {"state": self.state, "traits": {name: getattr(self, name) for name in self.shared}}
+        # "</script>" and "<!--" inside the data must not end the element
+        data = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+        return (
+            f'<figure class="llmcore" data-widget="{self.kind}">'
+            f"<figcaption>{html.escape(self.caption)}</figcaption>"
+            f'<div class="ll-still">{self._still}</div>'
+            f'<script type="application/json">{data}</script></figure>'
+        )
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """The live view of anywidget, and beside it the figure; text/plain is the same in every run."""
+        made = super()._repr_mimebundle_(**options)
+        data, *rest = made if isinstance(made, tuple) else (made or {},)
+        data = {**data, "text/plain": repr(self), "text/html": self.figure()}
+        return (data, *rest) if rest else data

@@ -1,0 +1,115 @@
+// Elements. Text is always text: a token "<img onerror=…>" becomes a text node, never markup.
+
+/** @typedef {string | number | Node} Child */
+/**
+ * What a widget reads and writes beside its state: traits in a live kernel, plain memory in a page without one.
+ * @typedef {{get: (name: string) => any, set: (name: string, value: any) => void, on: (name: string, listener: () => void) => void}} Link
+ */
+
+/**
+ * h("button", {class: "x", onclick: f}, "text"): an element, its attributes or listeners, its children.
+ * @param {string} tag @param {Record<string, any>} [attributes] @param {...Child} children @returns {HTMLElement}
+ */
+export function h(tag, attributes = {}, ...children) {
+  return /** @type {HTMLElement} */ (fill(document.createElement(tag), attributes, children));
+}
+
+/**
+ * The same for SVG.
+ * @param {string} tag @param {Record<string, any>} [attributes] @param {...Child} children @returns {SVGElement}
+ */
+export function svg(tag, attributes = {}, ...children) {
+  return /** @type {SVGElement} */ (fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children));
+}
+
+/** @param {Element} element @param {Record<string, any>} attributes @param {Child[]} children */
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...children.map((child) => (child instanceof Node ? child : String(child))));
+  return element;
+}
+
+let count = 0;
+/** A fresh id for label/for and aria-labelledby. @param {string} prefix */
+export function unique(prefix) {
+  count += 1;
+  return `llmcore-${prefix}-${count}`;
+}
+
+/**
+ * A labelled range with its value written beside it.
+ * @param {{label: string, min: number, max: number, step?: number, value: number, format?: (x: number) => string, oninput: (x: number) => void}} o
+ */
+export function slider({ label, min, max, step = 1, value, format = String, oninput }) {
+  const id = unique("slider");
+  const output = h("output", { for: id }, format(value));
+  const input = /** @type {HTMLInputElement} */ (h("input", { type: "range", id, min, max, step, value }));
+  const show = () => {
+    output.textContent = format(Number(input.value));
+    input.setAttribute("aria-valuetext", format(Number(input.value)));
+  };
+  input.addEventListener("input", () => {
+    show();
+    oninput(Number(input.value));
+  });
+  show();
+  return {
+    element: h("div", { class: "ll-control" }, h("label", { for: id }, label), input, output),
+    input,
+    /** @param {number} x */
+    set(x) {
+      input.value = String(x);
+      show();
+    },
+  };
+}
+
+/**
+ * A labelled list of options.
+ * @param {{label: string, options: [string, string][], value: string, onchange: (value: string) => void}} o pairs of value and text
+ */
+export function choice({ label, options, value, onchange }) {
+  const id = unique("choice");
+  const select = /** @type {HTMLSelectElement} */ (
+    h("select", { id }, ...options.map(([v, text]) => h("option", { value: v, selected: v === value }, text)))
+  );
+  select.addEventListener("change", () => onchange(select.value));
+  return h("div", { class: "ll-control" }, h("label", { for: id }, label), select);
+}
+
+/** @param {string} label @param {boolean} value @param {(on: boolean) => void} onchange */
+export function checkbox(label, value, onchange) {
+  const input = /** @type {HTMLInputElement} */ (h("input", { type: "checkbox", checked: value }));
+  input.addEventListener("change", () => onchange(input.checked));
+  return h("label", { class: "ll-control ll-check" }, input, label);
+}
+
+/** @param {string} label @param {() => void} onclick */
+export function button(label, onclick) {
+  return h("button", { type: "button", class: "ll-button", onclick }, label);
+}
+
+/**
+ * A button that copies a text and says so; where the clipboard is closed to a page it offers the text selected.
+ * @param {string} label @param {() => string} text
+ */
+export function copyButton(label, text) {
+  const said = h("span", { role: "status", class: "ll-said" });
+  const area = /** @type {HTMLTextAreaElement} */ (h("textarea", { class: "ll-copy", readonly: true, hidden: true, rows: 4, "aria-label": "The values as text" }));
+  const element = button(label, async () => {
+    try {
+      await navigator.clipboard.writeText(text());
+      said.textContent = "copied";
+    } catch {
+      area.hidden = false;
+      area.value = text();
+      area.select();
+      said.textContent = "the text is selected below: copy it";
+    }
+  });
+  return h("span", { class: "ll-copying" }, element, said, area);
+}

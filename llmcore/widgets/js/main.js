@@ -1,0 +1,68 @@
+// Every widget by name, and the two ways in: a live kernel (render) and a page without one (bringToLife).
+// A new widget is one file beside this one and one line in WIDGETS.
+import { h } from "./dom.js";
+import { matrix } from "./matrix.js";
+import { operation } from "./operation.js";
+import { position } from "./position.js";
+import { tokenizer } from "./tokenizer.js";
+import { vocabulary } from "./vocabulary.js";
+
+/** @typedef {import("./dom.js").Link} Link */
+
+/** @type {Record<string, (root: HTMLElement, state: any, link: Link) => void>} */
+export const WIDGETS = { matrix, operation, position, tokenizer, vocabulary };
+
+/** A link to nothing but this page. @param {Record<string, any>} [values] @returns {Link} */
+export function memory(values = {}) {
+  /** @type {Record<string, (() => void)[]>} */
+  const listeners = {};
+  return {
+    get: (name) => values[name],
+    set(name, value) {
+      values[name] = value;
+      for (const listener of listeners[name] ?? []) listener();
+    },
+    on: (name, listener) => void (listeners[name] ??= []).push(listener),
+  };
+}
+
+/**
+ * anywidget's entry: the model's traits are the link.
+ * @param {{model: any, el: HTMLElement}} view
+ */
+export function render({ model, el }) {
+  const root = h("figure", { class: "llmcore ll-live" });
+  el.append(root);
+  const draw = () => {
+    root.replaceChildren();
+    const caption = model.get("caption");
+    if (caption) root.append(h("figcaption", {}, caption));
+    /** @type {Link} */
+    const link = {
+      get: (name) => model.get(name),
+      set(name, value) {
+        if (model.get(name) !== undefined && JSON.stringify(model.get(name)) !== JSON.stringify(value)) {
+          model.set(name, value);
+          model.save_changes();
+        }
+      },
+      on: (name, listener) => model.on(`change:${name}`, listener),
+    };
+    WIDGETS[model.get("kind")](root, model.get("state"), link);
+  };
+  draw();
+  model.on("change:state", draw);
+}
+
+/** Draw every figure of a page from the state that lies in it. @param {ParentNode} page */
+export function bringToLife(page) {
+  for (const root of page.querySelectorAll("figure.llmcore[data-widget]:not(.ll-live)")) {
+    const figure = /** @type {HTMLElement} */ (root);
+    const data = figure.querySelector("script[type='application/json']");
+    if (!data) continue;
+    const { state, traits } = JSON.parse(data.textContent ?? "");
+    figure.classList.add("ll-live");
+    for (const still of figure.querySelectorAll(".ll-still")) still.remove();
+    WIDGETS[figure.dataset.widget ?? ""](figure, state, memory(traits));
+  }
+}

@@ -1,0 +1,107 @@
+// MatrixInspector: an array of 1 to 4 axes as a heat map. See matrix.py for the state.
+import { legend, scaleOf } from "./color.js";
+import { choice, copyButton, h, svg } from "./dom.js";
+import { grid, reveal } from "./grid.js";
+import { format, histogram, summary } from "./number.js";
+import { leads, tensor } from "./tensor.js";
+import { tooltip } from "./tooltip.js";
+
+/** @typedef {import("./dom.js").Link} Link */
+
+/**
+ * @param {HTMLElement} root @param {{array: import("./tensor.js").Shipped, note: string}} state @param {Link} link
+ */
+export function matrix(root, state, link) {
+  const t = tensor(state.array);
+  const tip = tooltip(root);
+  let kind = t.scale;
+  const sliders = leads(t, () => refresh(true));
+  const readout = h("div", { class: "ll-readout", role: "status" });
+  const key = h("div", {});
+  const bars = h("div", { class: "ll-histogram" });
+  const slice = () => t.values.slice(t.base(sliders.lead), t.base(sliders.lead) + t.R * t.C);
+  const value = (/** @type {number} */ r, /** @type {number} */ c) => t.at(sliders.lead, r, c);
+  const scale = () => scaleOf(kind, t.values);
+
+  const table = grid({
+    label: `${t.name}: ${t.axes[t.axes.length - 2] || "row"} by ${t.axes[t.axes.length - 1]}`,
+    rows: t.rows,
+    cols: t.cols,
+    value,
+    scale: scale(),
+    onMove: (r, c, cell) => {
+      tip.show(cell, `${t.where(sliders.lead, r, c)} = ${format(value(r, c))}`);
+      say(r, c);
+    },
+    onLeave: () => tip.hide(),
+    onChoose: (r, c) => {
+      say(r, c);
+      link.set("selection", t.index(sliders.lead, r, c));
+    },
+  });
+
+  /** @param {number} r @param {number} c */
+  function say(r, c) {
+    const row = t.cols.map((_, j) => value(r, j));
+    const column = t.rows.map((_, i) => value(i, c));
+    readout.replaceChildren(
+      h("strong", {}, `${t.where(sliders.lead, r, c)} = ${format(value(r, c), 5)}`),
+      h("div", {}, `row ${t.rows[r]}: ${summary(row)}`),
+      h("div", {}, `column ${t.cols[c]}: ${summary(column)}`),
+    );
+  }
+
+  /** @param {boolean} speak */
+  function refresh(speak) {
+    table.show(value, scale());
+    key.replaceChildren(legend(scale()));
+    bars.replaceChildren(...columns(slice()));
+    if (speak) say(table.cursor[0], table.cursor[1]);
+  }
+
+  function follow() {
+    const found = t.find(link.get("selection") ?? []);
+    if (!found) return;
+    sliders.set(found[0]);
+    refresh(false);
+    table.choose(found[1], found[2], false, true);
+    reveal(table.element, table.cells[found[1]][found[2]]);
+    say(found[1], found[2]);
+  }
+
+  root.append(
+    h(
+      "div",
+      { class: "ll-tools" },
+      ...sliders.elements,
+      choice({
+        label: "colours",
+        options: [["diverging", "around 0"], ["sequential", "low to high"]],
+        value: kind,
+        onchange: (next) => {
+          kind = next === "sequential" ? "sequential" : "diverging";
+          refresh(true);
+        },
+      }),
+      copyButton("copy as text", () => t.rows.map((_, r) => t.cols.map((__, c) => format(value(r, c), 6)).join("\t")).join("\n")),
+    ),
+    table.element,
+    h("div", { class: "ll-below" }, key, bars),
+    readout,
+  );
+  if (state.note) root.append(h("p", { class: "ll-note" }, state.note));
+  refresh(false);
+  readout.textContent = `${t.R} × ${t.C}: ${summary(slice())}. Choose a cell with the mouse, a finger or the arrow keys.`;
+  link.on("selection", follow);
+  follow();
+}
+
+/** A small histogram, with its counts in words. @param {number[]} values */
+function columns(values) {
+  const { counts, min, width } = histogram(values, 24);
+  const top = Math.max(...counts, 1);
+  const parts = counts.map((n, i) => svg("rect", { x: i * 8, y: 40 - (38 * n) / top, width: 7, height: (38 * n) / top }, svg("title", {}, `${format(min + i * width, 3)} to ${format(min + (i + 1) * width, 3)}: ${n}`)));
+  const most = counts.indexOf(top);
+  const words = Number.isFinite(min) ? `Histogram of ${values.length} values; most, ${top}, lie near ${format(min + (most + 0.5) * width, 3)}` : "Histogram: no finite value";
+  return [svg("svg", { viewBox: "0 0 192 40", role: "img", "aria-label": words, class: "ll-bars" }, ...parts), h("div", { class: "ll-caption", "aria-hidden": "true" }, "histogram")];
+}

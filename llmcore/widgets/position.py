@@ -1,0 +1,40 @@
+"""PositionExplorer: positions that are added and positions that turn."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import traitlets
+
+from llmcore.widgets.arrays import as_array, number, rows_table
+from llmcore.widgets.base import Widget
+
+
+class PositionExplorer(Widget):
+    """The sinusoidal table of d_model dimensions, and two vectors q and k turned by their positions with their score.
+
+    Sinusoidal: P[p, 2i] = sin(p / base^(2i/D)), P[p, 2i+1] = cos of the same [Vaswani et al. 2017]. Rotary: pair (i, i + Dh/2) of q and
+    of k is turned by position / base^(2i/Dh) [Su et al. 2021]. `score` is q · k as turned now. ValueError for an odd width.
+    """
+
+    kind = traitlets.Unicode("position").tag(sync=True)
+    view = traitlets.Unicode("sinusoidal").tag(sync=True)
+    score = traitlets.Float(0.0).tag(sync=True)
+    shared = ("selection", "view", "score")
+
+    def __init__(
+        self, d_model: int = 16, positions: int = 32, base: float = 10000.0, q: Sequence[float] = (1.0, 0.6, 0.2, 0.8),
+        k: Sequence[float] = (0.9, 0.3, -0.4, 0.5), view: str = "sinusoidal", caption: str = "",
+    ):  # fmt: skip
+        a, b = as_array(q, "q"), as_array(k, "k")
+        if d_model < 2 or d_model % 2 or a.ndim != 1 or a.shape != b.shape or a.size % 2:
+            raise ValueError(f"d_model={d_model}, q {a.shape}, k {b.shape}: pairs need even widths, and q and k one width")
+        if positions < 2 or base <= 1 or view not in ("sinusoidal", "rotary"):
+            raise ValueError(f"positions={positions}, base={base}, view={view!r}: at least 2, above 1, 'sinusoidal' or 'rotary'")
+        if d_model * positions > 4096:
+            raise ValueError(f"{positions} positions x {d_model} dimensions are more than 4096 cells: make one of them smaller")
+        angles = np.arange(min(positions, 8))[:, None] * base ** (-np.arange(0, min(d_model, 8), 2) / d_model)
+        table = np.stack([np.sin(angles), np.cos(angles)], -1).reshape(len(angles), -1)
+        cells = [[str(number(x)) for x in row] for row in table.tolist()]
+        still = rows_table(cells, [str(p) for p in range(len(table))], [str(j) for j in range(table.shape[1])], "P")
+        state = {"d_model": d_model, "positions": positions, "base": base, "q": a.tolist(), "k": b.tolist()}
+        super().__init__(state, still, f"D={d_model}, {positions} positions, base {base:g}", caption, view=view)
