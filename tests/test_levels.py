@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 
 LEVELS = [
-    {"config", "functional", "device", "tokenizer", "corpus", "optim", "data"},
+    {"autograd", "config", "functional", "device", "tokenizer", "corpus", "optim", "data"},
     {"linear", "norm", "mask", "position"},
     {"feedforward", "embedding", "attention"},
     {"block"},

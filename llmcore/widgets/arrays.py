@@ -123,7 +123,7 @@ def table(shipped: dict[str, Any]) -> str:
     row_names = [""] if len(shape) == 1 else labels[-2] or [str(i * shipped["block"][-2]) for i in range(rows)]
     column_names = labels[-1] or [str(i * shipped["block"][-1]) for i in range(columns)]
     R, C = min(rows, TABLE[0]), min(columns, TABLE[1])
-    more = [] if C == columns else ["…"]
+    more = [] if columns == C else ["…"]
     cells = [[str(x) for x in shipped["data"][r * columns : r * columns + C]] + more for r in range(R)]
     if rows > R:
         cells.append(["…"] * (C + len(more)))
@@ -135,8 +135,7 @@ def rows_table(cells: Sequence[Sequence[str]], row_names: Sequence[str], column_
     """Any texts as an HTML table; all of it escaped."""
     e = html.escape
     head = "".join(f'<th scope="col">{e(name)}</th>' for name in column_names)
-    body = "".join(
-        f'<tr><th scope="row">{e(name)}</th>{"".join(f"<td>{e(cell)}</td>" for cell in row)}</tr>' for name, row in zip(row_names, cells)
-    )
+    line = lambda row: "".join(f"<td>{e(cell)}</td>" for cell in row)
+    body = "".join(f'<tr><th scope="row">{e(name)}</th>{line(row)}</tr>' for name, row in zip(row_names, cells))
     caption = f"<caption>{e(title)}</caption>" if title else ""
     return f"<table>{caption}<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -36,10 +36,10 @@ def _module(name: str, folder: Traversable, done: dict[str, str]) -> None:
 
 
 @functools.cache
-def bundle(folder: Traversable = FOLDER.joinpath("js")) -> str:
-    """All modules that main.js needs, in order, as one text that declares $main."""
+def bundle(folder: Traversable | None = None) -> str:
+    """All modules that main.js needs, in order, as one text that declares $main. folder: js/ beside this file."""
     done: dict[str, str] = {}
-    _module("main", folder, done)
+    _module("main", folder or FOLDER.joinpath("js"), done)
     return "".join(done.values())
 
 

@@ -31,5 +31,3 @@ class MatrixInspector(Widget):
             note = f"{name} has {sizes} numbers; each cell is the mean of {rows} x {columns} of them."
         shape = f"{name}, {sizes}"
         super().__init__({"array": shipped, "note": note}, table(shipped) + (f"<p>{note}</p>" if note else ""), shape, caption)
-
-

@@ -1,6 +1,6 @@
 """OperationInspector: explain any number of a result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from llmcore.widgets.base import Widget
 
 MOST = 2048  # numbers of one operand: all of them are shipped, because the arithmetic needs each
 Names = Sequence[Any] | None
+Operand = tuple[Any, str, Sequence[Names] | None]  # values, name, labels of each axis
 
 
 class OperationInspector(Widget):
@@ -24,8 +25,7 @@ class OperationInspector(Widget):
     kind = traitlets.Unicode("operation").tag(sync=True)
 
     def __init__(
-        self, op: str, operands: dict[str, tuple[Any, str, Sequence[Names] | None]], result: tuple[Any, str, Sequence[Names] | None],
-        options: dict[str, Any] | None = None, caption: str = "",
+        self, op: str, operands: Mapping[str, Operand], result: Operand, options: dict[str, Any] | None = None, caption: str = "",
     ):  # fmt: skip
         shipped = {key: self._ship(*operand) for key, operand in operands.items()}
         out = self._ship(*result)
@@ -58,8 +58,10 @@ class OperationInspector(Widget):
         return cls("matmul", operands, (_given(result, y), names[2], _labels(y, rows, columns)), caption=caption)
 
     @classmethod
-    def one_hot(cls, ids: Sequence[int], E: Any, *, names: Sequence[str] = ("one-hot", "E", "x"), rows: Names = None,
-                entries: Names = None, columns: Names = None, result: Any = None, caption: str = "") -> "OperationInspector":  # fmt: skip
+    def one_hot(
+        cls, ids: Sequence[int], E: Any, *, names: Sequence[str] = ("one-hot", "E", "x"), rows: Names = None,
+        entries: Names = None, columns: Names = None, result: Any = None, caption: str = "",
+    ) -> "OperationInspector":  # fmt: skip
         """x = one_hot(ids) @ E: every row of the product is a row of E. entries: names of E's rows."""
         e, i = as_array(E, names[1]), as_array(ids, "ids")
         if i.ndim != 1 or i.dtype.kind != "i" or i.min() < 0 or i.max() >= len(e):
@@ -77,7 +79,8 @@ class OperationInspector(Widget):
         if a.shape != b.shape:
             raise ValueError(f"{names[0]} {a.shape} + {names[1]} {b.shape}: the shapes must be equal")
         labels = _labels(a, rows, columns)
-        return cls("add", {"A": (a, names[0], labels), "B": (b, names[1], labels)}, (_given(result, a + b), names[2], labels), caption=caption)
+        operands = {"A": (a, names[0], labels), "B": (b, names[1], labels)}
+        return cls("add", operands, (_given(result, a + b), names[2], labels), caption=caption)
 
     @classmethod
     def softmax(cls, x: Any, *, names: Sequence[str] = ("scores", "weights"), rows: Names = None, columns: Names = None,
@@ -92,8 +95,10 @@ class OperationInspector(Widget):
         return cls("softmax", {"A": (a, names[0], labels)}, (_given(result, y), names[1], labels), caption=caption)
 
     @classmethod
-    def layer_norm(cls, x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *, names: Sequence[str] = ("x", "LN(x)"),
-                   rows: Names = None, columns: Names = None, result: Any = None, caption: str = "") -> "OperationInspector":  # fmt: skip
+    def layer_norm(
+        cls, x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *, names: Sequence[str] = ("x", "LN(x)"),
+        rows: Names = None, columns: Names = None, result: Any = None, caption: str = "",
+    ) -> "OperationInspector":  # fmt: skip
         """(x - mean) / sqrt(var + eps) * weight + bias over each row."""
         a = as_array(x, names[0]).astype(float)
         centred = a - a.mean(-1, keepdims=True)
@@ -112,7 +117,7 @@ class OperationInspector(Widget):
     def _norm(cls, op: str, a: np.ndarray, y: np.ndarray, gains: dict[str, Any], eps: float, names: Sequence[str], rows: Names,
               columns: Names, result: Any, caption: str) -> "OperationInspector":  # fmt: skip
         labels = _labels(a, rows, columns)
-        operands: dict[str, tuple[Any, str, Sequence[Names] | None]] = {"A": (a, names[0], labels)}
+        operands: dict[str, Operand] = {"A": (a, names[0], labels)}
         for key, values in gains.items():
             if values is not None:
                 gain = as_array(values, key).astype(float)
@@ -135,7 +140,8 @@ class OperationInspector(Widget):
             y = np.where(np.arange(S) > np.arange(S - T, S)[:, None], -np.inf, y)
         columns = columns if columns is not None else rows if T == S else None
         operands = {"q": (a, names[0], _labels(a, rows, None)), "k": (b, names[1], _labels(b, columns, None))}
-        return cls("scores", operands, (_given(result, y), names[2], _labels(y, rows, columns)), {"causal": causal, "before": S - T}, caption)
+        shown = (_given(result, y), names[2], _labels(y, rows, columns))
+        return cls("scores", operands, shown, {"causal": causal, "before": S - T}, caption)
 
     @classmethod
     def transpose(cls, x: Any, *, names: Sequence[str] = ("x", "x^T"), rows: Names = None, columns: Names = None,
@@ -145,7 +151,8 @@ class OperationInspector(Widget):
         if a.ndim < 2:
             raise ValueError(f"{names[0]} has shape {a.shape}: a transpose needs two axes")
         y = np.swapaxes(a, -1, -2)
-        return cls("transpose", {"A": (a, names[0], _labels(a, rows, columns))}, (_given(result, y), names[1], _labels(y, columns, rows)), caption=caption)
+        shown = (_given(result, y), names[1], _labels(y, columns, rows))
+        return cls("transpose", {"A": (a, names[0], _labels(a, rows, columns))}, shown, caption=caption)
 
     @classmethod
     def split_heads(cls, x: Any, n_heads: int, *, names: Sequence[str] = ("Q", "heads"), rows: Names = None,

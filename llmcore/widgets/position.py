@@ -12,8 +12,8 @@ from llmcore.widgets.base import Widget
 class PositionExplorer(Widget):
     """The sinusoidal table of d_model dimensions, and two vectors q and k turned by their positions with their score.
 
-    Sinusoidal: P[p, 2i] = sin(p / base^(2i/D)), P[p, 2i+1] = cos of the same [Vaswani et al. 2017]. Rotary: pair (i, i + Dh/2) of q and
-    of k is turned by position / base^(2i/Dh) [Su et al. 2021]. `score` is q · k as turned now. ValueError for an odd width.
+    Sinusoidal: P[p, 2i] = sin(p / base^(2i/D)), P[p, 2i+1] = cos of the same [Vaswani et al. 2017]. Rotary: pair (i, i + Dh/2)
+    of q and of k is turned by position / base^(2i/Dh) [Su et al. 2021]. `score` is q · k as turned now. ValueError for an odd width.
     """
 
     kind = traitlets.Unicode("position").tag(sync=True)

@@ -15,7 +15,7 @@ MOST = 6000  # entries of one vocabulary: about 60 KB
 
 
 class TokenizerExplorer(Widget):
-    """Several tokenizers side by side on one text: tokens as chips with ids and bytes, merges one by one, characters and bytes a token.
+    """Several tokenizers side by side on one text: tokens with ids and bytes, merges one by one, characters and bytes a token.
 
     tokenizers: name -> tokenizer. samples: name -> text, offered in a list. The encoders run in the page (js/encode.js) and
     give the ids that Python gives. `text` is what stands in the box, `ids` what the first tokenizer makes of it. Raises
@@ -24,7 +24,7 @@ class TokenizerExplorer(Widget):
 
     kind = traitlets.Unicode("tokenizer").tag(sync=True)
     text = traitlets.Unicode("").tag(sync=True)
-    ids = traitlets.List().tag(sync=True)
+    ids: Any = traitlets.List().tag(sync=True)
     shared = ("selection", "text", "ids")
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer], text: str, samples: Mapping[str, str] | None = None, caption: str = ""):

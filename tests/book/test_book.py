@@ -1,13 +1,9 @@
 """The book builds without a warning, links to what exists, and needs no other host."""
 
-import functools
-import http.server
 import re
 import shutil
 import subprocess
 import sys
-import threading
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -15,39 +11,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "tests" / "book" / "build.py"
-LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src"}
-
-
-class Page(HTMLParser):
-    """What a page loads, where it links, and which ids it has."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.loads, self.links, self.ids = [], [], set()
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
-        self.ids |= {values.get("id"), values.get("name")}
-        if tag == "link" and values.get("rel") in ("canonical", "search", "next", "prev", "index", "author"):
-            return
-        if values.get(LOADS.get(tag, "")):
-            self.loads.append(values[LOADS[tag]])
-        if tag == "a" and values.get("href"):
-            self.links.append(values["href"])
-
-
-@pytest.fixture(scope="session")
-def html(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("book") / "_build"
-    result = subprocess.run([sys.executable, BUILD, folder], capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return folder / "html"
-
-
-@pytest.fixture(scope="session")
-def pages(html) -> dict[Path, Page]:
-    return {p: Page(p.read_text(encoding="utf-8")) for p in html.rglob("*.html") if "_static" not in p.parts}
 
 
 def test_no_page_loads_from_another_host(pages):
@@ -78,33 +41,6 @@ def test_a_warning_fails_the_build(tmp_path):
     result = subprocess.run([sys.executable, script, tmp_path / "_build"], capture_output=True, text=True)
     assert result.returncode != 0
     assert "WARNING" in re.sub(r"\x1b\[[0-9;]*m", "", result.stdout + result.stderr)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Any Chromium that is on the machine, or Playwright's own."""
-    from playwright.sync_api import sync_playwright
-
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        if path is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("no Chromium on this machine: install Debian's chromium or run `playwright install chromium`")
-        yield playwright.chromium.launch(executable_path=path, args=quiet)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="session")
-def server(html):
-    handler = functools.partial(Quiet, directory=html)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
 
 
 @pytest.mark.parametrize("home", ["file", "http"])

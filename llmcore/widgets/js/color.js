@@ -26,12 +26,16 @@ export function shade(scale, x) {
 /** @param {number} v */
 const clamp = (v) => Math.min(1, Math.max(0, v));
 
+// From which strength on white is easier to read than black: the contrast with either is at least 4.5 on both sides of it.
+/** @type {Record<string, number>} */
+const STRONG = { "ll-plus": 0.765, "ll-minus": 0.875, "ll-seq": 0.7 };
+
 /** Paint an element by a value. @param {HTMLElement} element @param {Scale} scale @param {number} x */
 export function paint(element, scale, x) {
   const { name, v } = shade(scale, x);
   element.classList.remove("ll-nan", "ll-inf", "ll-neginf", "ll-seq", "ll-minus", "ll-plus", "ll-strong");
   element.classList.add(name);
-  element.classList.toggle("ll-strong", v > 0.72);
+  element.classList.toggle("ll-strong", v > (STRONG[name] ?? 1));
   element.style.setProperty("--v", v.toFixed(3));
 }
 

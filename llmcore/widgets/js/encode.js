@@ -43,9 +43,9 @@ export function textOf(bytes) {
 }
 
 /**
- * A function text -> tokens. `limit` uses only the first merges.
+ * A function text -> tokens. `limit` uses only the first merges; special = false reads special tokens as ordinary text.
  * @param {ShippedBPE | ShippedDictionary} shipped
- * @returns {{encode: (s: string, limit?: number) => Token[], size: number, steps: number, step: (k: number) => [string, string]}}
+ * @returns {{encode: (s: string, limit?: number, special?: boolean) => Token[], size: number, steps: number, step: (k: number) => [string, string]}}
  */
 export function encoder(shipped) {
   return shipped.kind === "bpe" ? bpe(shipped) : dictionary(shipped);
@@ -88,11 +88,11 @@ function bpe(shipped) {
     size: entries.length + Object.keys(shipped.special).length,
     steps: shipped.merges.length,
     step: (/** @type {number} */ k) => /** @type {[string, string]} */ ([entries[shipped.merges[k][0]], entries[shipped.merges[k][1]]]),
-    encode: (/** @type {string} */ s, limit = Infinity) =>
-      segments(s, shipped.special).flatMap(([piece, special]) =>
-        special === null
+    encode: (/** @type {string} */ s, limit = Infinity, special = true) =>
+      segments(s, special ? shipped.special : {}).flatMap(([piece, known]) =>
+        known === null
           ? (piece.match(pattern) ?? []).flatMap((chunk) => merge(bytesOf(chunk), limit).map((bytes) => ({ id: id(bytes), bytes })))
-          : [{ id: special, bytes: bytesOf(piece), name: piece }],
+          : [{ id: known, bytes: bytesOf(piece), name: piece }],
       ),
   };
 }
@@ -119,9 +119,9 @@ function dictionary(shipped) {
     size: shipped.entries.length + Object.keys(shipped.special).length,
     steps: 0,
     step: () => /** @type {[string, string]} */ (["", ""]),
-    encode: (/** @type {string} */ s) =>
-      segments(s, shipped.special).flatMap(([piece, special]) => {
-        if (special !== null) return [{ id: special, bytes: bytesOf(piece), name: piece }];
+    encode: (/** @type {string} */ s, _limit = Infinity, special = true) =>
+      segments(s, special ? shipped.special : {}).flatMap(([piece, known]) => {
+        if (known !== null) return [{ id: known, bytes: bytesOf(piece), name: piece }];
         return pieces(piece).map((p) => {
           const id = ids.get(p);
           return id === undefined ? { id: shipped.unknown, bytes: bytesOf(p), unknown: true } : { id, bytes: bytesOf(p) };

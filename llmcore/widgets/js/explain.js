@@ -135,8 +135,10 @@ function scores({ operands, options, lead, r, c }) {
   const used = { q: { lead, cells: upTo(q.C).map((i) => /** @type {[number, number]} */ ([r, i])) }, k: { lead, cells: upTo(k.C).map((i) => /** @type {[number, number]} */ ([c, i])) } };
   const root = Math.sqrt(q.C);
   const value = dot(row, key) / root;
-  if (options.causal && c > r + options.before) {
-    return { formula: `key ${k.rows[c]} comes after query ${q.rows[r]}`, lines: [`masked: −inf instead of ${format(value)}, so that its weight is 0`], total: -Infinity, used };
+  const late = options.causal && c > r + options.before;
+  const padding = c < (options.start ?? 0) || c >= (options.stop ?? k.R);
+  if (late || padding) {
+    return { formula: padding ? `key ${k.rows[c]} is padding` : `key ${k.rows[c]} comes after query ${q.rows[r]}`, lines: [`masked: −inf instead of ${format(value)}, so that its weight is 0`], total: -Infinity, used };
   }
   return {
     formula: `row ${q.rows[r]} of ${q.name} · row ${k.rows[c]} of ${k.name} / √${q.C}`,

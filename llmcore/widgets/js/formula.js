@@ -17,7 +17,7 @@ export function formula(where, value, explanation) {
     "div",
     { class: "ll-formula" },
     h("div", { class: "ll-what" }, `${where}: ${explanation.formula}`),
-    ...explanation.lines.map((line) => h("div", { class: "ll-arithmetic" }, `= ${line}`)),
+    ...explanation.lines.map((line) => h("div", { class: "ll-arithmetic" }, /^([-(\d]|max\()/.test(line) && !line.includes(" = ") ? `= ${line}` : line)),
     h("div", { class: "ll-arithmetic" }, `= ${format(explanation.total)} `, h("span", { class: ok ? "ll-ok" : "ll-wrong" }, ok ? "✓ the value shown" : `✗ the value shown is ${format(value)}`)),
   );
 }

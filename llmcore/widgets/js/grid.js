@@ -45,8 +45,12 @@ export function grid(options) {
     const cell = target instanceof Element ? target.closest("td[data-r]") : null;
     return cell instanceof HTMLElement ? [Number(cell.dataset.r), Number(cell.dataset.c)] : null;
   };
+  let pointer = "";
   table.addEventListener("pointerover", (event) => {
     const found = place(event.target);
+    const now = `${event.screenX},${event.screenY}`;
+    if (now === pointer) return; // the page moved under a resting pointer: the keyboard has the word
+    pointer = now;
     if (found && event.pointerType !== "touch") onMove?.(found[0], found[1], cells[found[0]][found[1]]);
   });
   table.addEventListener("pointerleave", () => onLeave?.());

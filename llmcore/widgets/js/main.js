@@ -1,30 +1,20 @@
 // Every widget by name, and the two ways in: a live kernel (render) and a page without one (bringToLife).
 // A new widget is one file beside this one and one line in WIDGETS.
+import { attention } from "./attention.js";
 import { h } from "./dom.js";
 import { matrix } from "./matrix.js";
+import { memory } from "./memory.js";
 import { operation } from "./operation.js";
 import { position } from "./position.js";
+import { sampling } from "./sampling.js";
 import { tokenizer } from "./tokenizer.js";
+import { trace } from "./trace.js";
 import { vocabulary } from "./vocabulary.js";
 
 /** @typedef {import("./dom.js").Link} Link */
 
 /** @type {Record<string, (root: HTMLElement, state: any, link: Link) => void>} */
-export const WIDGETS = { matrix, operation, position, tokenizer, vocabulary };
-
-/** A link to nothing but this page. @param {Record<string, any>} [values] @returns {Link} */
-export function memory(values = {}) {
-  /** @type {Record<string, (() => void)[]>} */
-  const listeners = {};
-  return {
-    get: (name) => values[name],
-    set(name, value) {
-      values[name] = value;
-      for (const listener of listeners[name] ?? []) listener();
-    },
-    on: (name, listener) => void (listeners[name] ??= []).push(listener),
-  };
-}
+export const WIDGETS = { attention, matrix, operation, position, sampling, tokenizer, trace, vocabulary };
 
 /**
  * anywidget's entry: the model's traits are the link.
@@ -64,5 +54,6 @@ export function bringToLife(page) {
     figure.classList.add("ll-live");
     for (const still of figure.querySelectorAll(".ll-still")) still.remove();
     WIDGETS[figure.dataset.widget ?? ""](figure, state, memory(traits));
+    if (!performance.getEntriesByName("llmcore-alive").length) performance.mark("llmcore-alive"); // the first one can be used
   }
 }

@@ -46,8 +46,7 @@ export function tokenizer(root, state, link) {
   function show(i) {
     const { chips, counts, step } = panels[i];
     const text = input.value;
-    const own = special ? state.tokenizers[i].special : {};
-    const tokens = encoders[i].encode(text, limits[i]).flatMap((t) => (t.name && !(t.name in own) ? encoders[i].encode(t.name, limits[i]) : [t]));
+    const tokens = encoders[i].encode(text, limits[i], special);
     const characters = [...text].length;
     const bytes = new TextEncoder().encode(text).length;
     const unknown = tokens.filter((t) => t.unknown).length;

@@ -1,0 +1,98 @@
+"""AttentionInspector: who reads whom, and why."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import traitlets
+
+from llmcore.widgets.arrays import as_array, number, rows_table, seen, ship
+from llmcore.widgets.base import Widget
+
+MOST = 6000  # numbers of all queries and keys together: about 60 KB
+
+
+class AttentionInspector(Widget):
+    """Attention weights softmax(q k^T / sqrt(Dh)) as queries x keys, any head, any layer; a chosen cell shows how it was computed.
+
+    layers: name -> (q, k), q of shape (H, T, Dh) and k of shape (H, S, Dh), as they enter the product (turned, if rotary). tokens
+    name the T queries, key_tokens the S keys (default: the same). causal: the T queries are the last T of the S keys and read no
+    later key. real: (start, stop) of the keys that are no padding. `selection` is [layer, head, query, key]. Raises
+    ValueError for shapes that do not fit or more than 6,000 numbers.
+    """
+
+    kind = traitlets.Unicode("attention").tag(sync=True)
+
+    def __init__(
+        self, layers: Mapping[str, tuple[Any, Any]], tokens: Sequence[Any], key_tokens: Sequence[Any] | None = None,
+        causal: bool = False, real: tuple[int, int] | None = None, caption: str = "",
+    ):  # fmt: skip
+        if not layers:
+            raise ValueError("no layers: give {name: (q, k)}")
+        arrays = {name: (as_array(q, f"{name}: q"), as_array(k, f"{name}: k")) for name, (q, k) in layers.items()}
+        q0, k0 = next(iter(arrays.values()))
+        for name, (q, k) in arrays.items():
+            if q.ndim != 3 or k.ndim != 3 or q.shape[0] != k.shape[0] or q.shape[2] != k.shape[2]:
+                raise ValueError(f"{name}: q {q.shape} and k {k.shape} must be (heads, queries, d_head) and (heads, keys, d_head)")
+            if q.shape != q0.shape or k.shape != k0.shape:
+                raise ValueError(
+                    f"{name}: q {q.shape}, k {k.shape} differ from the first layer's {q0.shape}, {k0.shape}: show them apart"
+                )
+        size = sum(q.size + k.size for q, k in arrays.values())
+        if size > MOST:
+            raise ValueError(f"{size} numbers of queries and keys, more than {MOST}: show fewer layers, heads or tokens")
+        (H, T), S = q0.shape[:2], k0.shape[1]
+        queries, keys = [str(x) for x in tokens], [str(x) for x in (tokens if key_tokens is None else key_tokens)]
+        start, stop = real or (0, S)
+        rule = {"causal": causal, "before": S - T, "start": start, "stop": stop}
+        send = lambda x, name, labels: ship(x, name, [None, labels, None], digits=6, most=MOST)
+        shipped = [{"name": name, "q": send(q, "q", queries), "k": send(k, "k", keys)} for name, (q, k) in arrays.items()]
+        weights = attend(q0[0], k0[0], causal, (start, stop))
+        cells = [[str(number(w, 3)) for w in row[:10]] for row in weights[:12].tolist()]
+        still = rows_table(
+            cells, [seen(x) for x in queries[:12]], [seen(x) for x in keys[:10]], f"weights of head 0, {next(iter(arrays))}"
+        )
+        shape = f"{len(arrays)} layer{'s' * (len(arrays) > 1)} x {H} heads x {T} queries x {S} keys"
+        super().__init__({"layers": shipped, "rule": rule}, still, shape, caption)
+
+    @classmethod
+    def from_trace(
+        cls, traced: Mapping[str, Any], tokens: Sequence[Any], key_tokens: Sequence[Any] | None = None, stack: str = "decoder",
+        cross: bool = False, batch: int = 0, causal: bool | None = None, real: tuple[int, int] | None = None, caption: str = "",
+    ) -> "AttentionInspector":  # fmt: skip
+        """The attention of every block of a stack, from llmcore.trace. causal: by default what the stack and cross say.
+
+        Where the trace holds weights (attention="explicit") they are compared with what the page will compute.
+        """
+        part = "cross_attention" if cross else "attention"
+        if causal is None or cross:
+            causal = stack == "decoder" and not cross
+        layers = {}
+        for path in traced:
+            if path.startswith(f"{stack}.blocks.") and path.endswith(f".{part}.q"):
+                base = path.removesuffix("q")
+                q, k = as_array(traced[path], path)[batch], as_array(traced[base + "k"], base + "k")[batch]
+                layers[f"block {path.split('.')[2]}"] = (q, k)
+                if base + "weights" in traced:
+                    given = as_array(traced[base + "weights"], base + "weights")[batch]
+                    computed = np.stack([attend(a, b, causal, real or (0, k.shape[1])) for a, b in zip(q, k)])
+                    if not np.allclose(given, computed, atol=1e-4):
+                        raise ValueError(
+                            f"{base}weights are not softmax of the scores under causal={causal}, real={real}: say how it was masked"
+                        )
+        if not layers:
+            raise ValueError(f"the trace has no {stack}.blocks.*.{part}.q: choose stack and cross for what the model has")
+        return cls(layers, tokens, key_tokens, causal, real, caption)
+
+
+def attend(q: np.ndarray, k: np.ndarray, causal: bool, real: tuple[int, int]) -> np.ndarray:
+    """softmax(q k^T / sqrt(Dh)) over the keys that may be read; a row without any is zeros. q (T, Dh), k (S, Dh)."""
+    T, S = len(q), len(k)
+    keys = np.arange(S)
+    allowed = np.broadcast_to((keys >= real[0]) & (keys < real[1]), (T, S))
+    if causal:
+        allowed = allowed & (keys <= np.arange(S - T, S)[:, None])
+    scores = np.where(allowed, q @ k.T / np.sqrt(q.shape[1]), -1e30)
+    e = np.exp(scores - scores.max(-1, keepdims=True)) * allowed
+    total = e.sum(-1, keepdims=True)
+    return np.divide(e, total, out=np.zeros_like(e), where=total > 0)

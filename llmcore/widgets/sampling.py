@@ -1,0 +1,39 @@
+"""SamplingExplorer: from logits to a token."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import traitlets
+
+from llmcore.widgets.arrays import as_array, number, rows_table, seen
+from llmcore.widgets.base import Widget
+
+MOST = 2000
+
+
+class SamplingExplorer(Widget):
+    """One position's logits (V) as probabilities under temperature, top-k, top-p and min-p, applied in this order, and draws.
+
+    The page computes what llmcore.sampling computes. tokens: V names. `probabilities` are those after the rules, as set now. Raises
+    ValueError for more than 2,000 logits, logits that are not finite, or another number of tokens.
+    """
+
+    kind = traitlets.Unicode("sampling").tag(sync=True)
+    probabilities: Any = traitlets.List().tag(sync=True)
+    shared = ("selection", "probabilities")
+
+    def __init__(self, logits: Any, tokens: Sequence[Any], caption: str = ""):
+        x = as_array(logits, "logits").astype(float)
+        if x.ndim != 1 or len(x) < 2 or len(x) > MOST or not np.isfinite(x).all():
+            raise ValueError(f"logits of shape {x.shape}: needs one row of 2 to {MOST} finite numbers, such as logits[0, -1]")
+        if len(tokens) != len(x):
+            raise ValueError(f"{len(tokens)} tokens for {len(x)} logits: give each its name")
+        names = [seen(str(t)) for t in tokens]
+        p = np.exp(x - x.max())
+        p /= p.sum()
+        top = np.argsort(-x, kind="stable")[:12]
+        cells = [[str(number(x[i])), str(number(p[i]))] for i in top.tolist()]
+        still = rows_table(cells, [names[i] for i in top], ["logit", "softmax"], f"the {len(top)} most probable of {len(x)}")
+        state = {"logits": [number(v, 6) for v in x.tolist()], "tokens": names}
+        super().__init__(state, still, f"{len(x)} logits", caption, probabilities=[number(v, 6) for v in p.tolist()])
