@@ -37,9 +37,13 @@ def one_hot_product(ids: Int[Tensor, "..."], table: Float[Tensor, "V D"]) -> Flo
 
 
 def lookup(ids: Int[Tensor, "..."], table: Float[Tensor, "V D"]) -> Float[Tensor, "... D"]:
-    """table[ids]: the same rows, copied. In the backward pass row i of the gradient sums over the places where i stands."""
+    """table[ids]: the same rows, copied. In the backward pass row i of the gradient sums over the places where i stands.
+
+    By torch's embedding, whose backward adds in a fixed order; that of plain indexing adds as its threads come, so that two runs
+    of the same training would differ in their last bits.
+    """
     check_ids(ids, table.shape[0])
-    return table[ids]
+    return torch.nn.functional.embedding(ids, table)
 
 
 class Embedding(nn.Module):

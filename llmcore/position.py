@@ -29,27 +29,31 @@ class NoPosition(nn.Module):
         return lambda q: q
 
 
-def sinusoids(positions: Int[Tensor, "..."], d_model: int) -> Float[Tensor, "... D"]:
+def sinusoids(positions: Int[Tensor, "..."], d_model: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "... D"]:
     """P[p, 2i] = sin(p / 10000^(2i/D)), P[p, 2i+1] = cos(p / 10000^(2i/D))  [Vaswani et al. 2017, 3.5]
+
+    Angles are computed in fp64: in fp32 the fast pairs of far positions would be wrong in the fourth digit.
 
     >>> sinusoids(torch.arange(2), 4)
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
             [0.8415, 0.5403, 0.0100, 0.9999]])
     """
-    angles = positions[..., None].float() * frequencies(d_model, 10000.0, positions.device)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+    angles = positions[..., None].double() * frequencies(d_model, 10000.0, positions.device, torch.float64)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2).to(dtype)
 
 
-def frequencies(d: int, base: float, device: torch.device | None = None) -> Float[Tensor, " half_d"]:
+def frequencies(
+    d: int, base: float, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " half_d"]:
     """base^(-2i/d) for i = 0 .. d/2 - 1, in radians a position: from 1 down to nearly 1/base"""
-    return torch.exp(torch.arange(0, d, 2, device=device).float() * (-math.log(base) / d))
+    return torch.exp(torch.arange(0, d, 2, device=device).to(dtype) * (-math.log(base) / d))
 
 
 class Sinusoidal(NoPosition):
     """x + P[positions], P fixed sines and cosines; no parameters."""
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
-        return x + sinusoids(positions, x.shape[-1]).to(x.dtype)
+        return x + sinusoids(positions, x.shape[-1], x.dtype)
 
 
 class Learned(NoPosition):
@@ -60,7 +64,7 @@ class Learned(NoPosition):
         self.table = nn.Parameter(torch.empty(config.context_length, config.d_model))
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
-        return x + self.table[positions]
+        return x + torch.nn.functional.embedding(positions, self.table)
 
 
 def scale_frequencies(theta: Float[Tensor, " half"], scaling: RotaryScaling) -> Float[Tensor, " half"]:

@@ -19,7 +19,9 @@ from llmcore.mask import Mask, Padding
 from llmcore.position import Rotary, sinusoids
 from llmcore.sampling import min_p, temperature, top_k, top_p
 from llmcore.tokenizer import NOTES, BPETokenizer, CharTokenizer, DictionaryTokenizer, WordTokenizer
-from llmcore.widgets import AttentionInspector, MatrixInspector, OperationInspector, bundle
+from llmcore.toy import IDS, TOKENS, toy_model
+from llmcore.trace import trace
+from llmcore.widgets import AttentionInspector, MatrixInspector, OperationInspector, TrainingStep, bundle
 from llmcore.widgets.tokenizers import ship_tokenizer
 
 HERE = Path(__file__).resolve().parent / "js"
@@ -112,6 +114,60 @@ def sampling() -> list[dict]:
     return out
 
 
+def training() -> dict:
+    """Three training steps of the toy decoder in float64 by torch: values, gradients, weights after each step, for each optimizer."""
+    ids = torch.tensor([IDS])
+    start = toy_model().state_dict()
+    made = {}
+    for name in ("sgd", "momentum", "adamw"):
+        model = toy_model().double()
+        optimizer = {
+            "sgd": lambda p: torch.optim.SGD(p, lr=0.5), "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+            "adamw": lambda p: torch.optim.AdamW(p, lr=0.1),
+        }[name](model.parameters())  # fmt: skip
+        steps = []
+        for _ in range(3):
+            with trace(model, gradients=True) as seen:
+                logits = model(ids)
+                loss = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+                optimizer.zero_grad()
+                loss.backward()
+            gradients = {n: p.grad.tolist() for n, p in model.named_parameters()}
+            optimizer.step()
+            steps.append({
+                "loss": loss.item(), "values": {k: v[0].tolist() for k, v in seen.items()},
+                "value_gradients": {k: v[0].tolist() for k, v in seen.gradients.items()}, "gradients": gradients,
+                "after": {n: p.tolist() for n, p in model.named_parameters()},
+            })  # fmt: skip
+        made[name] = steps
+    return {"widget": TrainingStep(start, IDS, dict(zip(IDS, TOKENS))).state, "steps": made}
+
+
+def descent() -> list[dict]:
+    """Paths of torch's optimizers on the landscapes of the page."""
+    lands = {
+        "bowl": lambda x, y, k: (x**2 + k * y**2) / 2,
+        "valley": lambda x, y, k: (1 - x) ** 2 / 2 + k * (y - x**2) ** 2 / 10,
+        "saddle": lambda x, y, k: x**4 / 4 - x**2 / 2 + k * y**2 / 2,
+    }
+    makers = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.02), "momentum": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
+        "adam": lambda p: torch.optim.Adam(p, lr=0.02),
+    }  # fmt: skip
+    out = []
+    for land, f in lands.items():
+        for kind, maker in makers.items():
+            p = torch.tensor([-1.3, 0.9], dtype=torch.float64, requires_grad=True)
+            optimizer, points = maker([p]), [p.tolist()]
+            for _ in range(40):
+                optimizer.zero_grad()
+                f(p[0], p[1], 12.0).backward()
+                optimizer.step()
+                points.append(p.tolist())
+            out.append({"land": land, "kind": kind, "lr": 0.02, "k": 12, "points": points})
+    return out
+
+
 @pytest.fixture(scope="module")
 def fixtures(tmp_path_factory) -> Path:
     en, zh = read_text("fables.en"), read_text("fables.zh")
@@ -138,6 +194,8 @@ def fixtures(tmp_path_factory) -> Path:
         "tokenizers": [{"shipped": ship_tokenizer(t, name), "cases": cases(t)} for name, t in tokenizers.items()],
         "attention": attention(),
         "sampling": sampling(),
+        "training": training(),
+        "descent": descent(),
         "positions": {
             "sinusoids": sinusoids(torch.arange(20), 8).tolist(), "vector": vector,
             "turned": turn(torch.tensor(vector).expand(1, 1, 20, 4))[0, 0].tolist(),

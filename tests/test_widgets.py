@@ -15,12 +15,15 @@ from llmcore.trace import trace
 from llmcore.widgets import (
     WIDGETS,
     AttentionInspector,
+    LossSurface,
     MatrixInspector,
     OperationInspector,
+    OptimizerRace,
     PositionExplorer,
     SamplingExplorer,
     TokenizerExplorer,
     TraceExplorer,
+    TrainingStep,
     VocabularyExplorer,
 )
 from llmcore.widgets.arrays import as_array, reduce
@@ -39,7 +42,10 @@ def examples():
             {NASTY[0]: (x.reshape(2, 2, 2), x.reshape(2, 2, 2))}, NASTY[:2], causal=True, caption=NASTY[0]
         ),
         "operation": OperationInspector.matmul(x, x.T, rows=NASTY[:2], caption=NASTY[1]),
+        "race": OptimizerRace(caption=NASTY[0]),
         "sampling": SamplingExplorer(x[0], NASTY, caption=NASTY[1]),
+        "surface": LossSurface([(0, 1), (1, 2)], caption=NASTY[1]),
+        "training": TrainingStep(toy_model().state_dict(), IDS, dict(zip(IDS, [*NASTY, "a", "b"])), caption=NASTY[0]),
         "trace": TraceExplorer({"a.b": x, f"a.{NASTY[1]}": x.T}, NASTY, caption=NASTY[0]),
         "position": PositionExplorer(caption=NASTY[2]),
         "tokenizer": TokenizerExplorer({NASTY[0]: t}, TEXT + NASTY[0], {NASTY[1]: NASTY[1]}, caption=NASTY[0]),
@@ -179,6 +185,14 @@ def test_other_bad_input_is_named(as_a_reader_calls_it):
         SamplingExplorer([1.0, np.inf], ["a", "b"])
     with pytest.raises(ValueError, match="1 tokens for 2 logits"):
         SamplingExplorer([1.0, 2.0], ["a"])
+    with pytest.raises(ValueError, match="surplus .*segments"):
+        TrainingStep({**toy_model().state_dict(), "embedding.segments": np.zeros((2, 4))}, IDS, dict.fromkeys(IDS, "x"))
+    with pytest.raises(ValueError, match="each from 0 to 200"):
+        TrainingStep(toy_model().state_dict(), (101, 201), {101: "he", 201: "?"})
+    with pytest.raises(ValueError, match="at least two finite pairs"):
+        LossSurface([(1.0, 2.0)])
+    with pytest.raises(ValueError, match="land='hill'"):
+        OptimizerRace("hill")
     with pytest.raises(ValueError, match="must both hold something"):
         VocabularyExplorer({"c": CharTokenizer.train([TEXT])}, "", "x")
 

@@ -6,15 +6,18 @@ import { matrix } from "./matrix.js";
 import { memory } from "./memory.js";
 import { operation } from "./operation.js";
 import { position } from "./position.js";
+import { race } from "./race.js";
 import { sampling } from "./sampling.js";
+import { surface } from "./surface.js";
 import { tokenizer } from "./tokenizer.js";
 import { trace } from "./trace.js";
+import { training } from "./training.js";
 import { vocabulary } from "./vocabulary.js";
 
 /** @typedef {import("./dom.js").Link} Link */
 
 /** @type {Record<string, (root: HTMLElement, state: any, link: Link) => void>} */
-export const WIDGETS = { attention, matrix, operation, position, sampling, tokenizer, trace, vocabulary };
+export const WIDGETS = { attention, matrix, operation, position, race, sampling, surface, tokenizer, trace, training, vocabulary };
 
 /**
  * anywidget's entry: the model's traits are the link.
