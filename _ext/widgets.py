@@ -1,14 +1,15 @@
-"""Ships the widgets' script and style with the book, on the pages that hold a widget and on no other."""
+"""Ships the widgets' script and style with the book, on the pages that hold a widget and on no other; and book.css on all."""
 
 from pathlib import Path
 
 from llmcore.widgets import bundle
 
-SCRIPT, STYLE = "llmcore-widgets.js", "llmcore-widgets.css"
+SCRIPT, STYLE, BOOK = "llmcore-widgets.js", "llmcore-widgets.css", "llmcore-book.css"
 
 
 def setup(app):
-    """Write both files once the pages are written; a page asks for them where its body has a widget's figure."""
+    """Write the files once the pages are written; a page asks for them where its body has a widget's figure."""
+    app.add_css_file(BOOK)
     app.connect("html-page-context", ask)
     app.connect("build-finished", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -24,4 +25,5 @@ def write(app, exception):
     if exception is None and app.builder.format == "html":
         folder = Path(app.outdir) / "_static"
         (folder / SCRIPT).write_text(bundle.for_pages(), encoding="utf-8")
+        (folder / BOOK).write_text((Path(__file__).parent / "book.css").read_text(encoding="utf-8"), encoding="utf-8")
         (folder / STYLE).write_text(bundle.style(), encoding="utf-8")

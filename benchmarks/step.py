@@ -16,9 +16,12 @@ from llmcore.config import GPT2
 from llmcore.functional import cross_entropy
 from llmcore.model import Transformer
 
-SIZES = {  # name: changes of GPT2, batch, tokens
-    "d 128 x 4 layers": ({"d_model": 128, "n_layers": 4, "n_heads": 4, "d_ff": 512, "vocab_size": 1024, "context_length": 256}, 16, 256),
-    "d 384 x 6 layers": ({"d_model": 384, "n_layers": 6, "n_heads": 6, "d_ff": 1536, "vocab_size": 8192, "context_length": 256}, 8, 256),
+SMALL = {"d_model": 128, "n_layers": 4, "n_heads": 4, "d_ff": 512, "vocab_size": 1024, "context_length": 256}
+MIDDLE = {"d_model": 384, "n_layers": 6, "n_heads": 6, "d_ff": 1536, "vocab_size": 8192, "context_length": 256}
+# name: changes of GPT2, batch, tokens
+SIZES: dict[str, tuple[dict, int, int]] = {
+    "d 128 x 4 layers": (SMALL, 16, 256),
+    "d 384 x 6 layers": (MIDDLE, 8, 256),
     "GPT-2 124M": ({}, 2, 512),
 }
 

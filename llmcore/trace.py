@@ -37,6 +37,7 @@ def trace(model: nn.Module, gradients: bool = False) -> Iterator[Seen]:
         def hook(module: nn.Module, args: tuple, output: object) -> None:
             if not isinstance(output, Tensor):
                 return
+            seen.pop(path, None)  # of a module that runs again the latest counts, in value and in order
             seen[path] = output.detach() if not gradients else output
             if gradients and output.requires_grad:
                 handles.append(output.register_hook(lambda g: seen.gradients.__setitem__(path, g.detach())))

@@ -13,6 +13,7 @@ from importlib.resources.abc import Traversable
 FOLDER = resources.files("llmcore.widgets")
 IMPORT = re.compile(r'^import \{ ([\w, ]+) \} from "\./(\w+)\.js";$', re.MULTILINE)
 EXPORT = re.compile(r"^export (function|const|class) (\w+)", re.MULTILINE)
+COMMENT = re.compile(r"^[ \t]*(?:/\*\*.*?\*/[ \t]*\n|//[^\n]*\n)", re.MULTILINE | re.DOTALL)  # whole lines of comment
 ANY = re.compile(r"^(import|export)\b.*$", re.MULTILINE)
 
 
@@ -31,6 +32,7 @@ def _module(name: str, folder: Traversable, done: dict[str, str]) -> None:
             raise ValueError(f"{name}.js: {line.group()!r} is module syntax that the bundle does not read; see bundle.py")
     names = ", ".join(exported for _, exported in EXPORT.findall(source))
     body = EXPORT.sub(r"\1 \2", IMPORT.sub(r"const { \1 } = $\2;", source))
+    body = COMMENT.sub("", body)  # what is read by people stays in js/
     done[name] = f"const ${name} = (() => {{\n{body}\nreturn {{ {names} }};\n}})();\n"
     done[name] = done.pop(name)  # after the ones it needs
 

@@ -126,8 +126,10 @@ export function training(root, state, link) {
         "ul",
         {},
         ...vars.map((v) => {
-          const marks = `${hasValue(v) ? "" : " not yet"}${hasGradient(v) ? " ∂" : ""}`;
-          const b = h("button", { type: "button", class: "ll-leaf", "aria-pressed": String(v.name === open), "aria-label": `${v.name}, ${v.rows} by ${v.cols}${hasGradient(v) ? ", has its gradient" : ""}${hasValue(v) ? "" : ", not yet made"}` }, v.name, h("span", { class: "ll-shape" }, ` ${v.rows} × ${v.cols}${marks}`));
+          const marks = [h("span", { class: "ll-shape" }, ` ${v.rows} × ${v.cols}`)];
+          if (!hasValue(v)) marks.push(h("span", { class: "ll-shape" }, " not yet"));
+          if (hasGradient(v)) marks.push(h("span", { class: "ll-shape", "aria-hidden": "true" }, " ∂"), h("span", { class: "ll-hidden" }, " has its gradient"));
+          const b = h("button", { type: "button", class: "ll-leaf", "data-name": v.name, "aria-pressed": String(v.name === open) }, v.name, ...marks);
           b.addEventListener("click", () => {
             open = v.name;
             chosen = { part: "value", r: 0, c: 0 };
