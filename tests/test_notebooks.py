@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,53 @@ def test_the_table_of_contents_lists_exactly_the_chapters():
 
 def test_the_address_stands_in_one_place():
     assert differences() == []
+
+
+# A number in prose: not in a formula, code or address, not a date in brackets, not the name of a section or an exercise.
+NOT_PROSE = re.compile(
+    r"\$\$.*?\$\$|\$[^$]*\$|```.*?```|`[^`]*`|\[\[.*?\]\]\([^)]*\)|\]\([^)]*\)|\*\*Exercise \d+|^#[^\n]*$", re.DOTALL | re.MULTILINE
+)
+NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?![\w-])")
+
+
+def claims(notebook) -> list[tuple[str, list[str], int]]:
+    """Of each section (a `##` heading and what follows): its heading, the numbers in its prose, the asserts in its code."""
+    out = [("", [], 0)]
+    for cell in notebook.cells:
+        heading, numbers, count = out[-1]
+        if cell.cell_type == "markdown":
+            found = re.match(r"## (.*)", cell.source)
+            if found:
+                out.append((found[1], [], 0))
+                heading, numbers, count = out[-1]
+            numbers.extend(NUMBER.findall(NOT_PROSE.sub(" ", cell.source)))
+        else:
+            tree = ast.parse(cell.source)
+            count += sum(
+                isinstance(n, ast.Assert)
+                or (isinstance(n, ast.Call) and getattr(n.func, "attr", getattr(n.func, "id", "")) == "assert_close")
+                for n in ast.walk(tree)
+            )
+            out[-1] = (heading, numbers, count)
+    return out
+
+
+@chapters
+def test_a_section_with_numbers_has_asserts(path, capsys):
+    sections = claims(nbformat.read(path, as_version=4))
+    total = sum(len(numbers) for _, numbers, _ in sections), sum(count for *_, count in sections)
+    with capsys.disabled():
+        print(f"\n  {path.stem}: {total[0]} numbers in prose, {total[1]} asserts", end="")
+    unproved = [(heading, numbers) for heading, numbers, count in sections[1:] if len(numbers) > 2 and count == 0]
+    assert unproved == []
+    assert total[1] >= 10
+
+
+def test_that_rule_can_fail_too():
+    cells = [
+        nbformat.v4.new_markdown_cell("## How many?\n\nThere are 201 rows, `3` more, $4$ less, and 5.5 of 7."),
+        nbformat.v4.new_code_cell("x = 1"),
+        nbformat.v4.new_markdown_cell("## And 9?\n\nNone."),
+        nbformat.v4.new_code_cell("assert x\ntorch.testing.assert_close(x, x)"),
+    ]
+    assert claims(nbformat.v4.new_notebook(cells=cells)) == [("", [], 0), ("How many?", ["201", "5.5", "7"], 0), ("And 9?", [], 2)]
