@@ -108,7 +108,8 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     D, F, H, q = config.d_model, config.d_ff, config.n_heads, config.n_heads * config.d_head
     rows, L, rotary = B * T, config.n_layers, config.position.startswith("rotary")
     explicit = config.attention == "explicit"
-    norm = Saved(rows * (2 * D + 1))  # centred rows (rms: its input), normalised rows, 1 / deviation
+    # layer: its input, mean and 1 / deviation of each row; rms, written out: its input, normalised rows, 1 / size
+    norm = Saved(rows * (D + 2 if config.norm == "layer" else 2 * D + 1))
     # its input; q, k, v for every query head; the joined heads, and for the fused path the heads as they were, where
     # rotary has laid q out anew so that joining makes a copy
     vectors = rows * (D + 4 * q) + (rows * q if rotary and not explicit else 0)
@@ -116,9 +117,9 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     squares = Saved(2 * B * H * T * T + B * H * T, 2 * T * T * (config.family == "decoder")) if explicit else Saved(B * H * T)
     hidden = {
         "relu": Saved(rows * F, rows * F),  # the product's input, and the sign of each before
-        "gelu": Saved(rows * 4 * F),
-        "gelu_tanh": Saved(rows * 6 * F),
-        "swiglu": Saved(rows * 5 * F),
+        "gelu": Saved(rows * 2 * F),  # its input and its result
+        "gelu_tanh": Saved(rows * 2 * F),
+        "swiglu": Saved(rows * 4 * F),  # gate, SiLU of the gate, up, their product
     }[config.feed_forward]
     angles = Saved(T * config.d_head if rotary else 0)  # cosine and sine of Dh / 2 angles
     places = 8 * (rows * (2 if config.n_segments else 1) + (T if config.position == "learned" else 0))  # 8 bytes an index

@@ -43,7 +43,7 @@ def save(
     final, temporary = folder / f"step-{step:08d}", folder / f".writing-{os.getpid()}"
     if final.exists():
         raise ValueError(f"{final} exists: resume from it, or write to another folder")
-    for left in folder.glob(".writing-*"):
+    for left in (*folder.glob(".writing-*"), *folder.glob(".removing-*")):
         shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     config = getattr(model, "config", None)
@@ -67,7 +67,9 @@ def save(
     os.rename(temporary, final)
     _fsync(folder)
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        gone = old.with_name(f".removing-{old.name}")
+        os.rename(old, gone)  # a process that dies while it removes leaves no half folder under a checkpoint's name
+        shutil.rmtree(gone)
     return final
 
 

@@ -1,12 +1,17 @@
-"""The feed-forward network: each position alone, up to d_ff, through an activation, back down. Shapes: F d_ff, D d_model."""
+"""The feed-forward network: each position alone, up to d_ff, through an activation, back down. Shapes: F d_ff, D d_model.
+
+GELU and SiLU are torch's kernels, which keep one tensor for the way back; functional has both written out, and they are equal.
+"""
 
 from collections.abc import Callable
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import gelu, silu
 
 from llmcore.config import ModelConfig
-from llmcore.functional import gelu, gelu_tanh, relu, silu
+from llmcore.functional import relu
 from llmcore.linear import Linear
 
 
@@ -38,6 +43,6 @@ class GatedFeedForward(FeedForward):
 FEED_FORWARDS: dict[str, Callable[[ModelConfig], FeedForward]] = {
     "relu": lambda config: FeedForward(config, relu),
     "gelu": lambda config: FeedForward(config, gelu),
-    "gelu_tanh": lambda config: FeedForward(config, gelu_tanh),
+    "gelu_tanh": lambda config: FeedForward(config, partial(gelu, approximate="tanh")),
     "swiglu": lambda config: GatedFeedForward(config, silu),
 }
