@@ -1,0 +1,1 @@
+"""The built book and its pages, tested."""
