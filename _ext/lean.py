@@ -8,6 +8,8 @@ UNUSED = ("sphinx-design.min.css", "design-tabs.js")  # cards and tabs, which no
 ICON = re.compile(r'(?:"([\w-]+)"|([a-z]\w*)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]*",(?:"[^"]*"|\[[^\]]*\])\],?')
 # the same icons a second time, as a font: the script draws them
 FONT = re.compile(r"@font-face\{[^}]*Font Awesome[^}]*\}|(?:\.fa-[\w-]+::?before,?)+\{[^}]*\}")
+# every page would load the search's index; only the search's own page reads it
+SEARCH = re.compile(r'\s*<script[^>]*src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"[^>]*></script>')
 DRAWN_LATER = {"sun", "moon", "circle-half-stroke", "lightbulb"}  # by the theme's own script
 
 
@@ -27,6 +29,9 @@ def thin(app, exception):
     if exception is not None or app.builder.format != "html":
         return
     out = Path(app.outdir)
+    for page in out.rglob("*.html"):
+        if page.name != "search.html":
+            page.write_text(SEARCH.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
     used = DRAWN_LATER.union(*(re.findall(r"\bfa-([\w-]+)", p.read_text(encoding="utf-8")) for p in out.rglob("*.html")))
 
     def keep(match: re.Match) -> str:

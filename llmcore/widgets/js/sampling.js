@@ -119,7 +119,7 @@ export function sampling(root, state, link) {
       button("draw once", () => draw(1)),
       button("draw 1,000 times", () => draw(1000)),
     ),
-    h("div", { class: "ll-scroll" }, h("table", { class: "ll-list", "aria-label": "Tokens, the most probable first" }, h("thead", {}, h("tr", {}, ...heads)), body)),
+    h("div", { class: "ll-scroll", tabindex: 0, role: "region", "aria-label": "Table of tokens" }, h("table", { class: "ll-list", "aria-label": "Tokens, the most probable first" }, h("thead", {}, h("tr", {}, ...heads)), body)),
     said,
   );
   show();

@@ -82,7 +82,7 @@ export function vocabulary(root, state, link) {
       }),
       h("div", { class: "ll-control" }, h("label", { for: id }, "search"), search),
     ),
-    h("div", { class: "ll-scroll" }, h("table", { class: "ll-list", "aria-label": "Tokens, the most frequent first" }, h("thead", {}, h("tr", {}, ...heads)), body)),
+    h("div", { class: "ll-scroll", tabindex: 0, role: "region", "aria-label": "Table of tokens" }, h("table", { class: "ll-list", "aria-label": "Tokens, the most frequent first" }, h("thead", {}, h("tr", {}, ...heads)), body)),
     h("div", { class: "ll-tools" }, back, next, said),
   );
   if (state.note) root.append(h("p", { class: "ll-note" }, state.note));
