@@ -14,6 +14,8 @@ from address import COLAB_CELL, differences
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+# no bars; and threads that wait do not spin, which on a busy machine costs more than the work itself
+QUIET = {"TQDM_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 chapters = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 
 
@@ -40,7 +42,7 @@ def asserts(source: str) -> bool:
 def test_nbval(path):
     command = [sys.executable, "-m", "pytest", "--nbval", f"--nbval-sanitize-with={ROOT / 'tests/nbval_sanitize.cfg'}"]
     command += ["--nbval-cell-timeout=600", "-p", "no:cacheprovider", "-q", "-c", os.devnull, f"--rootdir={ROOT}", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TQDM_DISABLE": "1"})
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUIET)
     assert result.returncode == 0, result.stdout[-6000:]
 
 
