@@ -198,7 +198,7 @@ def test_axe_finds_no_serious_violation(open_page, html, scheme):
 
 
 def test_widgets_are_usable_at_once_and_pages_are_small(html, server, browser, capsys):
-    """Bytes of a page without what draws its formulas: below 1 MB in the chapters on input, below 1.25 MB in every other.
+    """Bytes of a page without what draws its formulas: below 1 MB in the chapters on input, 1.5 MB in the others, for their figures.
 
     When the first widget answers is printed, the best of three loads; a busy machine makes it no failure.
     """
@@ -216,7 +216,7 @@ def test_widgets_are_usable_at_once_and_pages_are_small(html, server, browser, c
         bytes_ = sum(n for url, n in sizes if "mathjax" not in url.lower())
         with capsys.disabled():
             print(f"\n  {name}: {bytes_ / 1e3:.0f} kB, widgets alive {min(alive):.0f} ms after the start")
-        assert bytes_ < (1_000_000 if name[0] in "01" else 1_250_000), (name, sorted(sizes, key=lambda s: -s[1])[:6])
+        assert bytes_ < (1_000_000 if name[0] in "01" else 1_500_000), (name, sorted(sizes, key=lambda s: -s[1])[:6])
         context.close()
 
 
