@@ -4,8 +4,9 @@ tokenize  learn a byte-pair vocabulary from a text and save it, or show how a te
 train     learn to predict the next token of a text; checkpoints go to a folder
 sample    let a trained model continue a prompt
 
-A text is a path, a URL, or a name: fables, fables.en, fables.zh, shakespeare. Training also starts under torchrun:
-python -m torch.distributed.run --nproc-per-node=2 -m llmcore train ...
+A text is a path, a URL, or a name: fables, fables.en, fables.zh, shakespeare. Training also starts under torchrun, on one
+machine or many:
+python -m torch.distributed.run --nproc-per-node=2 -m llmcore train --plan fsdp ...
 """
 
 import argparse
@@ -22,6 +23,8 @@ from llmcore import checkpoint, device
 from llmcore.config import PRESETS, ModelConfig
 from llmcore.corpus import END, read_text
 from llmcore.data import Windows, read_tokens, write_tokens
+from llmcore.distributed import parallel, sharded
+from llmcore.distributed.parallel import KINDS
 from llmcore.model import Transformer
 from llmcore.optim import SCHEDULES
 from llmcore.sampling import RULES, generate
@@ -60,6 +63,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--weight-decay", type=float, default=0.1, help="share of each matrix taken away, times lr, an update")
     add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="type of the matrix products")
     add("--compile", action="store_true", help="torch.compile the model")
+    add("--plan", choices=list(KINDS), default="ddp", help="under torchrun: how the processes share the work")
+    add("--tensor", type=int, default=0, help="neighbouring processes that cut each matrix; 0: all for tp, 2 for fsdp+tp")
     add("--eval-every", type=int, default=100, help="steps between losses on held-out text")
     add("--patience", type=int, default=0, help="stop after so many evaluations without a better loss; 0 never")
     add("--checkpoint-every", type=int, default=200, help="steps between checkpoints")
@@ -130,32 +135,33 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    world, rank, place = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0)), device.pick()
-    if world > 1:
-        if place.type == "cuda":
-            place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(place)
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    rank, place, plan = int(os.environ.get("RANK", 0)), device.pick(), None
+    if "WORLD_SIZE" in os.environ:  # started by torchrun
+        place = parallel.start(place)
+        plan = parallel.Parallel(options.plan, options.tensor, place.type)
+    elif options.plan != "ddp" or options.tensor:
+        raise ValueError(f"--plan {options.plan} without torchrun: start with python -m torch.distributed.run -m llmcore train ...")
     try:
         if rank == 0:
             prepare(options)
-        if world > 1:
+        if plan:
             dist.barrier()
         tokens, vocab_size = read_tokens(options.out / "train.bin")
         held_out, _ = read_tokens(options.out / "held-out.bin")
         config = changed(PRESETS[options.preset], [f"vocab_size={vocab_size}", *options.set])
         device.seed(options.seed)
         model = Transformer(config).to(place)
-        torch.manual_seed(options.seed + rank)  # the same weights on every rank, different dropout
+        part, parts = (plan.data_rank, plan.data_ranks) if plan else (0, 1)
+        torch.manual_seed(options.seed + part)  # the same weights on every rank, different dropout for different tokens
         settings = TrainConfig(
             steps=options.steps, lr=options.lr, weight_decay=options.weight_decay, schedule=options.schedule,
             warmup=options.warmup, accumulation=options.accumulation, precision=options.precision, compile=options.compile,
             eval_every=options.eval_every, patience=options.patience, checkpoint_every=options.checkpoint_every,
         )  # fmt: skip
-        windows = Windows(np.asarray(tokens), config.context_length, options.batch_size, vocab_size, options.seed, True, rank, world)
+        windows = Windows(np.asarray(tokens), config.context_length, options.batch_size, vocab_size, options.seed, True, part, parts)
         count = max(1, (len(held_out) - 1) // config.context_length)
         held = Windows(np.asarray(held_out), config.context_length, min(options.batch_size, count), vocab_size)
-        trainer = Trainer(model, windows, settings, held, options.out, progress=None if rank == 0 else False)
+        trainer = Trainer(model, windows, settings, held, options.out, progress=None if rank == 0 else False, plan=plan)
         if checkpoint.checkpoints(options.out):
             trainer.resume()
         for record in trainer.run():
@@ -169,13 +175,13 @@ def train(options: argparse.Namespace) -> None:
         if not last or not last[-1].name.endswith(f"{trainer.step:08d}"):
             trainer.save()
     finally:
-        if world > 1:
+        if plan:
             dist.destroy_process_group()
 
 
 def sample(options: argparse.Namespace) -> None:
     tokenizer = load(options.run / TOKENIZER)
-    model = checkpoint.load_model(options.run).to(device.pick())
+    model = sharded.load_model(options.run).to(device.pick())
     end = tokenizer.special_tokens.get(END)
     prompt = tokenizer.encode(options.prompt, "all") or ([end] if end is not None else [])
     rules = [RULES[name](getattr(options, name)) for name in RULES if getattr(options, name) is not None]

@@ -29,41 +29,53 @@ FORMAT = 1
 
 def save(
     folder: str | Path, step: int, model: nn.Module, optimizer: Optimizer | None = None, extra: dict[str, Any] | None = None,
-    keep: int = 3,
+    keep: int = 3, more: dict[str, Tensor] | None = None,
 ) -> Path:  # fmt: skip
     """Write a checkpoint of this step, then remove all but the newest `keep`; returns its folder.
 
-    extra is anything JSON holds (data position, schedule, settings). Random states of python, numpy, torch on the CPU and on
-    each CUDA device go in. A half-written folder of a process that died is removed here.
+    extra is anything JSON holds (data position, schedule, settings), more are tensors to go along (tensors() reads them). Random
+    states of python, numpy, torch on the CPU and on each CUDA device go in. A half-written folder of a process that died is
+    removed here.
     """
     if keep < 1:
         raise ValueError(f"keep={keep}: at least the newest checkpoint must stay")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    final, temporary = folder / f"step-{step:08d}", folder / f".writing-{os.getpid()}"
-    if final.exists():
-        raise ValueError(f"{final} exists: resume from it, or write to another folder")
-    for left in (*folder.glob(".writing-*"), *folder.glob(".removing-*")):
-        shutil.rmtree(left, ignore_errors=True)
+    folder, temporary = Path(folder), Path(folder) / f".writing-{os.getpid()}"
+    prepare(folder, step)
     temporary.mkdir()
     config = getattr(model, "config", None)
-    tensors, values = _random_states()
+    state, values = _random_states()
+    state |= more or {}
     if optimizer is not None:
         moments, groups = _flatten(optimizer.state_dict())
-        tensors |= moments
+        state |= moments
         values["optimizer"] = groups
     values |= {
         "format": FORMAT, "step": step, "config": config.to_dict() if isinstance(config, ModelConfig) else None,
         "extra": extra or {},
     }  # fmt: skip
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
-    save_file(tensors, temporary / "state.safetensors")
+    save_file(state, temporary / "state.safetensors")
     (temporary / "state.json").write_text(json.dumps(values), encoding="utf-8")
-    files = ("model.safetensors", "state.safetensors", "state.json")
-    manifest = {name: {"size": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)} for name in files}
+    return publish(temporary, folder, step, keep)
+
+
+def prepare(folder: Path, step: int) -> None:
+    """Make the folder, refuse a step that is there already, and clear away what died half-written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / f"step-{step:08d}").exists():
+        raise ValueError(f"{folder / f'step-{step:08d}'} exists: resume from it, or write to another folder")
+    for left in (*folder.glob(".writing-*"), *folder.glob(".removing-*")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def publish(temporary: Path, folder: Path, step: int, keep: int) -> Path:
+    """Write the manifest, wait for the disk, give the folder its name, remove all checkpoints but the newest `keep`."""
+    files = sorted(p for p in temporary.rglob("*") if p.is_file())
+    manifest = {str(f.relative_to(temporary)): {"size": f.stat().st_size, "sha256": _sha256(f)} for f in files}
     (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    for path in [*temporary.iterdir(), temporary]:
+    for path in [*temporary.rglob("*"), temporary]:
         _fsync(path)
+    final = folder / f"step-{step:08d}"
     os.rename(temporary, final)
     _fsync(folder)
     for old in checkpoints(folder)[:-keep]:
@@ -117,26 +129,38 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None,
     """
     path = latest(path)
     values = verify(path)
-    config = getattr(model, "config", None)
-    if isinstance(config, ModelConfig) and values["config"] is not None:
-        stored, here = values["config"], config.to_dict()
-        different = [f"{k}={stored.get(k)!r} there, {here.get(k)!r} here" for k in here if stored.get(k) != here[k]]
-        if different:
-            raise ValueError(f"{path} belongs to another config: {'; '.join(different)}. Build the model with ModelConfig of it")
+    check_config(path, values, model)
+    if not (path / "model.safetensors").exists():
+        raise ValueError(f"{path} holds shards that several ranks wrote: read it by llmcore.distributed.sharded")
     weights = load_file(path / "model.safetensors")
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(weights)) + sorted(k for k in set(own) & set(weights) if own[k].shape != weights[k].shape)
     if wrong:
         raise ValueError(f"{path} does not fit the model: {wrong[:5]} are missing, surplus or of another shape")
     model.load_state_dict(weights)
-    tensors = load_file(path / "state.safetensors")
+    state = tensors(path)
     if optimizer is not None:
         if "optimizer" not in values:
             raise ValueError(f"{path} holds no optimizer: it was saved without one; load it without")
-        optimizer.load_state_dict(_unflatten(tensors, values["optimizer"]))
+        optimizer.load_state_dict(_unflatten(state, values["optimizer"]))
     if restore_random:
-        _restore_random(tensors, values)
+        _restore_random(state, values)
     return values
+
+
+def tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that are no weights: the optimizer's, random states, and those given as `more`."""
+    return load_file(latest(path) / "state.safetensors")
+
+
+def check_config(path: Path, values: dict[str, Any], model: nn.Module) -> None:
+    """Raise a ValueError that names the fields in which the checkpoint's config is not the model's."""
+    config = getattr(model, "config", None)
+    if isinstance(config, ModelConfig) and values["config"] is not None:
+        stored, here = values["config"], config.to_dict()
+        different = [f"{k}={stored.get(k)!r} there, {here.get(k)!r} here" for k in here if stored.get(k) != here[k]]
+        if different:
+            raise ValueError(f"{path} belongs to another config: {'; '.join(different)}. Build the model with ModelConfig of it")
 
 
 def load_model(path: str | Path) -> Transformer:

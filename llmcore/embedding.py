@@ -60,10 +60,13 @@ class Embedding(nn.Module):
         self.norm = norm
         self.dropout = nn.Dropout(config.dropout)
 
+    def rows(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        return lookup(ids, self.table)
+
     def forward(
         self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "_ T"], segments: Int[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
-        x = self.tokens(lookup(ids, self.table) * self.scale)
+        x = self.tokens(self.rows(ids) * self.scale)
         if self.segments is not None:
             x = x + lookup(torch.zeros_like(ids) if segments is None else segments, self.segments)
         elif segments is not None:

@@ -114,7 +114,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients by max_norm / norm where the global norm, sqrt(sum of all squares), exceeds max_norm  [Pascanu 2013]
+    """Scale all gradients by max_norm / norm where the global norm, sqrt(sum of all squares), exceeds max_norm  [Pascanu et al. 2013]
 
     Returns the norm before. A norm that is not finite makes the gradients NaN, as torch's own does: the caller looks at it.
     """
@@ -122,11 +122,16 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.tensor(0.0)
-    norm = torch.stack([g.norm() for g in gradients]).norm()
+    norm = torch.stack([_whole(g.norm()) for g in gradients]).norm()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for g in gradients:
         g.mul_(scale)
     return norm
+
+
+def _whole(x: Tensor) -> Tensor:
+    """The norm of a gradient that lies in shards on several ranks (a DTensor), as a plain tensor."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def constant(total: int, warmup: int = 0) -> Schedule:
@@ -153,7 +158,10 @@ def warmup_cosine(total: int, warmup: int = 0, floor: float = 0.0) -> Schedule:
 
 
 def warmup_stable_decay(total: int, warmup: int = 0, floor: float = 0.0, decay: float = 0.2) -> Schedule:
-    """A linear rise, a plateau at 1, then a line down to floor over the last share `decay` of the steps  [Hu et al. 2024]"""
+    """A linear rise, a plateau at 1, then a line down to floor over the last share `decay` of the steps
+
+    The plateau is that of [Hu et al. 2024], who let the rate fall exponentially; the straight line is the simpler choice.
+    """
     _check_steps(total, warmup, floor)
     _check(decay=(decay, 0 < decay <= 1, "is a share of all steps; choose 0 < decay <= 1"))
     length = max(1, round(decay * total))

@@ -80,7 +80,7 @@ def min_p(p: float) -> Rule:
 
 
 def repetition_penalty(penalty: float) -> Rule:
-    """Logits of tokens already present: divided by penalty where positive, multiplied where negative  [Keskar et al. 2019]
+    """Logits of tokens already present are divided by penalty  [Keskar et al. 2019]; negative ones are multiplied, as in Hugging Face
 
     >>> repetition_penalty(2.0)(torch.tensor([[4.0, -4.0, 4.0]]), torch.tensor([[0, 1]]))
     tensor([[ 2., -8.,  4.]])
@@ -179,7 +179,7 @@ def generate(
         for _ in range(max_new_tokens):
             new = fresh if cache else ids
             with torch.no_grad():
-                logits = model.decode(new, padding, memory, source_padding, cache=cache)[:, -1].float()
+                logits = model.decode(new, padding, memory, source_padding, cache=cache, last=True)[:, -1].float()
             shaped, read = logits, _without_padding(ids, padding)
             for rule in rules:
                 shaped = rule(shaped, read)

@@ -4,6 +4,7 @@ Shapes: B batch (of this process), T context_length.
 """
 
 import contextlib
+import math
 import resource
 import sys
 import time
@@ -20,6 +21,8 @@ from tqdm import tqdm
 
 from llmcore import checkpoint
 from llmcore.data import Batch, Windows
+from llmcore.distributed import sharded
+from llmcore.distributed.parallel import Parallel, random_states, restore_random
 from llmcore.functional import cross_entropy
 from llmcore.optim import OPTIMIZERS, SCHEDULES, clip_gradients, decay_groups
 
@@ -101,14 +104,14 @@ def next_token_loss(model: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Fl
 class Trainer:
     """Ties model, data, optimizer and schedule together; with `folder` it writes checkpoints there.
 
-    Accumulation divides by the number of targets of the whole step, so `accumulation` small batches equal one large batch
-    even when their target counts differ. Where torch.distributed is initialised, gradients are summed over the processes,
-    each of which reads its own share (Windows(rank=, world=)); rank 0 writes the checkpoints.
+    Gradients are those of the mean loss over all targets of the step, of all batches and all processes, so `accumulation` small
+    batches equal one large batch even when their target counts differ. Where torch.distributed is initialised the plan says how
+    the processes share the work (default: Parallel("ddp")); each reads Windows(rank=plan.data_rank, world=plan.data_ranks).
     """
 
     def __init__(
         self, model: nn.Module, windows: Windows, config: TrainConfig, eval_windows: Windows | None = None,
-        folder: str | Path | None = None, loss: Loss = next_token_loss, progress: bool | None = None,
+        folder: str | Path | None = None, loss: Loss = next_token_loss, progress: bool | None = None, plan: Parallel | None = None,
     ):  # fmt: skip
         if config.eval_every and eval_windows is None:
             raise ValueError(f"eval_every={config.eval_every} without eval_windows: pass held-out windows or set it to 0")
@@ -118,15 +121,20 @@ class Trainer:
         self.folder, self.loss = Path(folder) if folder is not None else None, loss
         self.progress = sys.stderr.isatty() if progress is None else progress
         self.device = next(model.parameters()).device
-        groups = decay_groups(model, config.weight_decay)
+        if plan is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            plan = Parallel("ddp", device=self.device.type)
+        self.plan, parts = plan, plan.data_ranks if plan else 1
+        if parts != windows.world:
+            raise ValueError(f"{parts} parts of each batch and windows for {windows.world}: pass Windows(rank=, world={parts})")
+        if plan and plan.sharded and config.precision == "fp16":
+            raise ValueError("precision='fp16' with a model in shards: each rank would scale its own; use bf16")
+        split = plan.split(model) if plan else model
+        groups = decay_groups(model, config.weight_decay)  # after the split, which makes parameters of its own
         options: dict[str, Any] = {"betas": config.betas} if config.optimizer == "adamw" else {"momentum": config.momentum}
         self.optimizer = OPTIMIZERS[config.optimizer](groups, lr=config.lr, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        self.forward = torch.compile(model) if config.compile else model
+        self.split, self.forward = split, torch.compile(split) if config.compile else split
         self.step, self.tokens, self.best, self.waited = 0, 0, float("inf"), 0
-        self.world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if self.world != windows.world:
-            raise ValueError(f"{self.world} processes and windows for {windows.world}: pass Windows(rank=, world={self.world})")
 
     def run(self) -> Iterator[Record]:
         """Train to config.steps (or until patience runs out), one Record a step. A run that was resumed goes on where it was.
@@ -158,25 +166,32 @@ class Trainer:
             group["lr"] = lr
         epoch = self.windows.epoch
         batches = [self._move(self.windows.next()) for _ in range(self.config.accumulation)]
-        # all targets of the step, known before the first backward: each batch's sum is divided by the same number
-        total = self._sum(sum(int((b.targets != -100).sum()) for b in batches))
         self.optimizer.zero_grad(set_to_none=True)
-        summed = torch.zeros((), device=self.device)
-        for batch in batches:
-            with self._autocast():
-                loss, _ = self.loss(self.forward, batch)
-            self.scaler.scale(loss / total).backward()
-            summed += loss.detach()
-        mean = self._sum(float(summed)) / total
-        if not mean == mean or mean in (float("inf"), float("-inf")):
+        size = batches[0].targets.numel()  # how many targets count is known after the last batch: until then sums are divided by this
+        summed = torch.zeros(2, dtype=torch.float64, device=self.device)  # of losses, and how many targets
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            with self.plan.gradients_wait(self.split, last) if self.plan else contextlib.nullcontext():
+                with self._autocast():
+                    loss, kept = self.loss(self.forward, batch)
+                self.scaler.scale(loss / size).backward()
+            summed += torch.stack([loss.detach().double(), torch.tensor(float(kept), device=self.device).double()])
+        if self.plan:
+            self.plan.sum(summed)
+        mean, total = float(summed[0] / summed[1]), int(summed[1])
+        if not math.isfinite(mean):
             raise FloatingPointError(f"the loss of step {self.step + 1} is {mean}: lower lr={self.config.lr}, or set clip and warmup")
-        self._share_gradients()
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.model.parameters())
+        # the plans average over the parts of a batch
+        scale = size * (self.plan.data_ranks if self.plan else 1) / total
+        for parameter in parameters:
+            if scale != 1 and parameter.grad is not None:
+                parameter.grad.mul_(scale)
         norm = clip_gradients(parameters, self.config.clip or float("inf"))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.step, self.tokens = self.step + 1, self.tokens + int(total)
+        self.step, self.tokens = self.step + 1, self.tokens + total
         seconds = time.perf_counter() - start
         eval_loss = None
         if self.config.eval_every and (self.step % self.config.eval_every == 0 or self.step == self.config.steps):
@@ -201,15 +216,19 @@ class Trainer:
         return total / count
 
     def save(self) -> None:
-        """A checkpoint of this moment; only rank 0 writes, the others wait."""
+        """A checkpoint of this moment: by rank 0, while the others wait, or in shards, by all."""
         assert self.folder is not None
-        if self.world == 1 or dist.get_rank() == 0:
-            extra = {
-                "train": asdict(self.config), "data": self.windows.state(), "tokens": self.tokens, "best": self.best,
-                "waited": self.waited, "scaler": self.scaler.state_dict(),
-            }  # fmt: skip
-            checkpoint.save(self.folder, self.step, self.model, self.optimizer, extra, self.config.keep)
-        if self.world > 1:
+        extra = {
+            "train": asdict(self.config), "data": self.windows.state(), "tokens": self.tokens, "best": self.best,
+            "waited": self.waited, "scaler": self.scaler.state_dict(),
+        }  # fmt: skip
+        if self.plan and self.plan.sharded:
+            sharded.save(self.folder, self.step, self.model, self.optimizer, extra, self.config.keep)
+            return
+        random = random_states() if self.plan else None
+        if not self.plan or dist.get_rank() == 0:
+            checkpoint.save(self.folder, self.step, self.model, self.optimizer, extra, self.config.keep, random)
+        if self.plan:
             dist.barrier()
 
     def resume(self, path: str | Path | None = None) -> "Trainer":
@@ -227,7 +246,12 @@ class Trainer:
         if different:
             was = ", ".join(f"{k}={stored.get(k)!r} there, {here[k]!r} here" for k in different)
             raise ValueError(f"{where} was trained with other settings: {was}. Use those, or start a new run from its weights")
-        values = checkpoint.load(where, self.model, self.optimizer)
+        if sharded.is_sharded(where) or (self.plan and self.plan.sharded):
+            values = sharded.load(where, self.model, self.optimizer)
+        else:
+            values = checkpoint.load(where, self.model, self.optimizer)
+            if self.plan:
+                restore_random(checkpoint.tensors(where))
         extra = values["extra"]
         self.windows.load(extra["data"])
         self.scaler.load_state_dict(extra["scaler"])
@@ -240,20 +264,6 @@ class Trainer:
     def _autocast(self) -> contextlib.AbstractContextManager:
         kind = TYPES.get(self.config.precision)
         return torch.autocast(self.device.type, kind) if kind else contextlib.nullcontext()
-
-    def _sum(self, value: float) -> float:
-        """The sum over all processes."""
-        if self.world == 1:
-            return value
-        total = torch.tensor(float(value), dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return total.item()
-
-    def _share_gradients(self) -> None:
-        if self.world > 1:
-            for parameter in self.model.parameters():
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad)
 
     def _memory(self) -> int:
         if self.device.type == "cuda":

@@ -244,29 +244,22 @@ def test_killed_at_random_moments_it_ends_as_if_uninterrupted(tmp_path):
         assert torch.equal(a, b)
 
 
-RANKS = textwrap.dedent(
-    """
-    import sys; sys.path.insert(0, {tests!r})
-    import torch; torch.set_num_threads(1)
-    import torch.distributed as dist
-    from dataclasses import replace
-    from test_trainer import CONFIG, MODEL, PLAIN, Trainer, model_of, windows
-    dist.init_process_group("gloo")
-    data = windows(batch_size=6, rank=dist.get_rank(), world=2)
-    t = Trainer(model_of(PLAIN, 1), data, replace(CONFIG, checkpoint_every=12), folder=sys.argv[1])
-    list(t.run())
-    dist.destroy_process_group()
-    """
-).format(tests=str(Path(__file__).parent))
+def test_the_count_that_a_loss_returns_scales_the_gradient():
+    """A loss that counts only some targets: the update is that of their mean, whatever the batch's size."""
 
+    def every_third(model, batch):
+        kept = batch.targets.clone()
+        kept[:, torch.arange(kept.shape[1]) % 3 > 0] = -100
+        count = int((kept != -100).sum())
+        return cross_entropy(model(batch.ids), kept) * count, count
 
-def test_two_processes_equal_one(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path / "two"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr[-2000:]
-    one = Trainer(model_of(PLAIN, 1), windows(batch_size=6), CONFIG)
-    list(one.run())
-    two = checkpoint.load_model(tmp_path / "two")
-    torch.testing.assert_close(list(two.parameters()), weights(one), atol=1e-6, rtol=1e-5)
+    config = replace(
+        CONFIG, steps=1, optimizer="sgd", lr=0.1, weight_decay=0.0, clip=0.0, schedule="constant", warmup=0, accumulation=2
+    )
+    ours = Trainer(model_of(PLAIN, 1), windows(), config, loss=every_third)
+    model, data = model_of(PLAIN, 1), windows()
+    sums = [every_third(model, data.next()) for _ in range(2)]
+    (sum(s for s, _ in sums) / sum(n for _, n in sums)).backward()
+    expected = [p - 0.1 * p.grad for p in model.parameters()]
+    assert next(ours.run()).tokens == sum(n for _, n in sums)
+    torch.testing.assert_close(weights(ours), expected, atol=1e-6, rtol=1e-5)

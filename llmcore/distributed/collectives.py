@@ -1,0 +1,160 @@
+"""Broadcast, reduce, all-gather, reduce-scatter, all-reduce, written as rings and trees of single messages.
+
+p ranks, n numbers in a buffer; chunk r of a buffer is part r of torch.tensor_split, so p need not divide n. Who sends what in
+which step stands in schedules.py; here the lists are run over torch.distributed's send and receive. Every function works in
+place or returns a new tensor of its own, blocks until its rank is done, and is called by all ranks of `group` (None: all).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+from llmcore.distributed import schedules
+from llmcore.distributed.schedules import Steps
+
+Group = dist.ProcessGroup | None
+
+
+class Traffic(Counter[str]):
+    """Bytes that this rank has sent, by collective; `messages` counts them all.
+
+    >>> t = Traffic(); t["ring all-reduce"] += 12; t.total()
+    12
+    """
+
+    messages: int = 0
+
+
+_watching: list[Traffic] = []
+
+
+@contextmanager
+def traffic() -> Iterator[Traffic]:
+    """`with traffic() as sent:` counts the bytes that this rank sends inside, also those of torch's own calls that are noted."""
+    counted = Traffic()
+    _watching.append(counted)
+    try:
+        yield counted
+    finally:
+        _watching.remove(counted)
+
+
+def note(kind: str, n_bytes: int, messages: int = 1) -> None:
+    """Count bytes sent by other means than this file's."""
+    for counted in _watching:
+        counted[kind] += n_bytes
+        counted.messages += messages
+
+
+def size(group: Group = None) -> int:
+    """p, the number of ranks in the group."""
+    return dist.get_world_size(group)
+
+
+def rank(group: Group = None) -> int:
+    """This process's number in the group, from 0."""
+    return dist.get_rank(group)
+
+
+def send(x: Shaped[Tensor, "..."], to: int, group: Group = None, kind: str = "send", tag: int = 0) -> dist.Work:
+    """Start to send a tensor to a rank of the group; .wait() before its memory is written again."""
+    note(kind, x.numel() * x.element_size())
+    work = dist.isend(x, group=group, group_dst=to, tag=tag)
+    assert work is not None  # None for a process outside the group
+    return work
+
+
+def receive(x: Shaped[Tensor, "..."], source: int, group: Group = None, tag: int = 0) -> dist.Work:
+    """Start to receive into x from a rank of the group; .wait() before it is read."""
+    work = dist.irecv(x, group=group, group_src=source, tag=tag)
+    assert work is not None
+    return work
+
+
+def run(steps: Steps, chunks: list[Tensor], whole: Tensor, group: Group = None, kind: str = "steps") -> None:
+    """Carry out this rank's part of a schedule on contiguous chunks (views of the whole buffer, which chunk=None means).
+
+    In each step a rank first starts what it sends and receives, then waits, then adds or copies: in a ring all ranks send at
+    the same time.
+    """
+    me = rank(group)
+    for step in steps:
+        sent, received = [], []
+        for s in step:
+            if s.source == me:
+                x = whole if s.chunk is None else chunks[s.chunk]
+                if x.numel():
+                    sent.append(send(x, s.destination, group, kind))
+            elif s.destination == me:
+                x = whole if s.chunk is None else chunks[s.chunk]
+                if x.numel():
+                    arrived = torch.empty_like(x)
+                    received.append((s, x, arrived, receive(arrived, s.source, group)))
+        for s, x, arrived, work in received:
+            work.wait()
+            x.copy_(x + arrived if s.add else arrived)
+        for work in sent:
+            work.wait()
+
+
+def _flat(x: Tensor, name: str) -> Tensor:
+    if not x.is_contiguous():
+        raise ValueError(f"{name} of a tensor that is not contiguous: its chunks would be copies; call .contiguous() first")
+    return x.detach().view(-1)
+
+
+def _collective(make: Callable[[int], Steps], kind: str) -> Callable[[Tensor, Group], Tensor]:
+    def collective(x: Shaped[Tensor, "..."], group: Group = None) -> Shaped[Tensor, "..."]:
+        flat, p = _flat(x, kind), size(group)
+        run(make(p), list(flat.tensor_split(p)), flat, group, kind)
+        return x
+
+    return collective
+
+
+ring_all_reduce = _collective(schedules.ring_all_reduce, "ring all-reduce")
+ring_all_reduce.__doc__ = "In place: x becomes its sum over all ranks. 2 (p - 1) steps; each rank sends 2 (p - 1) / p of x."
+tree_all_reduce = _collective(schedules.tree_all_reduce, "tree all-reduce")
+tree_all_reduce.__doc__ = "In place: x becomes its sum over all ranks. 2 ceil(log2 p) steps, each with the whole of x."
+
+ALL_REDUCES = {"ring": ring_all_reduce, "tree": tree_all_reduce}
+
+
+def broadcast(x: Shaped[Tensor, "..."], root: int = 0, group: Group = None) -> Shaped[Tensor, "..."]:
+    """In place: x becomes the root's x. ceil(log2 p) steps down a tree."""
+    flat = _flat(x, "broadcast")
+    run(schedules.tree_broadcast(size(group), root), [], flat, group, "tree broadcast")
+    return x
+
+
+def reduce(x: Shaped[Tensor, "..."], root: int = 0, group: Group = None) -> Shaped[Tensor, "..."]:
+    """In place: the root's x becomes the sum over all ranks; the others' x holds parts of it, of no use. Up a tree."""
+    flat = _flat(x, "reduce")
+    run(schedules.tree_reduce(size(group), root), [], flat, group, "tree reduce")
+    return x
+
+
+def reduce_scatter(x: Shaped[Tensor, "..."], group: Group = None) -> Shaped[Tensor, " n"]:
+    """Chunk r of the sum over all ranks, for rank r: (p - 1) / p of x sent round a ring. x is left as it was."""
+    p, flat = size(group), _flat(x, "reduce_scatter").clone()
+    chunks = list(flat.tensor_split(p))
+    run(schedules.ring_reduce_scatter(p), chunks, flat, group, "ring reduce-scatter")
+    return chunks[rank(group)].clone()
+
+
+def all_gather(chunk: Shaped[Tensor, " n"], total: int, group: Group = None) -> Shaped[Tensor, " total"]:
+    """The buffer of `total` numbers whose chunk r rank r gives: (p - 1) / p of it sent round a ring."""
+    p = size(group)
+    whole = chunk.new_empty(total)
+    chunks = list(whole.tensor_split(p))
+    mine = chunks[rank(group)]
+    if chunk.shape != mine.shape:
+        raise ValueError(f"chunk of {tuple(chunk.shape)} numbers: part {rank(group)} of {total} over {p} ranks has {mine.numel()}")
+    mine.copy_(chunk)
+    run(schedules.ring_all_gather(p), chunks, whole, group, "ring all-gather")
+    return whole

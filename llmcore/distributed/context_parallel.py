@@ -1,0 +1,149 @@
+"""Context parallel: a sequence too long for one rank is cut into p parts; keys and values go round a ring  [Liu et al. 2023].
+
+Rank r holds tokens r t .. (r + 1) t - 1, t = T / p: their queries, keys and values. In each of p steps it reads the keys and values
+that are with it, then hands them on. The softmax over all keys is put together part by part: o = sum_j e^(z_j - m) v_j and
+l = sum_j e^(z_j - m) are rescaled whenever a part brings a higher maximum m  [Milakov & Gimelshein 2018]. No rank ever
+holds the T x T square, nor all keys.
+
+Shapes: B batch, H heads, t tokens of this rank, T all tokens, Dh d_head.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llmcore.attention import Attention
+from llmcore.distributed import collectives
+from llmcore.distributed.collectives import Group
+from llmcore.mask import Mask, Padding
+from llmcore.model import Transformer
+
+
+def _pass_on(tensors: list[Tensor], group: Group, kind: str) -> tuple[list[Tensor], list]:
+    """Start to hand tensors to the next rank and to take the previous rank's; what arrives is there when all work is done."""
+    p, r = collectives.size(group), collectives.rank(group)
+    arriving = [torch.empty_like(x) for x in tensors]
+    work: list = []
+    for i, (x, y) in enumerate(zip(tensors, arriving)):
+        work.append(collectives.send(x, (r + 1) % p, group, kind, tag=i))
+        work.append(collectives.receive(y, (r - 1) % p, group, tag=i))
+    return arriving, work
+
+
+def _scores(q: Tensor, k: Tensor, r: int, home: int, causal: bool) -> Float[Tensor, "B H t t"] | None:
+    """Scores of this rank's queries with the keys whose home is another rank; None where causality forbids them all."""
+    if causal and home > r:
+        return None
+    z = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if causal and home == r:
+        t = z.shape[-1]
+        later = torch.ones(t, t, dtype=torch.bool, device=z.device).triu(1)
+        z = z.masked_fill(later, torch.finfo(z.dtype).min)
+    return z
+
+
+class RingAttention(torch.autograd.Function):
+    """softmax(Q K^T / sqrt(Dh)) V for this rank's queries and the keys of all ranks.
+
+    Keeps its own q, k, v, the output and one number a query, log sum_j e^(z_j); backward sends keys and values round once more,
+    computes the weights again from that number, and lets the gradients of keys and values travel home with them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool, group: Group) -> Float[Tensor, "B H t Dh"]:
+        p, r = collectives.size(group), collectives.rank(group)
+        m = q.new_full((*q.shape[:-1], 1), torch.finfo(q.dtype).min)
+        total, o = torch.zeros_like(m), torch.zeros_like(q)
+        here = [k.contiguous(), v.contiguous()]
+        for step in range(p):
+            if step < p - 1:  # on their way while this rank computes with them
+                arriving, work = _pass_on(here, group, "keys and values")
+            z = _scores(q, here[0], r, (r - step) % p, causal)
+            if z is not None:
+                higher = torch.maximum(m, z.amax(-1, keepdim=True))
+                e, shrink = (z - higher).exp(), (m - higher).exp()
+                total, o, m = total * shrink + e.sum(-1, keepdim=True), o * shrink + e @ here[1], higher
+            if step < p - 1:
+                for w in work:
+                    w.wait()
+                here = arriving
+        o = o / total
+        ctx.causal, ctx.group = causal, group
+        ctx.save_for_backward(q, k, v, o, m + total.log())
+        return o
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, o, log_total = ctx.saved_tensors
+        p, r = collectives.size(ctx.group), collectives.rank(ctx.group)
+        scale = 1 / math.sqrt(q.shape[-1])
+        along = (gradient * o).sum(-1, keepdim=True)  # what the softmax's backward subtracts in each row
+        dq = torch.zeros_like(q)
+        here = [k.contiguous(), v.contiguous(), torch.zeros_like(k), torch.zeros_like(v)]
+        for step in range(p):
+            k_, v_, dk, dv = here
+            z = _scores(q, k_, r, (r - step) % p, ctx.causal)
+            if z is not None:
+                weights = (z - log_total).exp()
+                dz = weights * (gradient @ v_.transpose(-2, -1) - along) * scale
+                dq += dz @ k_
+                dk, dv = dk + dz.transpose(-2, -1) @ q, dv + weights.transpose(-2, -1) @ gradient
+            if p > 1:
+                here, work = _pass_on([k_, v_, dk.contiguous(), dv.contiguous()], ctx.group, "keys, values and their gradients")
+                for w in work:
+                    w.wait()
+            else:
+                here = [k_, v_, dk, dv]
+        return dq, here[2], here[3], None, None  # after p steps they are home
+
+
+class ContextParallel:
+    """Replaces the path of every attention of a decoder by the ring, in place; model sees this rank's tokens only.
+
+    parallel = ContextParallel(model); logits = parallel(own ids); the loss of a rank is its part of the global loss; after
+    backward parallel.finish() sums the gradients over the ranks, since all have the same weights and different tokens.
+    """
+
+    def __init__(self, model: Transformer, group: Group = None):
+        if model.config.family != "decoder":
+            raise ValueError(f"family={model.config.family!r}: the ring is written for a decoder's self-attention")
+        if model.config.dropout:
+            raise ValueError(f"dropout={model.config.dropout}: weights that travel in parts are not dropped; set dropout=0")
+        self.model, self.group = model, group
+
+        def path(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+            if not mask.padding.empty:
+                raise ValueError("padding with context parallelism: cut sequences of equal length")
+            return RingAttention.apply(q, k, v, mask.causal, group)
+
+        for module in model.modules():
+            if isinstance(module, Attention):
+                module.path = path
+
+    def own(self, x: Int[Tensor, "B T"]) -> Int[Tensor, "B t"]:
+        """This rank's part of the tokens (or targets)."""
+        p = collectives.size(self.group)
+        if x.shape[1] % p:
+            raise ValueError(f"{x.shape[1]} tokens over {p} ranks: p must divide them")
+        return x.tensor_split(p, 1)[collectives.rank(self.group)]
+
+    def __call__(self, ids: Int[Tensor, "B t"]) -> Float[Tensor, "B t V"]:
+        """Logits of this rank's tokens; their positions start at rank x t."""
+        model = self.model
+        assert model.decoder is not None
+        x, turn = model.embed(ids, Padding(), collectives.rank(self.group) * ids.shape[1], None)
+        return model.head(model.decoder(x, Mask(causal=True), turn), model.embedding.table)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Sum the gradients over the ranks."""
+        for parameter in self._parameters():
+            assert parameter.grad is not None
+            collectives.ring_all_reduce(parameter.grad, self.group)
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        return (p for p in self.model.parameters() if p.requires_grad)

@@ -1,0 +1,113 @@
+"""Data parallel: every rank has the whole model and its own part of the batch; gradients are summed before the update.
+
+The sum of a bucket of gradients starts as soon as its last gradient is there, while backward still computes the earlier
+layers: communication hides behind computation  [Li et al. 2020].
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from llmcore.distributed import collectives
+from llmcore.distributed.collectives import Group
+
+
+@dataclass(frozen=True)
+class Event:
+    """When something happened, in seconds since the first gradient of this backward pass was there."""
+
+    what: str  # "ready": all gradients of the bucket are there, its sum starts; "summed": the sum has arrived
+    bucket: int
+    at: float
+
+
+class DataParallel:
+    """Sums the gradients of `model` over the ranks while backward runs.
+
+    parallel = DataParallel(model); loss.backward(); parallel.finish(); now each p.grad is the sum over all ranks. The loss of a
+    rank must be its part of the global loss (its sum of -log p over the number of targets of all ranks), so that the sum of the
+    gradients is the gradient of one process that reads the whole batch. Rank 0's parameters are sent to all at the start.
+
+    Buckets are filled in the reverse order of the parameters, which is about the order in which backward reaches them, up to
+    bucket_bytes each. A tied parameter is one parameter with one gradient, complete only when all its uses are done.
+    """
+
+    def __init__(self, model: nn.Module, bucket_bytes: int = 1 << 20, group: Group = None):
+        if bucket_bytes < 1:
+            raise ValueError(f"bucket_bytes={bucket_bytes}: must be at least 1; 25 MB is usual on GPUs")
+        self.model, self.group = model, group
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.buckets: list[list[nn.Parameter]] = []
+        room = 0
+        for parameter in reversed(self.parameters):
+            n_bytes = parameter.numel() * parameter.element_size()
+            if not self.buckets or n_bytes > room:
+                self.buckets.append([])
+                room = bucket_bytes
+            self.buckets[-1].append(parameter)
+            room -= n_bytes
+        for parameter in self.parameters:
+            collectives.broadcast(parameter.data, group=group)
+        self.events: list[Event] = []
+        self._number = {p: i for i, bucket in enumerate(self.buckets) for p in bucket}
+        self._active = True
+        self._start()
+        self._handles = [p.register_post_accumulate_grad_hook(self._arrived) for p in self.parameters]
+
+    def _start(self) -> None:
+        self._missing = [set(bucket) for bucket in self.buckets]
+        self._running: dict[int, tuple[Tensor, dist.Work]] = {}
+        self._began = 0.0
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Gradients only pile up inside: for all but the last of several accumulated batches."""
+        self._active = False
+        try:
+            yield
+        finally:
+            self._active = True
+
+    def _arrived(self, parameter: Tensor) -> None:
+        if not self._active:
+            return
+        if not self._began:
+            self._began, self.events = time.perf_counter(), []
+        self._missing[self._number[parameter]].discard(parameter)  # type: ignore[index]
+        # in the order of the buckets, and not of their completion: all ranks must start the same sums in the same order
+        while len(self._running) < len(self.buckets) and not self._missing[len(self._running)]:
+            self._sum(len(self._running))
+
+    def _sum(self, bucket: int) -> None:
+        self.events.append(Event("ready", bucket, time.perf_counter() - self._began))
+        for p in self.buckets[bucket]:
+            if p.grad is None:  # not used in this batch, here; on another rank perhaps
+                p.grad = torch.zeros_like(p)
+        flat = torch.cat([p.grad.reshape(-1) for p in self.buckets[bucket]])  # type: ignore[union-attr]
+        ranks = collectives.size(self.group)
+        collectives.note("all-reduce", 2 * (ranks - 1) * flat.numel() * flat.element_size() // ranks, 2 * (ranks - 1))
+        work = dist.all_reduce(flat, group=self.group, async_op=True)
+        assert work is not None
+        self._running[bucket] = (flat, work)
+
+    def finish(self) -> None:
+        """Wait for the sums and put them into p.grad. Call it after the backward of the last accumulated batch."""
+        for bucket in range(len(self._running), len(self.buckets)):  # those that lack a gradient here
+            self._sum(bucket)
+        for bucket, (flat, work) in self._running.items():
+            work.wait()
+            self.events.append(Event("summed", bucket, time.perf_counter() - self._began))
+            for p, part in zip(self.buckets[bucket], flat.split([p.numel() for p in self.buckets[bucket]])):
+                assert p.grad is not None
+                p.grad.copy_(part.view_as(p))
+        self._start()
+
+    def remove(self) -> None:
+        """Take the hooks off: backward leaves gradients of this rank alone again."""
+        for handle in self._handles:
+            handle.remove()

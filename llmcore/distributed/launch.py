@@ -1,0 +1,215 @@
+"""A function, written in a notebook cell perhaps, run by several processes of this machine at once.
+
+launch starts one process that imports torch, which then forks into the ranks: a launch costs one import however many ranks
+there are. The ranks meet through a file, not a port. What crosses between this process and the ranks is pickled
+(cloudpickle, so that functions of a notebook can go): our own values, read from a folder that only this user can open.
+"""
+
+import contextlib
+import faulthandler
+import io
+import json
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import torch
+import torch.distributed as dist
+
+POLL = 0.01  # seconds between two looks at the ranks
+GATHER = 0.1  # after the first failure: time for the ranks that fail with it to say so
+
+
+class RankError(RuntimeError):
+    """A rank raised, hung or was killed; the message holds its traceback, `rank` its number."""
+
+    def __init__(self, rank: int, message: str):
+        super().__init__(message)
+        self.rank = rank
+
+
+def launch(fn: Callable[..., Any], ranks: int, *args: Any, timeout: float = 60.0) -> list[Any]:
+    """[fn(*args) as rank 0 returned it, as rank 1 returned it, ...]: each rank is a process inside torch.distributed.
+
+    Backend gloo, one thread a rank; nccl, one device a rank, where there are as many CUDA devices as ranks (device() says
+    which). What a rank prints is printed here when all have ended, rank after rank. Results should lie on the CPU.
+
+    Raises RankError with the traceback of the rank that raised or was killed: the others are ended within a second. A call
+    that has not returned after `timeout` seconds is a hang: all are ended, and the error shows where each rank stood. No
+    process, port or file is left behind, also when this process is interrupted or killed.
+    """
+    if ranks < 1:
+        raise ValueError(f"ranks={ranks}: at least one process must run")
+    if timeout <= 0:
+        raise ValueError(f"timeout={timeout}: must be above 0 seconds")
+    if not hasattr(os, "fork"):
+        raise OSError("launch forks, which this system cannot: use Linux, macOS or WSL, or start a script with torchrun")
+    with tempfile.TemporaryDirectory(prefix="llmcore-ranks-") as name:
+        folder = Path(name)
+        (folder / "task").write_bytes(cloudpickle.dumps((fn, args)))
+        (folder / "path.json").write_text(json.dumps(sys.path))
+        code = (
+            f"import sys, json; sys.path[:] = json.load(open({str(folder / 'path.json')!r}));"
+            f"from llmcore.distributed.launch import _serve; _serve({name!r}, {ranks}, {timeout})"
+        )
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"}
+        with (folder / "noise").open("wb") as noise:
+            server = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=noise,
+                stderr=noise,
+                start_new_session=True,
+                env=environment,
+            )
+        try:
+            server.wait(timeout + 60)  # the server itself keeps the time; this is for a machine that cannot even import torch
+        except subprocess.TimeoutExpired:
+            raise RankError(0, f"the ranks could not be started within {timeout + 60:.0f} s") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(server.pid, signal.SIGKILL)  # the server and whatever its ranks have started
+            server.wait()
+            if server.stdin:
+                server.stdin.close()
+        return _collect(folder, ranks)
+
+
+def device() -> torch.device:
+    """The device of this rank: its own CUDA device under nccl, else the CPU."""
+    on_cuda = dist.is_initialized() and dist.get_backend() == "nccl"
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_cuda else torch.device("cpu")
+
+
+def _collect(folder: Path, ranks: int) -> list[Any]:
+    """Results by rank, with what was printed; or the RankError that the server's verdict describes."""
+    verdict = folder / "verdict.json"
+    if not verdict.exists():
+        raise RankError(0, f"the ranks did not start:\n{(folder / 'noise').read_text(errors='replace')[-4000:]}")
+    failed = json.loads(verdict.read_text())
+    if failed:
+        raise RankError(failed["rank"], failed["message"])
+    results = []
+    for rank in range(ranks):
+        result, printed = pickle.loads((folder / f"result-{rank}").read_bytes())
+        for line in printed.splitlines():
+            print(f"[rank {rank}] {line}")
+        results.append(result)
+    return results
+
+
+def _serve(name: str, ranks: int, timeout: float) -> None:
+    """The process between: forks the ranks, watches them, and writes the verdict: {} or {rank, message}."""
+    folder = Path(name)
+    # unpickled before the fork: what the function imports is imported once
+    task = pickle.loads((folder / "task").read_bytes())
+    numbers = {}
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            _be(folder, rank, ranks, timeout, task)
+        numbers[child] = rank
+    end = time.monotonic() + timeout
+    failed: dict[int, str] = {}
+    while numbers and not failed:
+        time.sleep(POLL)
+        failed = _ended(numbers)
+        if failed:
+            time.sleep(GATHER)
+            failed |= _ended(numbers)
+        elif time.monotonic() > end:
+            late = sorted(numbers.values())
+            _signal(numbers, signal.SIGUSR1)  # faulthandler writes where they stand
+            time.sleep(0.5)
+            stacks = "\n".join(f"rank {r} stood at:\n{_read(folder / f'stack-{r}')}" for r in late)
+            failed = {late[0]: f"rank {late[0]} had not returned after {timeout:g} s (nor had {late[1:]}): all were ended\n\n{stacks}"}
+        elif select.select([0], [], [], 0)[0] and not os.read(0, 1):
+            _signal(numbers, signal.SIGKILL)  # whoever called launch is gone
+            os._exit(1)
+    _signal(numbers, signal.SIGKILL)
+    verdict = _verdict(folder, failed) if failed else {}
+    (folder / "verdict.tmp").write_text(json.dumps(verdict))
+    os.rename(folder / "verdict.tmp", folder / "verdict.json")
+    os._exit(0)
+
+
+def _ended(numbers: dict[int, int]) -> dict[int, str]:
+    """Take the ranks that have ended out of `numbers`; those that failed, with how."""
+    failed = {}
+    for child, rank in list(numbers.items()):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            del numbers[child]
+            if os.WIFSIGNALED(status):
+                number = os.WTERMSIG(status)
+                failed[rank] = f"rank {rank} was ended by signal {number} ({signal.Signals(number).name}); the others were ended"
+            elif os.WEXITSTATUS(status):
+                failed[rank] = ""
+    return failed
+
+
+def _verdict(folder: Path, failed: dict[int, str]) -> dict[str, Any]:
+    """The rank to blame: one that a signal ended or that hung, else the one that raised first."""
+    errors = {r: json.loads(_read(folder / f"error-{r}") or '{"time": 0, "text": "it exited"}') for r in failed if not failed[r]}
+    told = [r for r in failed if failed[r]]
+    rank = told[0] if told else min(errors, key=lambda r: errors[r]["time"])
+    message = failed[rank] or f"rank {rank} raised; the others were ended\n\n{errors[rank]['text']}"
+    if rank in told and "signal" in message:
+        message += f"\n\n{_read(folder / f'noise-{rank}')[-2000:]}"
+    return {"rank": rank, "message": message}
+
+
+def _be(folder: Path, rank: int, ranks: int, timeout: float, task: tuple[Callable[..., Any], tuple]) -> None:
+    """A rank's life. It ends by os._exit: the interpreter of the server must not run on in the child."""
+    status = 1
+    try:
+        noise = os.open(folder / f"noise-{rank}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(noise, 1)
+        os.dup2(noise, 2)
+        faulthandler.register(signal.SIGUSR1, (folder / f"stack-{rank}").open("w"))
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+        torch.set_num_threads(1)
+        on_cuda = torch.cuda.device_count() >= ranks and os.environ.get("LLMCORE_DEVICE", "cuda").startswith("cuda")
+        if on_cuda:
+            torch.cuda.set_device(rank)
+        store = dist.FileStore(str(folder / "store"), ranks)
+        dist.init_process_group(
+            "nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout + 30)
+        )
+        fn, args = task
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            result = fn(*args)
+        dist.barrier()  # nobody leaves while another still reads from it
+        (folder / f"result-{rank}").write_bytes(cloudpickle.dumps((result, printed.getvalue())))
+        dist.destroy_process_group()
+        status = 0
+    except BaseException as error:
+        text = "".join(traceback.format_exception(error))
+        temporary = folder / f"error-{rank}.tmp"
+        temporary.write_text(json.dumps({"time": time.monotonic(), "text": text}))
+        os.rename(temporary, folder / f"error-{rank}")
+    finally:
+        os._exit(status)
+
+
+def _signal(numbers: dict[int, int], number: int) -> None:
+    for child in numbers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""

@@ -1,0 +1,302 @@
+"""Who does what in which order: the sends of a collective, the work of a pipeline. Plain lists, no torch: print, draw or run them.
+
+p ranks (or pipeline stages), numbered from 0. A collective is a list of steps, each a list of `Send`s that happen at the same time.
+A pipeline schedule is, for each stage, the list of its `Work`s in order; m microbatches, v chunks of layers a stage.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Send:
+    """One message: source sends a chunk of its buffer to destination, which adds it to its own (add) or overwrites its own.
+
+    chunk: which of p equal parts of the buffer; None is the whole buffer.
+    """
+
+    source: int
+    destination: int
+    chunk: int | None
+    add: bool
+
+    def __repr__(self) -> str:
+        what = "all" if self.chunk is None else f"chunk {self.chunk}"
+        return f"{self.source} -> {self.destination}: {what}, {'add' if self.add else 'copy'}"
+
+
+Steps = list[list[Send]]
+
+
+def ring_reduce_scatter(p: int) -> Steps:
+    """p - 1 steps; afterwards rank r holds the sum of chunk r over all ranks  [Patarasuk & Yuan 2009]
+
+    A chunk starts beside its home and goes once round the ring; each rank that it passes adds its own part.
+
+    >>> ring_reduce_scatter(2)
+    [[0 -> 1: chunk 1, add, 1 -> 0: chunk 0, add]]
+    """
+    _ranks(p)
+    return [[Send(r, (r + 1) % p, (r - 1 - step) % p, True) for r in range(p)] for step in range(p - 1)]
+
+
+def ring_all_gather(p: int) -> Steps:
+    """p - 1 steps; rank r starts with chunk r alone and every rank ends with all chunks  [Patarasuk & Yuan 2009]
+
+    >>> ring_all_gather(2)
+    [[0 -> 1: chunk 0, copy, 1 -> 0: chunk 1, copy]]
+    """
+    _ranks(p)
+    return [[Send(r, (r + 1) % p, (r - step) % p, False) for r in range(p)] for step in range(p - 1)]
+
+
+def ring_all_reduce(p: int) -> Steps:
+    """Reduce-scatter, then all-gather: 2 (p - 1) steps, every rank ends with the sum."""
+    return ring_reduce_scatter(p) + ring_all_gather(p)
+
+
+def tree_broadcast(p: int, root: int = 0) -> Steps:
+    """ceil(log2 p) steps of a binomial tree: whoever has the buffer sends it on, so the ranks that have it double
+
+    >>> tree_broadcast(4)
+    [[0 -> 1: all, copy], [0 -> 2: all, copy, 1 -> 3: all, copy]]
+    """
+    _ranks(p, root)
+    rank = lambda place: (place + root) % p  # the root stands at place 0
+    doublings = range(math.ceil(math.log2(p)))
+    return [[Send(rank(q), rank(q + 2**k), None, False) for q in range(min(2**k, p - 2**k))] for k in doublings]
+
+
+def tree_reduce(p: int, root: int = 0) -> Steps:
+    """The broadcast run backwards: ceil(log2 p) steps, the root ends with the sum, the others with parts of it
+
+    >>> tree_reduce(4)
+    [[2 -> 0: all, add, 3 -> 1: all, add], [1 -> 0: all, add]]
+    """
+    return [[Send(s.destination, s.source, None, True) for s in step] for step in reversed(tree_broadcast(p, root))]
+
+
+def tree_all_reduce(p: int, root: int = 0) -> Steps:
+    """Reduce to the root, then broadcast from it: 2 ceil(log2 p) steps, every rank ends with the sum."""
+    return tree_reduce(p, root) + tree_broadcast(p, root)
+
+
+COLLECTIVES: dict[str, Callable[[int], Steps]] = {
+    "ring reduce-scatter": ring_reduce_scatter,
+    "ring all-gather": ring_all_gather,
+    "ring all-reduce": ring_all_reduce,
+    "tree broadcast": tree_broadcast,
+    "tree reduce": tree_reduce,
+    "tree all-reduce": tree_all_reduce,
+}
+
+
+def step_count(kind: str, p: int) -> int:
+    """How many steps: p - 1 of a ring or ceil(log2 p) of a tree, twice for an all-reduce
+
+    >>> step_count("ring all-reduce", 8), step_count("tree all-reduce", 8)
+    (14, 6)
+    """
+    _kind(kind, p)
+    return (2 if kind.endswith("all-reduce") else 1) * (p - 1 if kind.startswith("ring") else math.ceil(math.log2(p)))
+
+
+def bytes_per_rank(kind: str, p: int, n_bytes: int) -> float:
+    """Bytes that the busiest rank sends for a buffer of n_bytes: ring (p - 1) / p n, tree broadcast ceil(log2 p) n, tree reduce n
+
+    An all-reduce by ring is 2 (p - 1) / p n on every rank, below 2 n however many ranks there are. By tree the root sends
+    ceil(log2 p) n, and no rank more. Exact where p divides the buffer.
+
+    >>> [bytes_per_rank("ring all-reduce", p, 1000) for p in (2, 4, 8)]
+    [1000.0, 1500.0, 1750.0]
+    """
+    _kind(kind, p)
+    if kind.startswith("ring"):
+        return step_count(kind, p) / p * n_bytes
+    return float(n_bytes * (min(1, p - 1) if kind == "tree reduce" else math.ceil(math.log2(p))))
+
+
+def bytes_in_all(kind: str, p: int, n_bytes: int) -> int:
+    """Bytes that all ranks send together: (p - 1) n, for an all-reduce 2 (p - 1) n, be it by ring or tree; the ring shares them out
+
+    >>> bytes_in_all("ring all-reduce", 8, 1000) == bytes_in_all("tree all-reduce", 8, 1000) == 14000
+    True
+    """
+    _kind(kind, p)
+    return (2 if kind.endswith("all-reduce") else 1) * (p - 1) * n_bytes
+
+
+def seconds(kind: str, p: int, n_bytes: int, latency: float, bandwidth: float) -> float:
+    """steps x (latency + message / bandwidth), a message n / p in a ring and n in a tree  [Thakur et al. 2005]
+
+    latency: seconds that a message takes however short it is; bandwidth: bytes a second of one link.
+    """
+    message = n_bytes / p if kind.startswith("ring") else n_bytes
+    return step_count(kind, p) * (latency + message / bandwidth)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One piece of a stage's time: forward (F) or backward (B) of a microbatch through the stage's chunk of layers."""
+
+    kind: Literal["F", "B"]
+    microbatch: int
+    chunk: int = 0
+
+    def __repr__(self) -> str:
+        return f"{self.kind}{self.microbatch}" + (f".{self.chunk}" if self.chunk else "")
+
+
+Orders = list[list[Work]]
+
+
+def gpipe(p: int, m: int) -> Orders:
+    """All forwards, then all backwards, the last microbatch first  [Huang et al. 2019]
+
+    >>> gpipe(2, 3)[0]
+    [F0, F1, F2, B2, B1, B0]
+    """
+    _pipeline(p, m)
+    return [[Work("F", i) for i in range(m)] + [Work("B", i) for i in reversed(range(m))] for _ in range(p)]
+
+
+def one_forward_one_backward(p: int, m: int) -> Orders:
+    """1F1B: stage s runs p - s - 1 forwards ahead, then one forward and one backward in turn  [Narayanan et al. 2019, 2021]
+
+    The same bubble as GPipe, and at most p - s microbatches held instead of m.
+
+    >>> one_forward_one_backward(2, 3)
+    [[F0, F1, B0, F2, B1, B2], [F0, B0, F1, B1, F2, B2]]
+    """
+    return interleaved(p, m, 1)
+
+
+def interleaved(p: int, m: int, v: int) -> Orders:
+    """1F1B with v chunks of layers a stage: chunk c of stage s holds part c p + s of the model  [Narayanan et al. 2021]
+
+    The bubble is v times shorter. Microbatches go in groups of p through one chunk after the other: where v > 1, p must divide m.
+
+    >>> interleaved(2, 2, 2)[1]
+    [F0, F1, F0.1, B0.1, F1.1, B1.1, B0, B1]
+    """
+    _pipeline(p, m)
+    if v < 1 or (v > 1 and m % p):
+        raise ValueError(f"v={v} chunks, m={m} microbatches, p={p} stages: v is at least 1, and where it is above 1 p divides m")
+
+    def piece(k: int, kind: Literal["F", "B"]) -> Work:
+        chunk, microbatch = k // p % v, k // (p * v) * p + k % p
+        return Work(kind, microbatch, chunk if kind == "F" else v - 1 - chunk) if v > 1 else Work(kind, k)
+
+    orders = []
+    for stage in range(p):
+        ahead = p - stage - 1 if v == 1 else 2 * (p - stage - 1) + (v - 1) * p
+        order, total = [], m * v
+        for k in range(total + ahead):
+            if k < total:
+                order.append(piece(k, "F"))
+            if k >= ahead:
+                order.append(piece(k - ahead, "B"))
+        orders.append(order)
+    return orders
+
+
+PIPELINES: dict[str, Callable[[int, int], Orders]] = {"gpipe": gpipe, "1f1b": one_forward_one_backward}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of work with the time at which it starts and ends."""
+
+    work: Work
+    start: float
+    end: float
+
+
+def timeline(orders: Sequence[Sequence[Work]], forward: float = 1, backward: float = 2) -> list[list[Span]]:
+    """When each stage does each work: it starts once its stage is free and its input has arrived; sending takes no time
+
+    forward, backward: time of one microbatch through all layers of one stage; with v chunks each work takes 1 / v of it. A
+    forward waits for the part of the model before it, a backward for the part after it, the last backward for its own forward.
+
+    >>> [(s.work, s.start, s.end) for s in timeline(gpipe(2, 1))[1]]
+    [(F0, 1, 2), (B0, 2, 4)]
+    """
+    p, v = len(orders), 1 + max((work.chunk for order in orders for work in order), default=0)
+    parts = p * v
+    lasts = {"F": forward if v == 1 else forward / v, "B": backward if v == 1 else backward / v}
+    done: dict[tuple[str, int, int], float] = {}  # (kind, microbatch, part of the model) -> end
+    spans: list[list[Span]] = [[] for _ in orders]
+
+    def ready(stage: int, work: Work) -> float | None:
+        """When the input of this work is there; None where it has not been made yet."""
+        part = work.chunk * p + stage
+        if work.kind == "F":
+            return 0 if part == 0 else done.get(("F", work.microbatch, part - 1))
+        own = done.get(("F", work.microbatch, part))
+        after = own if part == parts - 1 else done.get(("B", work.microbatch, part + 1))
+        return None if own is None or after is None else max(own, after)
+
+    moved = True
+    while moved:
+        moved = False
+        for stage, order in enumerate(orders):
+            while len(spans[stage]) < len(order):
+                work = order[len(spans[stage])]
+                arrived = ready(stage, work)
+                if arrived is None:
+                    break
+                start = max(arrived, spans[stage][-1].end if spans[stage] else 0)
+                spans[stage].append(Span(work, start, start + lasts[work.kind]))
+                done[work.kind, work.microbatch, work.chunk * p + stage] = spans[stage][-1].end
+                moved = True
+    stuck = {stage: order[len(spans[stage])] for stage, order in enumerate(orders) if len(spans[stage]) < len(order)}
+    if stuck:
+        raise ValueError(f"these stages wait for ever: {stuck}; order every F before its B, and every stage's microbatches alike")
+    return spans
+
+
+def bubble(spans: Sequence[Sequence[Span]]) -> float:
+    """The share of all stages' time in which they wait, from the first start to the last end
+
+    >>> bubble(timeline(one_forward_one_backward(4, 8))) == bubble_share(4, 8) == 3 / 11
+    True
+    """
+    length = max(s.end for stage in spans for s in stage) - min(s.start for stage in spans for s in stage)
+    return 1 - sum(s.end - s.start for stage in spans for s in stage) / (length * len(spans))
+
+
+def bubble_share(p: int, m: int, v: int = 1) -> float:
+    """The idle share predicted: (p - 1) / (v m + p - 1), to fill and drain, beside m microbatches of work  [Narayanan et al. 2021]"""
+    _pipeline(p, m)
+    return (p - 1) / (v * m + p - 1)
+
+
+def most_held(order: Sequence[Work]) -> int:
+    """The most microbatches whose activations a stage holds at once: forwards made, backwards not yet. With v chunks, in 1 / v stages.
+
+    >>> [most_held(order) for order in gpipe(4, 8)], [most_held(order) for order in one_forward_one_backward(4, 8)]
+    ([8, 8, 8, 8], [4, 3, 2, 1])
+    """
+    held = most = 0
+    for work in order:
+        held += 1 if work.kind == "F" else -1
+        most = max(most, held)
+    return most
+
+
+def _ranks(p: int, root: int = 0) -> None:
+    if p < 1 or not 0 <= root < p:
+        raise ValueError(f"p={p}, root={root}: needs at least one rank, and a root from 0 to p - 1")
+
+
+def _kind(kind: str, p: int) -> None:
+    if kind not in COLLECTIVES:
+        raise ValueError(f"kind={kind!r} is unknown: choose one of {list(COLLECTIVES)}")
+    _ranks(p)
+
+
+def _pipeline(p: int, m: int) -> None:
+    if p < 1 or m < 1:
+        raise ValueError(f"p={p} stages, m={m} microbatches: both must be at least 1")
