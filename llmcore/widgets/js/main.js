@@ -1,10 +1,13 @@
 // Every widget by name, and the two ways in: a live kernel (render) and a page without one (bringToLife).
 // A new widget is one file beside this one and one line in WIDGETS.
 import { attention } from "./attention.js";
+import { collective } from "./collective.js";
 import { h } from "./dom.js";
 import { matrix } from "./matrix.js";
 import { memory } from "./memory.js";
 import { operation } from "./operation.js";
+import { pipeline } from "./pipeline.js";
+import { planner } from "./planner.js";
 import { position } from "./position.js";
 import { race } from "./race.js";
 import { sampling } from "./sampling.js";
@@ -17,7 +20,7 @@ import { vocabulary } from "./vocabulary.js";
 /** @typedef {import("./dom.js").Link} Link */
 
 /** @type {Record<string, (root: HTMLElement, state: any, link: Link) => void>} */
-export const WIDGETS = { attention, matrix, operation, position, race, sampling, surface, tokenizer, trace, training, vocabulary };
+export const WIDGETS = { attention, collective, matrix, operation, pipeline, planner, position, race, sampling, surface, tokenizer, trace, training, vocabulary };
 
 /**
  * anywidget's entry: the model's traits are the link.

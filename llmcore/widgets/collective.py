@@ -1,0 +1,56 @@
+"""CollectiveSimulator: chunks that move round a ring or along a tree."""
+
+from typing import Any
+
+import numpy as np
+import traitlets
+
+from llmcore.distributed.schedules import COLLECTIVES, bytes_per_rank, step_count
+from llmcore.widgets.arrays import as_array, number, rows_table
+from llmcore.widgets.base import Widget
+
+MOST = 8  # ranks
+
+
+class CollectiveSimulator(Widget):
+    """The sends of llmcore.distributed.schedules, step by step: every rank's buffer, whose parts are in each chunk, bytes sent.
+
+    kind: a name of schedules.COLLECTIVES; ranks: 2 to 8 at the start. values: (N, N) numbers, row r what rank r starts with, column c
+    its chunk c; by default 10 r + c. n_bytes: size of the buffer that is counted; latency (seconds) and bandwidth (bytes/s) of a link.
+    `step` is the number of steps made. Raises ValueError for what is unknown or out of range.
+    """
+
+    kind = traitlets.Unicode("collective").tag(sync=True)
+    step = traitlets.Int(0).tag(sync=True)
+    shared = ("selection", "step")
+
+    def __init__(
+        self, collective: str = "ring all-reduce", ranks: int = 4, values: Any = None, n_bytes: int = 1_000_000,
+        latency: float = 5e-6, bandwidth: float = 50e9, caption: str = "",
+    ):  # fmt: skip
+        rows, columns = np.indices((MOST, MOST))
+        start = as_array(10 * rows + columns if values is None else values, "values")
+        N = len(start)
+        if collective not in COLLECTIVES:
+            raise ValueError(f"collective={collective!r} is unknown: choose one of {list(COLLECTIVES)}")
+        if start.shape != (N, N) or not 2 <= N <= MOST or not np.isfinite(start).all():
+            raise ValueError(
+                f"values of shape {start.shape}: give finite numbers (N, N), a row a rank and a column a chunk, N from 2 to 8"
+            )
+        if not 2 <= ranks <= N:
+            raise ValueError(f"ranks={ranks}: choose 2 to {N}, as many as values has rows at most")
+        if n_bytes < 1 or latency < 0 or bandwidth <= 0:
+            raise ValueError(
+                f"n_bytes={n_bytes}, latency={latency}, bandwidth={bandwidth}: need n_bytes >= 1, latency >= 0, bandwidth > 0"
+            )
+        plain = lambda steps: [[[s.source, s.destination, s.chunk, int(s.add)] for s in step] for step in steps]
+        state = {
+            "collective": collective, "ranks": ranks, "values": [[number(x) for x in row] for row in start.tolist()],
+            "n_bytes": n_bytes, "latency": latency, "bandwidth": bandwidth,
+            "schedules": {name: {str(p): plain(make(p)) for p in range(2, N + 1)} for name, make in COLLECTIVES.items()},
+        }  # fmt: skip
+        lines = [[str(step_count(name, ranks)), f"{bytes_per_rank(name, ranks, n_bytes):,.0f}"] for name in COLLECTIVES]
+        still = rows_table(
+            lines, list(COLLECTIVES), ["steps", "bytes sent by the busiest rank"], f"{ranks} ranks, a buffer of {n_bytes:,} bytes"
+        )
+        super().__init__(state, still, f"{collective}, {ranks} ranks", caption)
