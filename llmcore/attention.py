@@ -14,6 +14,7 @@ from llmcore.functional import softmax
 from llmcore.linear import Linear
 from llmcore.mask import Mask
 from llmcore.position import Turn
+from llmcore.tiled import tiled_attention
 
 
 def split_heads(x: Float[Tensor, "B T HDh"], n_heads: int) -> Float[Tensor, "B H T Dh"]:
@@ -66,13 +67,13 @@ class Attention(nn.Module):
     n_heads / n_kv_heads query heads  [Shazeer 2019; Ainslie et al. 2023]. A row whose keys are all masked gives zeros.
 
     config.attention picks the path: "explicit" makes every step a tensor that trace can show; "fused" is torch's
-    scaled_dot_product_attention. Equal to 1e-5.
+    scaled_dot_product_attention; "tiled" shows how such a call does without the square. Equal to 1e-5.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.n_kv_heads, config.d_head
-        self.path = {"explicit": self.explicit, "fused": self.fused}[config.attention]
+        self.path = {"explicit": self.explicit, "fused": self.fused, "tiled": self.tiled}[config.attention]
         self.W_q = Linear(config.d_model, self.n_heads * self.d_head, config.bias)
         self.W_k = Linear(config.d_model, self.n_kv_heads * self.d_head, config.bias)
         self.W_v = Linear(config.d_model, self.n_kv_heads * self.d_head, config.bias)
@@ -100,10 +101,13 @@ class Attention(nn.Module):
             k = turn(k) if context is None else k
             if cache is not None:
                 k, v = cache.append(k, v)
-        group = self.n_heads // self.n_kv_heads
-        if group > 1:
+        group, (B, H, T, Dh) = self.n_heads // self.n_kv_heads, q.shape
+        if group > 1 and T == 1 and cache is not None:
+            # a group's queries become rows of its key head, so that no key is copied; one new token needs no causal mask
+            q, mask = q.reshape(B, self.n_kv_heads, group, Dh), Mask(padding=mask.padding)
+        elif group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        heads = self.heads(self.path(q, self.k(k), self.v(v), mask))
+        heads = self.heads(self.path(q, self.k(k), self.v(v), mask).reshape(B, H, T, Dh))
         return self.W_o(join_heads(heads))
 
     def explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Float[Tensor, "B H T Dh"]:
@@ -128,3 +132,7 @@ class Attention(nn.Module):
         assert allowed is not None
         some = allowed.any(-1, keepdim=True)  # rows without any key read all of them, then are set to zero
         return attend(q, k, v, attn_mask=allowed | ~some, dropout_p=dropout) * some
+
+    def tiled(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Float[Tensor, "B H T Dh"]:
+        """The same tile by tile, written out: see llmcore.tiled."""
+        return tiled_attention(q, k, v, mask, self.dropout.p if self.training else 0.0)

@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 
 Family = Literal["decoder", "encoder", "encoder-decoder"]
 Norm = Literal["layer", "rms"]
-FeedForwardKind = Literal["relu", "gelu", "gelu_tanh", "swiglu"]
-Position = Literal["none", "sinusoidal", "learned", "rotary", "rotary_interleaved"]
+FeedForwardKind = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu"]
+Position = Literal["none", "sinusoidal", "sinusoidal_halves", "learned", "rotary", "rotary_interleaved"]
 Residual = Literal["pre", "post"]
-AttentionPath = Literal["explicit", "fused"]
+AttentionPath = Literal["explicit", "fused", "tiled"]
 
 CHOICES = {
     "family": Family,
@@ -79,6 +79,7 @@ class ModelConfig:
     scale_embedding: bool = False  # multiply token vectors by sqrt(D)  [Vaswani et al. 2017, 3.4]
     embedding_norm: bool = False  # a norm right after the embedding  [Devlin et al. 2019]
     n_segments: int = 0  # sentence A / sentence B vectors added to the embedding  [Devlin et al. 2019]
+    head_bias: bool = False  # a bias per token at the head
     head_transform: bool = False  # linear, GELU, norm before the head, and a bias per token  [Devlin et al. 2019]
 
     def __post_init__(self) -> None:
@@ -111,7 +112,7 @@ class ModelConfig:
             )
         if self.position.startswith("rotary") and self.d_head % 2:
             raise ValueError(f"d_head={self.d_head} is odd: rotary turns pairs of dimensions; choose an even d_head")
-        if self.position == "sinusoidal" and self.d_model % 2:
+        if self.position.startswith("sinusoidal") and self.d_model % 2:
             raise ValueError(f"d_model={self.d_model} is odd: sinusoidal positions pair sine and cosine; make it even")
         if self.rotary_scaling and not self.position.startswith("rotary"):
             raise ValueError(f"rotary_scaling with position={self.position!r} would be ignored: set position='rotary' or remove it")

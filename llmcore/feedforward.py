@@ -44,5 +44,6 @@ FEED_FORWARDS: dict[str, Callable[[ModelConfig], FeedForward]] = {
     "relu": lambda config: FeedForward(config, relu),
     "gelu": lambda config: FeedForward(config, gelu),
     "gelu_tanh": lambda config: FeedForward(config, partial(gelu, approximate="tanh")),
+    "silu": lambda config: FeedForward(config, silu),
     "swiglu": lambda config: GatedFeedForward(config, silu),
 }

@@ -30,8 +30,25 @@ def linear(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, 
             f"x ends in {x.shape[-1]} and W starts with {W.shape[0]}: the inner sizes of x @ W must agree; "
             "W is (in, out) here, torch.nn.Linear stores its transpose"
         )
-    y = x @ W
+    alone = x.numel() == x.shape[-1] and W.numel() >= 2**18 and x.device.type == "cpu" and x.dtype == torch.float32
+    y = _one_row(x, W) if alone and not torch.is_grad_enabled() else x @ W
     return y if b is None else y + b.to(y.dtype)  # under autocast y is bf16 and must stay so
+
+
+def _one_row(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"]) -> Float[Tensor, "... O"]:
+    """x @ W for a single row, as when a model writes: W is cut into a piece for each thread, along the way it lies in memory.
+
+    BLAS leaves a product with one row to one thread, which cannot read W as fast as memory allows.
+    """
+    n, (d_in, d_out) = torch.get_num_threads(), W.shape
+    if W.stride(0) == 1 and d_out >= n:  # a tied head, the table turned: pieces of columns stand side by side in the result
+        even = d_out // n * n
+        pieces = torch.bmm(x.reshape(1, 1, -1).expand(n, -1, -1), W[:, :even].unflatten(1, (n, -1)).transpose(0, 1))
+        y = torch.cat([pieces.flatten(), x.reshape(-1) @ W[:, even:]])
+    else:  # pieces of rows are added
+        n = math.gcd(d_in, n)
+        y = torch.bmm(x.reshape(n, 1, -1), W.unflatten(0, (n, -1))).sum(0)
+    return y.view(*x.shape[:-1], d_out)
 
 
 def softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... D"]:

@@ -39,12 +39,12 @@ class Padding:
             if bool((value < 0).any()) or (limit is not None and bool((value > limit).any())):
                 raise ValueError(f"{name}={value.tolist()} for sequences of {T} tokens: each must lie in 0..{T}")
 
-    def real(self, S: int) -> Bool[Tensor, "B S"]:
-        """True where a real token stands, of the first S places; needs start or stop."""
+    def real(self, stop: int, start: int = 0) -> Bool[Tensor, "B S"]:
+        """True where a real token stands, of the places start .. stop - 1; needs self.start or self.stop."""
         given = self.start if self.start is not None else self.stop
         assert given is not None
-        places = torch.arange(S, device=given.device)
-        real = torch.ones(len(given), S, dtype=torch.bool, device=given.device)
+        places = torch.arange(start, stop, device=given.device)
+        real = torch.ones(len(given), len(places), dtype=torch.bool, device=given.device)
         if self.start is not None:
             real = real & (places >= self.start[:, None])
         if self.stop is not None:
@@ -75,10 +75,20 @@ class Mask:
         tensor([[[[1, 1, 0],
                   [1, 1, 1]]]], dtype=torch.int32)
         """
-        if not self.causal and self.padding.empty:
+        return self.tile(range(S - T, S), range(S), device)
+
+    def tile(self, queries: range, keys: range, device: torch.device | None = None) -> Bool[Tensor, "B_or_1 1 t s"] | None:
+        """The square at these places alone: query t of T stands at place S - T + t. None where it is all True.
+
+        >>> Mask(causal=True).tile(range(2, 4), range(1, 4)).int()
+        tensor([[[[1, 1, 0],
+                  [1, 1, 1]]]], dtype=torch.int32)
+        """
+        causal = self.causal and keys.stop - 1 > queries.start
+        if not causal and self.padding.empty:
             return None
-        keys, queries = torch.arange(S, device=device), torch.arange(S - T, S, device=device)
-        allowed = (keys <= queries[:, None]) if self.causal else torch.ones(T, S, dtype=torch.bool, device=device)
+        places, readers = torch.arange(keys.start, keys.stop, device=device), torch.arange(queries.start, queries.stop, device=device)
+        allowed = (places <= readers[:, None]) if causal else torch.ones(len(queries), len(keys), dtype=torch.bool, device=device)
         if self.padding.empty:
             return allowed[None, None]
-        return allowed[None, None] & self.padding.real(S)[:, None, None, :]
+        return allowed[None, None] & self.padding.real(keys.stop, keys.start)[:, None, None, :]

@@ -52,7 +52,7 @@ class Head(nn.Module):
         self.transform = Linear(config.d_model, config.d_model) if config.head_transform else None
         if config.head_transform:
             self.norm = NORMS[config.norm](config.d_model, config.norm_eps, config.bias)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_transform else None
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_transform or config.head_bias else None
 
     def forward(self, x: Float[Tensor, "B T D"], embedding: Float[Tensor, "V D"]) -> Float[Tensor, "B T V"]:
         if self.transform is not None:
@@ -115,15 +115,17 @@ class Transformer(nn.Module):
         memory_padding: Padding = Padding(),  # noqa: B008 - frozen
         segments: Int[Tensor, "B T"] | None = None,
         cache: list[BlockCache] | None = None,
-    ) -> Float[Tensor, "B T V"]:
-        """Logits from target ids and, in an encoder-decoder, the memory that encode returned."""
+        last: bool = False,
+    ) -> Float[Tensor, "B T_or_1 V"]:
+        """Logits from target ids and, in an encoder-decoder, the memory that encode returned; last: of the last token alone."""
         if self.decoder is None:
             raise ValueError("decode with family='encoder': it has no decoder; use encode")
         if (memory is not None) != (self.config.family == "encoder-decoder"):
             raise ValueError(f"memory with family={self.config.family!r}: an encoder-decoder needs one, a decoder takes none")
         x, turn = self.embed(ids, padding, cache[0].own.length if cache else 0, segments)
         mask, memory_mask = Mask(causal=True, padding=padding), Mask(padding=memory_padding)
-        return self.head(self.decoder(x, mask, turn, memory, memory_mask, cache), self.embedding.table)
+        x = self.decoder(x, mask, turn, memory, memory_mask, cache)
+        return self.head(x[:, -1:] if last else x, self.embedding.table)
 
     def embed(
         self, ids: Int[Tensor, "B T"], padding: Padding, offset: int, segments: Int[Tensor, "B T"] | None = None

@@ -56,6 +56,14 @@ class Sinusoidal(NoPosition):
         return x + sinusoids(positions, x.shape[-1], x.dtype)
 
 
+class SinusoidalHalves(NoPosition):
+    """Sinusoidal with all sines first, then all cosines: the same numbers in the order of Marian's published weights."""
+
+    def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
+        pairs = sinusoids(positions, x.shape[-1], x.dtype)
+        return x + torch.cat([pairs[..., 0::2], pairs[..., 1::2]], dim=-1)
+
+
 class Learned(NoPosition):
     """x + table[positions], table (context_length, D) trained like any weight  [Radford et al. 2019]"""
 
@@ -120,6 +128,7 @@ class RotaryInterleaved(Rotary):
 POSITIONS: dict[str, type[NoPosition]] = {
     "none": NoPosition,
     "sinusoidal": Sinusoidal,
+    "sinusoidal_halves": SinusoidalHalves,
     "learned": Learned,
     "rotary": Rotary,
     "rotary_interleaved": RotaryInterleaved,

@@ -9,7 +9,15 @@ import torch
 from jaxtyping import config, install_import_hook
 
 install_import_hook("llmcore", "checked.check")
-torch.set_num_threads(2)
+# one thread where the tests share the machine's cores among workers (pytest -n 2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of the built book use one build and one browser: one worker runs them."""
+    for item in items:
+        if "tests/book" in item.nodeid:
+            item.add_marker(pytest.mark.xdist_group("book"))
 
 
 @pytest.fixture

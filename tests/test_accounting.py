@@ -17,6 +17,10 @@ VARIANTS = {
     "gpt2 explicit": {"attention": "explicit"},
     "relu": {"feed_forward": "relu", "n_layers": 3},
     "gelu": {"feed_forward": "gelu"},
+    "silu": {"feed_forward": "silu", "head_bias": True, "position": "sinusoidal_halves"},
+    "tiled": {"attention": "tiled"},
+    "llama gqa tiled": {"feed_forward": "swiglu", "position": "rotary", "n_kv_heads": 2, "attention": "tiled"},
+    "encoder tiled": {"family": "encoder", "attention": "tiled", "position": "rotary_interleaved"},
     "rms": {"norm": "rms", "bias": False},
     "llama": {"norm": "rms", "feed_forward": "swiglu", "position": "rotary", "bias": False},
     "llama gqa explicit": {"feed_forward": "swiglu", "position": "rotary", "n_kv_heads": 2, "attention": "explicit"},
@@ -111,13 +115,15 @@ def kept_bytes(config: ModelConfig, B: int, T: int) -> int:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_activation_bytes_are_what_autograd_keeps(name):
     config = config_of(name)
-    assert sum(activation_bytes(config, 3, 7).values()) == kept_bytes(config, 3, 7)
+    for T in (7, 1):
+        assert sum(activation_bytes(config, 3, T).values()) == kept_bytes(config, 3, T)
 
 
-def test_explicit_attention_grows_with_the_square_and_fused_does_not():
+def test_explicit_attention_grows_with_the_square_and_the_others_do_not():
     grow = lambda path: [activation_bytes(GPT2.with_(attention=path), 1, T)["attention"] for T in (256, 512, 1024)]
-    explicit, fused = grow("explicit"), grow("fused")
+    explicit, fused, tiled = grow("explicit"), grow("fused"), grow("tiled")
     assert fused[2] / fused[1] == fused[1] / fused[0] == 2
+    assert tiled == fused
     assert explicit[2] / explicit[1] > explicit[1] / explicit[0] > 2.5
 
 

@@ -1,4 +1,4 @@
-"""Explicit equals fused, cached equals full, over the whole grid; no row of a mask makes a NaN."""
+"""Explicit equals fused equals tiled, cached equals full, over the whole grid; no row of a mask makes a NaN."""
 
 import itertools
 from dataclasses import replace
@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers import BASE, ids_of, model_of
 
+from llmcore import tiled
 from llmcore.attention import Attention, KVCache, join_heads, split_heads
-from llmcore.config import FeedForwardKind, ModelConfig, Position, Residual
+from llmcore.config import AttentionPath, FeedForwardKind, ModelConfig, Position, Residual
 from llmcore.linear import Linear
 from llmcore.mask import Mask, Padding
 
@@ -26,6 +27,14 @@ POSITIONS = list(Position.__args__)
 NORMS = ["layer", "rms"]
 FFNS = list(FeedForwardKind.__args__)
 RESIDUALS = list(Residual.__args__)
+PATHS = list(AttentionPath.__args__)
+OTHER_PATHS = [path for path in PATHS if path != "explicit"]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Tiles of three, so that seven tokens are cut into three tiles, the last of them not full."""
+    monkeypatch.setattr(tiled, "TILE", 3)
 
 
 def run(config: ModelConfig, padding: Padding):
@@ -43,17 +52,19 @@ def run(config: ModelConfig, padding: Padding):
 @pytest.mark.parametrize("n_kv_heads", KV_HEADS)
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_explicit_equals_fused_in_value_and_gradient(family, position, n_kv_heads, padding):
+def test_explicit_equals_the_other_paths_in_value_and_gradient(family, position, n_kv_heads, padding):
     config = BASE.with_(family=family, position=position, n_kv_heads=n_kv_heads)
     logits, gradients = run(config.with_(attention="explicit"), PADDINGS[padding])
-    logits_fused, gradients_fused = run(config.with_(attention="fused"), PADDINGS[padding])
     assert torch.isfinite(logits).all()
-    torch.testing.assert_close(logits_fused, logits, **TOLERANCE)
-    assert gradients.keys() == gradients_fused.keys()
-    for name, gradient in gradients.items():
-        assert torch.isfinite(gradient).all(), name
-        # a gradient summed over a batch is larger than its terms, and so is its rounding
-        torch.testing.assert_close(gradients_fused[name], gradient, atol=1e-5 * max(1, gradient.abs().max().item()), rtol=1e-5)
+    for path in OTHER_PATHS:
+        logits_other, gradients_other = run(config.with_(attention=path), PADDINGS[padding])
+        torch.testing.assert_close(logits_other, logits, **TOLERANCE)
+        assert gradients.keys() == gradients_other.keys()
+        for name, gradient in gradients.items():
+            assert torch.isfinite(gradient).all(), name
+            # a gradient summed over a batch is larger than its terms, and so is its rounding
+            limit = 1e-5 * max(1, gradient.abs().max().item())
+            torch.testing.assert_close(gradients_other[name], gradient, atol=limit, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("norm", "ffn", "residual"), itertools.product(NORMS, FFNS, RESIDUALS))
@@ -61,12 +72,14 @@ def test_explicit_equals_fused_in_value_and_gradient(family, position, n_kv_head
 def test_the_other_parts_change_nothing_of_that(family, norm, ffn, residual):
     config = replace(BASE, family=family, norm=norm, feed_forward=ffn, residual=residual)
     logits, _ = run(replace(config, attention="explicit"), PADDINGS["both"])
-    logits_fused, _ = run(replace(config, attention="fused"), PADDINGS["both"])
-    torch.testing.assert_close(logits_fused, logits, **TOLERANCE)
+    for path in OTHER_PATHS:
+        torch.testing.assert_close(run(replace(config, attention=path), PADDINGS["both"])[0], logits, **TOLERANCE)
 
 
-@pytest.mark.parametrize("chunks", [[7], [1] * 7, [3, 1, 1, 2]])
-@pytest.mark.parametrize("path", ["explicit", "fused"])
+CHUNKS = [[7], [1] * 7, [3, 1, 1, 2]]
+
+
+@pytest.mark.parametrize(("path", "chunks"), [*itertools.product(["explicit", "fused"], CHUNKS), ("tiled", CHUNKS[-1])])
 @pytest.mark.parametrize("padding", ["none", "left"])
 @pytest.mark.parametrize("n_kv_heads", KV_HEADS)
 @pytest.mark.parametrize("position", POSITIONS)
@@ -84,7 +97,7 @@ def test_cached_equals_full(family, position, n_kv_heads, padding, path, chunks)
     torch.testing.assert_close(torch.cat(parts, 1), full, **TOLERANCE)
 
 
-@pytest.mark.parametrize("path", ["explicit", "fused"])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("family", ["decoder", "encoder"])
@@ -101,7 +114,7 @@ def test_padding_on_either_side_equals_the_sequence_alone(family, position, side
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("path", ["explicit", "fused"])
+@pytest.mark.parametrize("path", PATHS)
 def test_a_fully_masked_row_gives_zeros(path, dtype):
     torch.manual_seed(0)
     attention = Attention(BASE.with_(attention=path, bias=False)).to(dtype)

@@ -11,6 +11,7 @@ FORMULAS = {
     "relu": lambda m, x: m.down(F.relu(m.up(x))),
     "gelu": lambda m, x: m.down(F.gelu(m.up(x))),
     "gelu_tanh": lambda m, x: m.down(F.gelu(m.up(x), approximate="tanh")),
+    "silu": lambda m, x: m.down(F.silu(m.up(x))),
     "swiglu": lambda m, x: m.down(F.silu(m.gate(x)) * m.up(x)),
 }
 

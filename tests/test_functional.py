@@ -92,3 +92,17 @@ def test_wrong_shapes_and_targets_are_named(as_a_reader_calls_it):
         ours.cross_entropy(X, torch.full((5,), -100))
     with pytest.raises(ValueError, match="approximate='fast'"):
         ours.gelu(X, "fast")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_a_single_row_is_cut_among_threads_and_is_the_same(threads, layout, monkeypatch):
+    """Writing one token: a large matrix is read by all threads, cut where it can be; five divide neither 768 nor 513."""
+    weight = torch.randn(768, 513, generator=torch.Generator().manual_seed(4)) / 768**0.5
+    weight = weight if layout == "rows" else weight.T.contiguous().T  # as a tied head has it
+    row, bias = torch.randn(1, 1, 768, generator=torch.Generator().manual_seed(5)), torch.randn(513)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    expected = ours.linear(row, weight, bias)  # with gradients: one product
+    with torch.no_grad():
+        torch.testing.assert_close(ours.linear(row, weight, bias), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours.linear(row[0, 0], weight), expected[0, 0] - bias, atol=1e-5, rtol=1e-5)

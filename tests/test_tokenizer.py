@@ -19,6 +19,7 @@ from llmcore.tokenizer import (
     BPETokenizer,
     CharTokenizer,
     DictionaryTokenizer,
+    WordPieceTokenizer,
     WordTokenizer,
     bpe_train,
     count_chunks,
@@ -46,11 +47,13 @@ def bpe(request) -> BPETokenizer:
 @pytest.fixture(scope="module")
 def trained() -> dict:
     bpe = BPETokenizer.train([TEXT], 400, SPECIAL)
+    pieces = [m + c for c in sorted(set(TEXT.lower())) if not c.isspace() for m in ("", "##")] + ["the", "low", "##est"]
     return {
         "dictionary": DictionaryTokenizer(NOTES | {c: i for i, c in enumerate("abcdfgij")}, {"<eos>": 200}),
         "char": CharTokenizer.train([TEXT], special_tokens=SPECIAL),
         "word": WordTokenizer.train([TEXT], special_tokens=SPECIAL),
         "bpe": bpe,
+        "wordpiece": WordPieceTokenizer({p: i for i, p in enumerate(pieces)}, {s: 900 + i for i, s in enumerate(["[UNK]", *SPECIAL])}),
     }
 
 

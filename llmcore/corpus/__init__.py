@@ -6,13 +6,12 @@ from llmcore.corpus.texts import (
     END,
     Dataset,
     Fable,
-    cache_dir,
-    download,
     fables,
     open_text,
     read_text,
     shakespeare,
 )  # fmt: skip
+from llmcore.download import cache_dir, download
 
 __all__ = [
     "BEATS", "DATASETS", "END", "Dataset", "Fable", "Story", "cache_dir", "derivations", "download", "entropy", "fables",

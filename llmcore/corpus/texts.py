@@ -1,16 +1,12 @@
 """Where texts come from: the fables that ship with the package, a file, an address, tiny Shakespeare. Checked, cached, whole."""
 
-import hashlib
-import os
-import tempfile
-import urllib.error
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from tqdm import tqdm
+from llmcore.download import Remote as Dataset
+from llmcore.download import download
 
 END = "<|endoftext|>"
 LANGUAGES = ("en", "zh")
@@ -21,15 +17,6 @@ class Fable:
     title: str
     text: str
     language: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A file on the network: where it is, what it must hash to, how large it is."""
-
-    url: str
-    sha256: str
-    size: int
 
 
 DATASETS = {
@@ -80,7 +67,7 @@ def read_text(source: str | Path) -> str:
 
 
 def open_text(source: str | Path) -> Path:
-    """A local file with the source's bytes; what comes from the network is kept in cache_dir()."""
+    """A local file with the source's bytes; what comes from the network is kept in download.cache_dir()."""
     name = str(source)
     if name in DATASETS:
         return download(DATASETS[name].url, DATASETS[name].sha256, DATASETS[name].size)
@@ -96,54 +83,3 @@ def open_text(source: str | Path) -> Path:
 def shakespeare() -> str:
     """Tiny Shakespeare, 1,115,394 characters; downloaded once."""
     return read_text("shakespeare")
-
-
-def cache_dir() -> Path:
-    """LLMCORE_CACHE, or ~/.cache/llmcore"""
-    return Path(os.environ.get("LLMCORE_CACHE") or Path.home() / ".cache" / "llmcore")
-
-
-def download(url: str, sha256: str | None = None, size: int | None = None) -> Path:
-    """The file of an address, from the cache where it is there. It appears in the cache whole and checked, or not at all."""
-    folder = cache_dir()
-    name = Path(urllib.parse.urlsplit(url).path).name or "index"
-    target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
-    if target.exists() and (sha256 is None or _sha256(target) == sha256):
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".downloading-")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            _fetch(url, out, size)
-            out.flush()
-            os.fsync(out.fileno())
-        if sha256 is not None and _sha256(Path(temporary)) != sha256:
-            raise ValueError(f"{url} does not have the SHA-256 expected ({sha256[:12]}...): it has changed or was cut; try again")
-        os.replace(temporary, target)
-    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            raise ConnectionError(f"{url} answers {error.code} {error.reason}: check the address") from error
-        raise ConnectionError(
-            f"{url} cannot be reached ({getattr(error, 'reason', error)}): connect to a network, or put the file at {target}"
-        ) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return target
-
-
-def _fetch(url: str, out, size: int | None) -> None:
-    with urllib.request.urlopen(url, timeout=30) as response:
-        expected = int(response.headers.get("Content-Length") or size or 0)
-        done = 0
-        with tqdm(total=expected or None, unit="B", unit_scale=True, desc=f"downloading {url.rsplit('/', 1)[-1]}") as bar:
-            while block := response.read(1 << 16):
-                out.write(block)
-                done += len(block)
-                bar.update(len(block))
-        if expected and done < expected:
-            raise ConnectionError(f"{done} of {expected} bytes came")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

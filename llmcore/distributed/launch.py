@@ -114,6 +114,8 @@ def _serve(name: str, ranks: int, timeout: float) -> None:
     folder = Path(name)
     # unpickled before the fork: what the function imports is imported once
     task = pickle.loads((folder / "task").read_bytes())
+    if "llmcore.optim" in sys.modules:
+        import torch._dynamo  # noqa: F401 - an optimizer's first step imports it, on every rank
     numbers = {}
     for rank in range(ranks):
         child = os.fork()

@@ -116,8 +116,9 @@ class TensorParallel:
 
     def __init__(self, model: Transformer, group: Group = None, sequence: bool = False):
         config, p = model.config, collectives.size(group)
-        if config.family != "decoder" or config.head_transform:
-            raise ValueError(f"family={config.family!r}, head_transform={config.head_transform}: a plain decoder can be cut so far")
+        if config.family != "decoder" or config.head_transform or config.head_bias:
+            head = f"head_transform={config.head_transform}, head_bias={config.head_bias}"
+            raise ValueError(f"family={config.family!r}, {head}: only a decoder with a plain head is cut")
         for name in ("n_heads", "n_kv_heads"):
             if getattr(config, name) % p:
                 raise ValueError(f"{name}={getattr(config, name)} over {p} ranks: heads are not cut; use ranks that divide it")

@@ -7,12 +7,14 @@ from llmcore.tokenizer.base import FORMAT, Tokenizer
 from llmcore.tokenizer.bpe import SPLIT_PATTERNS, BPETokenizer
 from llmcore.tokenizer.bpe_train import Merge, count_chunks, learn
 from llmcore.tokenizer.dictionary import NOTES, UNKNOWN, CharTokenizer, DictionaryTokenizer, WordTokenizer
+from llmcore.tokenizer.wordpiece import WordPieceTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     "dictionary": DictionaryTokenizer,
     "char": CharTokenizer,
     "word": WordTokenizer,
     "bpe": BPETokenizer,
+    "wordpiece": WordPieceTokenizer,
 }
 
 
@@ -32,5 +34,5 @@ def load(path: str | Path) -> Tokenizer:
 
 __all__ = [
     "NOTES", "SPLIT_PATTERNS", "TOKENIZERS", "UNKNOWN", "BPETokenizer", "CharTokenizer", "DictionaryTokenizer", "Merge",
-    "Tokenizer", "WordTokenizer", "count_chunks", "learn", "load",
+    "Tokenizer", "WordPieceTokenizer", "WordTokenizer", "count_chunks", "learn", "load",
 ]  # fmt: skip

@@ -32,25 +32,31 @@ class BPETokenizer(Tokenizer):
 
     With ranks alone any two neighbours whose joined bytes have a rank may merge (tiktoken's rule); with merges only the
     listed pairs may (Hugging Face's rule). Ranks learned here can be read both ways.
+
+    Of published vocabularies some need two more things. unknown: the id of bytes that have no entry of their own (SmolLM2's lacks
+    21 of 256). whole: a chunk that is an entry is taken as it is, whether merges lead there or not (Llama 3's and tiktoken's rule).
     """
 
     kind: ClassVar[str] = "bpe"
 
     def __init__(
         self, ranks: dict[bytes, int], pattern: str = "gpt4-han", special_tokens: dict[str, int] | None = None,
-        merges: list[tuple[bytes, bytes]] | None = None,
+        merges: list[tuple[bytes, bytes]] | None = None, unknown: int | None = None, whole: bool = False,
     ):  # fmt: skip
         super().__init__(special_tokens)
         missing = [b for b in range(256) if bytes([b]) not in ranks]
-        if missing:
+        if missing and unknown is None:
             raise ValueError(f"{len(missing)} single bytes have no id, {missing[0]:#04x} first: byte-level BPE needs all 256")
+        if unknown is not None and unknown not in self._special_names:
+            raise ValueError(f"unknown={unknown} is no special token of {self.special_tokens}: add one with that id")
         taken = [*ranks.values(), *self.special_tokens.values()]
         if len(set(taken)) != len(taken) or min(taken) < 0:
             raise ValueError(f"{len(taken)} entries with {len(set(taken))} ids: each needs its own id of at least 0")
         self.ranks, self.pattern, self.merges = dict(ranks), pattern, merges
+        self.unknown, self.whole = unknown, whole
         self._regex = regex.compile(SPLIT_PATTERNS.get(pattern, pattern), regex.V1)
         self._bytes_of = {i: b for b, i in self.ranks.items()} | {i: s.encode() for i, s in self._special_names.items()}
-        self._first = [self.ranks[bytes([b])] for b in range(256)]
+        self._first = [self.ranks.get(bytes([b]), -1 if unknown is None else unknown) for b in range(256)]
         self._pairs = self._pair_table()
         self._cache: dict[str, list[int]] = {}
 
@@ -134,6 +140,8 @@ class BPETokenizer(Tokenizer):
         >>> t.merge(b"lower")
         [257, 101, 114]
         """
+        if self.whole and chunk in self.ranks:
+            return [self.ranks[chunk]]
         ids, pairs = [self._first[b] for b in chunk], self._pairs
         n = len(ids)
         if n < 2:
@@ -190,11 +198,11 @@ class BPETokenizer(Tokenizer):
         merges = None if self.merges is None else [[a.hex(), b.hex()] for a, b in self.merges]
         return {
             "pattern": self.pattern, "tokens": [t.hex() for t in ordered], "ids": [self.ranks[t] for t in ordered],
-            "merges": merges,
+            "merges": merges, "unknown": self.unknown, "whole": self.whole,
         }  # fmt: skip
 
     @classmethod
     def _from_state(cls, state: dict[str, Any], special_tokens: dict[str, int]) -> "BPETokenizer":
         merges = state["merges"] and [(bytes.fromhex(a), bytes.fromhex(b)) for a, b in state["merges"]]
         ranks = dict(zip(map(bytes.fromhex, state["tokens"]), state["ids"], strict=True))
-        return cls(ranks, state["pattern"], special_tokens, merges)
+        return cls(ranks, state["pattern"], special_tokens, merges, state.get("unknown"), state.get("whole", False))

@@ -1,4 +1,4 @@
-"""Files of others: GPT-2's vocab.json + merges.txt, tiktoken's rank files, Hugging Face's tokenizer.json (byte-level BPE)."""
+"""Files of others: GPT-2's vocab.json + merges.txt, tiktoken's ranks, Hugging Face's tokenizer.json (byte-level BPE, WordPiece)."""
 
 import base64
 import itertools
@@ -8,6 +8,17 @@ from typing import Any
 
 from llmcore.tokenizer.base import write_whole
 from llmcore.tokenizer.bpe import SPLIT_PATTERNS, BPETokenizer
+from llmcore.tokenizer.wordpiece import WordPieceTokenizer
+
+# Patterns of published models that are not learned with here, by the names that GGUF files give them. "smollm" is GPT-2's after
+# each digit has been cut out, which SmolLM's tokenizer.json says in two steps; "llama-bpe" is of Llama 3's tokenizer.py.
+PUBLISHED = {
+    "gpt-2": SPLIT_PATTERNS["gpt2"],
+    "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
+    "llama-bpe": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
 
 
 def _visible() -> dict[int, str]:
@@ -89,14 +100,19 @@ def read_gpt2(vocab: str | Path, merges: str | Path, pattern: str = "gpt2", spec
         if len(parts) != 2:
             raise ValueError(f"{merges}, line {number}: {line!r} is no pair of two spellings: download it again")
         pairs.append((hide(parts[0]), hide(parts[1])))
-    return _build(table, pairs, pattern, {s: table[s] for s in special if s in table}, str(vocab))
+    return byte_level(table, pairs, pattern, {s: table[s] for s in special if s in table}, str(vocab))
 
 
-def _build(table: dict[str, int], pairs: list[tuple[bytes, bytes]], pattern: str, special: dict[str, int], where: str) -> BPETokenizer:
+def byte_level(
+    table: dict[str, int], pairs: list[tuple[bytes, bytes]], pattern: str, special: dict[str, int], where: str,
+    unknown: int | None = None, whole: bool = False,
+) -> BPETokenizer:  # fmt: skip
+    """The tokenizer of a table spelling -> id and merges in order; `where` names the file in an error."""
     ranks = {hide(t): i for t, i in table.items() if t not in special}
-    if len(pairs) < len(ranks) - 256:
-        raise ValueError(f"{where}: {len(ranks)} entries need {len(ranks) - 256} merges, there are {len(pairs)}: a file is cut short")
-    return BPETokenizer(ranks, pattern, special, pairs)
+    needed = sum(len(t) > 1 for t in ranks)
+    if len(pairs) < needed and not whole:
+        raise ValueError(f"{where}: {len(ranks)} entries need {needed} merges, there are {len(pairs)}: a file is cut short")
+    return BPETokenizer(ranks, pattern, special, pairs, unknown, whole)
 
 
 def write_tiktoken(tokenizer: BPETokenizer, path: str | Path) -> None:
@@ -129,6 +145,8 @@ def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
         {"id": i, "content": s, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         for s, i in sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
     ]
+    entries = {show(t): i for t, i in tokenizer.ranks.items()} | tokenizer.special_tokens  # else theirs would get new ids
+    unknown = next((s for s, i in tokenizer.special_tokens.items() if i == tokenizer.unknown), None)
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     state = {
@@ -136,36 +154,65 @@ def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
         "post_processor": None, "decoder": level,
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-            "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-            "vocab": {show(t): i for t, i in sorted(tokenizer.ranks.items(), key=lambda item: item[1])},
+            "type": "BPE", "dropout": None, "unk_token": unknown, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+            "fuse_unk": False, "byte_fallback": False, "ignore_merges": tokenizer.whole,
+            "vocab": dict(sorted(entries.items(), key=lambda item: item[1])),
             "merges": [[show(a), show(b)] for a, b in listed_merges(tokenizer)],
         },
     }  # fmt: skip
     write_whole(Path(path), json.dumps(state, ensure_ascii=False))
 
 
-def read_hugging_face(path: str | Path) -> BPETokenizer:
-    """The byte-level BPE of a tokenizer.json; ValueError where its model or its way of splitting is another."""
+def read_hugging_face(path: str | Path) -> BPETokenizer | WordPieceTokenizer:
+    """The byte-level BPE or the WordPiece of a tokenizer.json; ValueError where its model or its way of splitting is another.
+
+    What it says of padding, truncation and tokens to be put around a text is the caller's to do: encode gives the text's own ids.
+    """
     state = _json(Path(path))
     model = state.get("model", {}) if isinstance(state, dict) else {}
-    if model.get("type") != "BPE" or model.get("byte_fallback") or model.get("ignore_merges"):
-        raise ValueError(f"{path} holds a model of type {model.get('type')!r}: only byte-level BPE by merges can be read")
+    special = {t["content"]: t["id"] for t in state.get("added_tokens") or []} if model else {}
+    if model.get("type") == "WordPiece":
+        return _word_piece(state, model, special, path)
+    if model.get("type") != "BPE" or model.get("byte_fallback"):
+        kind = model.get("type")
+        raise ValueError(f"{path} holds a model of type {kind!r}: only byte-level BPE by merges, and WordPiece, can be read")
     if state.get("normalizer"):
         raise ValueError(f"{path} normalises the text first ({state['normalizer'].get('type')}): that would be ignored here")
     before = state.get("pre_tokenizer") or {}
     steps = before.get("pretokenizers", [before])
-    pattern = None
+    pattern, digits = None, False
     for step in steps:
         if step.get("type") == "Split" and "Regex" in step.get("pattern", {}):
             pattern = step["pattern"]["Regex"]
+        elif step.get("type") == "Digits" and step.get("individual_digits"):
+            digits = True
         elif step.get("type") != "ByteLevel" or step.get("add_prefix_space"):
             raise ValueError(f"{path} splits by {step.get('type')!r}: only ByteLevel, and Split by a Regex before it, can be read")
         elif step.get("use_regex", True):
-            pattern = SPLIT_PATTERNS["gpt2"]
-    if pattern is None:
+            pattern = PUBLISHED["smollm" if digits else "gpt-2"]
+    if pattern is None or (digits and pattern != PUBLISHED["smollm"]):
         raise ValueError(f"{path} has no pattern to split by: only ByteLevel, and Split by a Regex before it, can be read")
     pattern = next((name for name, known in SPLIT_PATTERNS.items() if known == pattern), pattern)
     pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    special = {t["content"]: t["id"] for t in state.get("added_tokens", [])}
-    return _build(model["vocab"], [(hide(a), hide(b)) for a, b in pairs], pattern, special, str(path))
+    merges = [(hide(a), hide(b)) for a, b in pairs]
+    unknown = special.get(model.get("unk_token") or _beside(Path(path), "unk_token"))
+    return byte_level(model["vocab"], merges, pattern, special, str(path), unknown, bool(model.get("ignore_merges")))
+
+
+def _beside(path: Path, name: str) -> str | None:
+    """A special token that tokenizer_config.json, in the same folder, names."""
+    config = path.with_name("tokenizer_config.json")
+    value = _json(config).get(name) if config.exists() else None
+    return value.get("content") if isinstance(value, dict) else value
+
+
+def _word_piece(state: dict[str, Any], model: dict[str, Any], special: dict[str, int], path: str | Path) -> WordPieceTokenizer:
+    plain, before = state.get("normalizer") or {}, state.get("pre_tokenizer") or {}
+    as_bert = {"clean_text": True, "handle_chinese_chars": True}
+    lower = plain.get("lowercase", True)
+    fits = plain.get("type") == "BertNormalizer" and before.get("type") == "BertPreTokenizer"
+    fits = fits and all(plain.get(k, v) == v for k, v in as_bert.items()) and plain.get("strip_accents") in (None, lower)
+    if not fits or model.get("continuing_subword_prefix", "##") != "##" or model.get("max_input_chars_per_word", 100) != 100:
+        raise ValueError(f"{path} makes text plain or splits it otherwise than BERT does: that would be ignored here")
+    vocabulary = {t: i for t, i in model["vocab"].items() if t not in special}
+    return WordPieceTokenizer(vocabulary, special, model.get("unk_token", "[UNK]"), lower)

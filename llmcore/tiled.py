@@ -1,0 +1,139 @@
+"""Attention without its square: the scores are made tile by tile and forgotten, and made again on the way back.
+
+Shapes: B batch, H heads, T queries, S keys, Dh d_head; t queries and s keys of one tile. Kept for the way back are q, k, v, the
+result and one number a row: memory grows with T, not with T S. On a GPU with Triton the same steps run as kernels of
+llmcore.tiled_triton, which reads like this file.
+"""
+
+import functools
+import importlib.util
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from llmcore.functional import _wide
+from llmcore.mask import Mask
+
+TILE = 128  # queries and keys of one tile
+
+
+def tiled_attention(
+    q: Float[Tensor, "B H T Dh"],
+    k: Float[Tensor, "B H S Dh"],
+    v: Float[Tensor, "B H S Dh"],
+    mask: Mask = Mask(),  # noqa: B008 - frozen
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H T Dh"]:
+    """softmax(q k^T / sqrt(Dh)) v by online softmax  [Milakov & Gimelshein 2018], with recomputation  [Dao et al. 2022]
+
+    A row without any key gives zeros. dropout is the share of weights set to 0, drawn from torch's generator on the CPU as one
+    seed, from which every tile draws its own again on the way back. Raises ValueError where a gradient of the gradient is asked for.
+    """
+    seed = int(torch.randint(2**40, ())) if dropout else 0
+    kernels = _kernels() if q.is_cuda and q.dtype != torch.float64 and torch.cuda.get_device_capability(q.device) >= (8, 0) else None
+    if kernels is not None:
+        return kernels.attention(q, k, v, mask.causal, mask.padding.start, mask.padding.stop, dropout, seed)
+    return Tiled.apply(q, k, v, mask, dropout, seed)
+
+
+@functools.cache
+def _kernels():
+    return importlib.import_module("llmcore.tiled_triton") if importlib.util.find_spec("triton") else None
+
+
+def tiles(n: int) -> list[range]:
+    """0 .. n - 1 in pieces of TILE.
+
+    >>> tiles(300)
+    [range(0, 128), range(128, 256), range(256, 300)]
+    """
+    return [range(i, min(i + TILE, n)) for i in range(0, n, TILE)]
+
+
+def keep(dropout: float, seed: int, rows: range, keys: range, like: Tensor) -> Float[Tensor, "B H t s"]:
+    """What dropout multiplies a tile's weights by: 0 or 1 / (1 - dropout), for one seed and tile always the same."""
+    generator = torch.Generator(like.device).manual_seed(seed + (rows.start << 20) + keys.start)
+    drawn = torch.rand(*like.shape[:2], len(rows), len(keys), generator=generator, device=like.device)
+    return (drawn >= dropout).to(like.dtype) / (1 - dropout)
+
+
+class Tiled(torch.autograd.Function):
+    """Forward and backward over tiles. Statistics and sums in fp32 for fp16 and bf16."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, seed: int) -> Tensor:
+        """For each tile of queries, over its tiles of keys: largest score m, sum of exp(score - m), mixture of values."""
+        ctx.mask, ctx.dropout, ctx.seed = mask, dropout, seed
+        (B, H, T, Dh), S = q.shape, k.shape[2]
+        out = q.new_zeros(B, T, H, Dh).transpose(1, 2)  # laid out so that joining the heads copies nothing
+        log_sums = torch.empty(B, H, T, 1, dtype=_wide(q[:0]).dtype, device=q.device)  # log of sum_s exp(score) of each row
+        for rows in tiles(T):
+            largest = torch.full_like(_of(log_sums, rows), torch.finfo(log_sums.dtype).min)
+            total, mixture = torch.zeros_like(largest), torch.zeros(B, H, len(rows), Dh, dtype=largest.dtype, device=q.device)
+            for keys in _readable(mask, rows, T, S):
+                scores, allowed = _scores(q, k, mask, rows, keys)  # (B, H, t, s)
+                new = torch.maximum(largest, scores.amax(-1, keepdim=True))
+                powers, shrink = (scores - new).exp_() * allowed, (largest - new).exp_()
+                total = total * shrink + powers.sum(-1, keepdim=True)
+                if dropout:
+                    powers = powers * keep(dropout, seed, rows, keys, powers)
+                mixture = mixture * shrink + _product(powers, _of(v, keys))
+                largest = new
+            total.clamp_(min=1)  # changes only a row without any key: in every other the largest score adds exp(0) = 1
+            _of(out, rows).copy_(mixture / total)
+            _of(log_sums, rows).copy_(largest + total.log())
+        ctx.save_for_backward(q, k, v, out, log_sums)
+        return out
+
+    @staticmethod
+    def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        """P = exp(score - log_sum) once more, tile by tile:  dV = P^T dO,  dP = dO V^T,  dS = P (dP - sum(dP P)),  dQ, dK from dS
+
+        The row sum of dP P needs no row of P: it equals dO . O, since O = P V.
+        """
+        if torch.is_grad_enabled():  # what is computed here would silently count as constant
+            raise ValueError("create_graph=True through tiled attention: it has no second derivative; use attention='explicit'")
+        q, k, v, out, log_sums = ctx.saved_tensors
+        T, S, scale = q.shape[2], k.shape[2], 1 / math.sqrt(q.shape[3])
+        dq, dk, dv = (torch.zeros(x.shape, dtype=log_sums.dtype, device=x.device) for x in (q, k, v))
+        for rows in tiles(T):
+            d_rows = _wide(_of(d_out, rows))
+            inner = (d_rows * _of(out, rows)).sum(-1, keepdim=True)  # (B, H, t, 1)
+            for keys in _readable(ctx.mask, rows, T, S):
+                scores, allowed = _scores(q, k, ctx.mask, rows, keys)
+                weights = (scores - _of(log_sums, rows)).exp_() * allowed  # (B, H, t, s)
+                d_weights = _product(d_rows, _of(v, keys).transpose(-2, -1))
+                kept = keep(ctx.dropout, ctx.seed, rows, keys, weights) if ctx.dropout else 1
+                d_scores = weights * (d_weights * kept - inner) * scale
+                _of(dv, keys).add_(_product((weights * kept).transpose(-2, -1), d_rows))
+                _of(dq, rows).add_(_product(d_scores, _of(k, keys)))
+                _of(dk, keys).add_(_product(d_scores.transpose(-2, -1), _of(q, rows)))
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None
+
+
+def _of(x: Float[Tensor, "B H N _"], places: range) -> Float[Tensor, "B H n _"]:
+    """A view of some rows."""
+    return x[:, :, places.start : places.stop]
+
+
+def _readable(mask: Mask, rows: range, T: int, S: int) -> list[range]:
+    """The tiles of keys that some of these rows may read: under a causal mask none above the diagonal."""
+    return tiles(max(0, min(S, rows.stop + S - T)) if mask.causal else S)
+
+
+def _scores(q: Tensor, k: Tensor, mask: Mask, rows: range, keys: range) -> tuple[Float[Tensor, "B H t s"], Tensor | int]:
+    """Scaled scores of one tile, the forbidden ones lowest, and what of them is allowed: 1 for all."""
+    scores = _product(_of(q, rows) / math.sqrt(q.shape[3]), _of(k, keys).transpose(-2, -1))
+    shift = k.shape[2] - q.shape[2]  # the queries are the last of the keys
+    allowed = mask.tile(range(rows.start + shift, rows.stop + shift), keys, q.device)
+    if allowed is None:
+        return scores, 1
+    return scores.masked_fill_(~allowed, torch.finfo(scores.dtype).min), allowed
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, in fp32 where the numbers are narrower, also under autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        return _wide(a) @ _wide(b)

@@ -1,0 +1,103 @@
+"""WordPiece, BERT's way of cutting words  [Schuster & Nakajima 2012; Devlin et al. 2019, and its published code]
+
+A text is made plain (control characters go, letters become small and lose their accents), cut at white space, at punctuation and
+around each Chinese character; each word then becomes the longest entries from the left. An entry that goes on inside a word
+begins with ##. A word of which some part has no entry becomes the unknown token as a whole.
+"""
+
+import unicodedata
+from typing import Any, ClassVar
+
+from llmcore.tokenizer.base import Tokenizer, check_text
+
+# The blocks that BERT's code calls Chinese: the unified ideographs with extensions A to E, and the compatibility forms.
+HAN = (
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+CONTROL = ("Cc", "Cf", "Co", "Cs")  # not Cn: what Unicode has no entry for yet is kept
+LONGEST_WORD = 100  # characters; a longer word is unknown, as in BERT's code
+
+
+def is_han(c: str) -> bool:
+    return any(low <= ord(c) <= high for low, high in HAN)
+
+
+def is_punctuation(c: str) -> bool:
+    """Unicode's punctuation, and every ASCII sign that is no letter, digit or space: $ + < = > ^ ` | ~ count too."""
+    return unicodedata.category(c).startswith("P") or (c.isascii() and c.isprintable() and not c.isalnum() and c != " ")
+
+
+class WordPieceTokenizer(Tokenizer):
+    """vocabulary: entry -> id. Decoding joins words with one space: what was removed in making the text plain is lost.
+
+    >>> t = WordPieceTokenizer({"un": 0, "##happy": 1, "!": 2}, {"[UNK]": 3}, "[UNK]")
+    >>> t.encode("Unhappy!  unhappily"), t.decode([0, 1, 2])
+    ([0, 1, 2, 3], 'unhappy !')
+    """
+
+    kind: ClassVar[str] = "wordpiece"
+
+    def __init__(self, vocabulary: dict[str, int], special_tokens: dict[str, int], unknown: str = "[UNK]", lower: bool = True):
+        super().__init__(special_tokens)
+        all_ids = [*vocabulary.values(), *self.special_tokens.values()]
+        if len(set(all_ids)) != len(all_ids) or min(all_ids) < 0:
+            raise ValueError(f"{len(all_ids)} entries with {len(set(all_ids))} ids: each needs its own id of at least 0")
+        if unknown not in self.special_tokens:
+            raise ValueError(f"unknown={unknown!r} is none of the special tokens {list(self.special_tokens)}: add it to them")
+        self.vocabulary, self.unknown, self.lower = dict(vocabulary), unknown, lower
+        self._entry = {i: t for t, i in self.vocabulary.items()} | self._special_names
+
+    def words(self, text: str) -> list[str]:
+        """The plain text cut into words and marks."""
+        plain = []
+        for c in text:
+            if c in "\t\n\r" or unicodedata.category(c).startswith("Z"):
+                plain.append(" ")
+            elif c != "\ufffd" and unicodedata.category(c) not in CONTROL:
+                plain.append(f" {c} " if is_han(c) else c)
+        text = "".join(plain)
+        if self.lower:
+            # letter by letter: str.lower of a whole word writes the last sigma of Greek otherwise
+            text = "".join(c.lower() for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
+        return "".join(f" {c} " if is_punctuation(c) else c for c in text).split()
+
+    def pieces(self, word: str) -> list[str]:
+        """The longest entries from the left, or the unknown token."""
+        out: list[str] = []
+        start = 0
+        while start < len(word):
+            mark = "##" if start else ""
+            end = next((e for e in range(len(word), start, -1) if mark + word[start:e] in self.vocabulary), None)
+            if end is None or len(word) > LONGEST_WORD:
+                return [self.unknown]
+            out.append(mark + word[start:end])
+            start = end
+        return out
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        check_text(text)
+        unknown = self.special_tokens[self.unknown]
+        return [self.vocabulary.get(p, unknown) for word in self.words(text) for p in self.pieces(word)]
+
+    def decode(self, ids, errors: str = "replace") -> str:
+        return " ".join(self.entry(i) for i in ids).replace(" ##", "")
+
+    def entry(self, id_: int) -> str:
+        """An id as the vocabulary spells it, ## included."""
+        if id_ not in self._entry:
+            raise self._no_such_id(id_)
+        return self._entry[id_]
+
+    def token_bytes(self, id_: int) -> bytes:
+        return self.entry(id_).encode("utf-8")
+
+    def ids(self) -> list[int]:
+        return sorted(self._entry)
+
+    def _state(self) -> dict[str, Any]:
+        return {"vocabulary": self.vocabulary, "unknown": self.unknown, "lower": self.lower}
+
+    @classmethod
+    def _from_state(cls, state: dict[str, Any], special_tokens: dict[str, int]) -> "WordPieceTokenizer":
+        return cls(state["vocabulary"], special_tokens, state["unknown"], state["lower"])
