@@ -1,5 +1,6 @@
 """The widgets of the built book, used as a reader would: by mouse, touch and keyboard, in light and dark, at any width."""
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ AXE = Path(__file__).resolve().parents[1] / "js/node_modules/axe-core/axe.min.js
 TOKENIZATION, EMBEDDING, VOCABULARY = "1-1-tokenization", "1-2-embedding", "0-vocabulary"
 ATTENTION, PROCESS, OUTPUT = "2-2-1-2-1-self-attention", "2-2-training-process", "2-2-2-output-layer"
 DESCENT, STEP = "2-3-1-gradient-descent", "2-3-3-one-training-step"
+COLLECTIVES, DATA_PARALLEL, SHARDING = "2-4-1-collectives", "2-4-2-data-parallel", "2-4-3-sharding"
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +200,9 @@ def test_axe_finds_no_serious_violation(open_page, html, scheme):
 
 
 def test_widgets_are_usable_at_once_and_pages_are_small(html, server, browser, capsys):
-    """Bytes of a page without what draws its formulas: below 1 MB in the chapters on input, 1.5 MB in the others, for their figures.
+    """Bytes of a page without what draws its formulas: below 1 MB. The first widget answers within 1 s, best of three loads.
 
-    When the first widget answers is printed, the best of three loads; a busy machine makes it no failure.
+    On a machine with more to do than cores, a second of one's own takes longer: the bound grows with the load.
     """
     for name in names_with_widgets(html):
         alive, context = [], browser.new_context()
@@ -216,7 +218,8 @@ def test_widgets_are_usable_at_once_and_pages_are_small(html, server, browser, c
         bytes_ = sum(n for url, n in sizes if "mathjax" not in url.lower())
         with capsys.disabled():
             print(f"\n  {name}: {bytes_ / 1e3:.0f} kB, widgets alive {min(alive):.0f} ms after the start")
-        assert bytes_ < (1_000_000 if name[0] in "01" else 1_500_000), (name, sorted(sizes, key=lambda s: -s[1])[:6])
+        assert bytes_ < 1_000_000, (name, sorted(sizes, key=lambda s: -s[1])[:6])
+        assert min(alive) < 1000 * max(1, os.getloadavg()[0] / (os.cpu_count() or 1)), name
         context.close()
 
 
@@ -332,3 +335,47 @@ def test_the_race_is_run_again_for_every_setting(open_page):
     assert "SGD has left the map" in said()
     race.get_by_label("loss", exact=True).select_option("saddle")
     assert race.locator("svg.ll-map path.ll-contour").count() > 5
+
+
+def test_the_toys_gradient_goes_round_the_ring(open_page):
+    page = open_page(COLLECTIVES)
+    ring = widget(page, "collective")
+    ring.get_by_label("step", exact=True).focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    cell = lambda r, c: ring.locator(f"td[data-r='{r}'][data-c='{c}']")
+    assert cell(3, 3).inner_text().startswith("0.3673")  # the chapter's table: complete at rank 3 after step 3
+    assert not cell(2, 3).inner_text().startswith("0.3673")
+    page.keyboard.press("End")
+    assert [cell(r, 3).inner_text().split()[0] for r in range(4)] == ["0.3673"] * 4
+    cell(2, 3).click()
+    assert "0.03158 of rank 0 + 0.1249 of rank 1" in ring.locator(".ll-readout").first.inner_text()
+    ring.get_by_label("collective").select_option("tree all-reduce")
+    assert "✓ as counted" in ring.locator(".ll-formula").inner_text()
+
+
+def test_a_larger_batch_hides_the_gradients(open_page):
+    page = open_page(DATA_PARALLEL)
+    planner = widget(page, "planner")
+    spent = planner.locator("table[aria-label='Time of a step'] tr", has_text="data").locator("td").first
+    batch = planner.get_by_label("sequences B")
+    batch.fill("576")
+    assert spent.inner_text() != "0 s"
+    batch.fill("640")
+    assert spent.inner_text() == "0 s"
+
+
+def test_stages_of_zero_by_keyboard_and_touch(open_page):
+    page = open_page(SHARDING, viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    planner = widget(page, "planner")
+    verdict = planner.locator(".ll-readout[role=status]").first
+    assert verdict.inner_text().startswith("8 GPUs: 23.3 GB on the fullest, fits into 80 GB")
+    stage = planner.get_by_label("ZeRO stage")
+    stage.focus()
+    page.keyboard.press("Home")
+    assert stage.input_value() == "0"
+    assert "135 GB on the fullest, too much for 80 GB" in verdict.inner_text()
+    stage.select_option("2")
+    planner.get_by_role("button", name="gradients").tap()
+    assert "gradients: " in planner.locator(".ll-readout[role=status]").nth(1).inner_text()
+    assert "36.3 GB" in verdict.inner_text()
