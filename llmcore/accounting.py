@@ -49,11 +49,8 @@ def flops(config: ModelConfig, B: int, T: int, S: int = 0) -> dict[str, int]:
     q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
     ups = 2 if config.feed_forward == "swiglu" else 1
 
-    def projections(queries: int, keys: int) -> int:
-        return 2 * B * (queries * D * q + 2 * keys * D * kv + queries * q * D)
-
-    def square(queries: int, keys: int) -> int:
-        return 2 * 2 * B * queries * keys * q  # Q K^T and weights V
+    projections = lambda queries, keys: 2 * B * (queries * D * q + 2 * keys * D * kv + queries * q * D)
+    square = lambda queries, keys: 2 * 2 * B * queries * keys * q  # Q K^T and weights V
 
     return {
         "projections": L * (projections(T, T) + (projections(S, S) + projections(T, S) if S else 0)),

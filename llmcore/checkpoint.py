@@ -157,7 +157,8 @@ def check_config(path: Path, values: dict[str, Any], model: nn.Module) -> None:
     """Raise a ValueError that names the fields in which the checkpoint's config is not the model's."""
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig) and values["config"] is not None:
-        stored, here = values["config"], config.to_dict()
+        # fields that a later version has added are what they were by default
+        stored, here = ModelConfig(**values["config"]).to_dict(), config.to_dict()
         different = [f"{k}={stored.get(k)!r} there, {here.get(k)!r} here" for k in here if stored.get(k) != here[k]]
         if different:
             raise ValueError(f"{path} belongs to another config: {'; '.join(different)}. Build the model with ModelConfig of it")

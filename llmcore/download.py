@@ -39,12 +39,15 @@ def download(url: str, sha256: str | None = None, size: int | None = None, targe
     """The file of an address, from the cache where it is there; a transfer that broke off is continued. target: keep it there.
 
     Raises ConnectionError where there is no network, the server refuses or the transfer breaks off, and ValueError where what
-    came does not have the hash; both say what to do.
+    came does not have the hash; both say what to do. LLMCORE_OFFLINE=1 in the environment refuses every transfer: for checks, which
+    should not bring hundreds of megabytes each time.
     """
     name = Path(urllib.parse.urlsplit(url).path).name or "index"
     target = target or cache_dir() / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
     if target.exists() and (sha256 is None or file_sha256(target) == sha256):
         return target
+    if os.environ.get("LLMCORE_OFFLINE", "") not in ("", "0"):
+        raise ConnectionError(f"{url} is not brought while LLMCORE_OFFLINE is set: unset it and connect to a network")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, own = tempfile.mkstemp(dir=target.parent, prefix=_growing(target))
     os.close(handle)

@@ -26,7 +26,7 @@ else:
     import importlib.metadata as _m, subprocess as _s, sys as _y, tempfile as _t
     with _t.NamedTemporaryFile("w", suffix=".txt", delete=False) as _f:
         _f.writelines(f"{{_p}}=={{_m.version(_p)}}\\n" for _p in ("torch", "numpy"))
-    _s.run([_y.executable, "-m", "pip", "install", "-q", "-c", _f.name, "llmcore @ git+{ADDRESS}@{RELEASE}"], check=True)
+    _s.run([_y.executable, "-m", "pip", "install", "-q", "-c", _f.name, "llmcore[real] @ git+{ADDRESS}@{RELEASE}"], check=True)
     google.colab.output.enable_custom_widget_manager()"""
 
 PATTERNS = {

@@ -1,17 +1,29 @@
-"""Run chapters and store their outputs: python tests/refresh.py [chapters/NAME.ipynb ...] (all of them by default)."""
+"""Run chapters, store their outputs, and write into each what the outputs rest on (tests/freshness.py).
+
+python tests/refresh.py                        the stale chapters
+python tests/refresh.py chapters/NAME.ipynb    these, stale or not; --all: every chapter
+python tests/refresh.py --bless [CHAPTERS]     instead of storing: nbval compares, and where all agrees the chapter is marked as fresh
+"""
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+from freshness import ROOT, Parts, parts, stale
 from nbclient import NotebookClient
+from nbval_run import run
 
-ROOT = Path(__file__).resolve().parents[1]
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
-def refresh(path: Path) -> None:
+def refresh(path: Path, root: Path = ROOT) -> None:
     """Execute a notebook in the folder it lies in and write it back, without times and machine names."""
+    before = parts(path, root)
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": path.parent}}
     NotebookClient(notebook, timeout=1800, kernel_name="python3", coalesce_streams=True, resources=where).execute()
@@ -20,15 +32,56 @@ def refresh(path: Path) -> None:
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):  # a live view needs its kernel; what is stored is the figure beside it
                 output.data.pop("application/vnd.jupyter.widget-view+json", None)
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    unchanged(path, root, before)
+    notebook.metadata = {**KERNEL, "llmcore": {"fresh": before}}
     nbformat.write(notebook, path)
-    print(f"refreshed {path.relative_to(ROOT)}")
+    print(f"refreshed {path.relative_to(root)}")
+
+
+def bless(path: Path, root: Path = ROOT) -> bool:
+    """Mark a chapter as fresh where nbval finds that its stored outputs are what runs now; its cells and outputs stay as they are.
+
+    nbval does not compare pictures: where a change moves nothing but a figure, refresh.
+    """
+    before = parts(path, root)
+    row, text = run(path, rows=root / "_build" / "checked")
+    if row["result"] != "passed":
+        print(f"{text[-6000:]}\nNOT fresh: {path.relative_to(root)}; if what differs is meant, refresh it")
+        return False
+    unchanged(path, root, before)
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["llmcore"] = {"fresh": before}
+    nbformat.write(notebook, path)
+    print(f"fresh: {path.relative_to(root)} ({row['compared']} cells compared, {row['seconds']} s)", flush=True)
+    return True
+
+
+def unchanged(path: Path, root: Path, before: Parts) -> None:
+    if parts(path, root) != before:
+        raise RuntimeError(f"{path.name} or what it imports was changed while it ran: run this again")
+
+
+def main(arguments: list[str], root: Path = ROOT) -> int:
+    options = {a for a in arguments if a.startswith("--")}
+    if options - {"--all", "--bless"}:
+        print(f"{sorted(options - {'--all', '--bless'})}: the options are --all and --bless")
+        return 2
+    named = [Path(a).resolve() if a.endswith(".ipynb") else root / "chapters" / f"{a}.ipynb" for a in arguments if a not in options]
+    missing = [p for p in named if not p.is_file()]
+    if missing:
+        print(f"no such chapter: {missing[0]}")
+        return 2
+    chapters = named or (sorted((root / "chapters").glob("*.ipynb")) if "--all" in options else list(stale(root)))
+    if not chapters:
+        print("every chapter is fresh")
+    if "--bless" in options:
+        with ThreadPoolExecutor(2) as two:  # each waits for a process of its own, as make notebooks runs them
+            return int(not all(list(two.map(lambda path: bless(path, root), chapters))))
+    for path in chapters:
+        refresh(path, root)
+    return 0
 
 
 if __name__ == "__main__":
     os.environ["TQDM_DISABLE"] = "1"
-    for path in [Path(p).resolve() for p in sys.argv[1:]] or sorted((ROOT / "chapters").glob("*.ipynb")):
-        refresh(path)
+    sys.exit(main(sys.argv[1:]))

@@ -84,22 +84,20 @@ def run(steps: Steps, chunks: list[Tensor], whole: Tensor, group: Group = None, 
     """
     me = rank(group)
     for step in steps:
-        sent, received = [], []
+        messages, received = [], []
         for s in step:
-            if s.source == me:
-                x = whole if s.chunk is None else chunks[s.chunk]
-                if x.numel():
-                    sent.append(send(x, s.destination, group, kind))
-            elif s.destination == me:
-                x = whole if s.chunk is None else chunks[s.chunk]
-                if x.numel():
-                    arrived = torch.empty_like(x)
-                    received.append((s, x, arrived, receive(arrived, s.source, group)))
-        for s, x, arrived, work in received:
+            x = whole if s.chunk is None else chunks[s.chunk]
+            if x.numel() and s.source == me:
+                note(kind, x.numel() * x.element_size())
+                messages.append(dist.P2POp(dist.isend, x, group=group, group_peer=s.destination))
+            elif x.numel() and s.destination == me:
+                arrived = torch.empty_like(x)
+                messages.append(dist.P2POp(dist.irecv, arrived, group=group, group_peer=s.source))
+                received.append((s, x, arrived))
+        for work in dist.batch_isend_irecv(messages) if messages else []:  # together: NCCL would wait for one before the other
             work.wait()
+        for s, x, arrived in received:
             x.copy_(x + arrived if s.add else arrived)
-        for work in sent:
-            work.wait()
 
 
 def _flat(x: Tensor, name: str) -> Tensor:

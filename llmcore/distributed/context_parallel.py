@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -27,11 +28,12 @@ def _pass_on(tensors: list[Tensor], group: Group, kind: str) -> tuple[list[Tenso
     """Start to hand tensors to the next rank and to take the previous rank's; what arrives is there when all work is done."""
     p, r = collectives.size(group), collectives.rank(group)
     arriving = [torch.empty_like(x) for x in tensors]
-    work: list = []
-    for i, (x, y) in enumerate(zip(tensors, arriving)):
-        work.append(collectives.send(x, (r + 1) % p, group, kind, tag=i))
-        work.append(collectives.receive(y, (r - 1) % p, group, tag=i))
-    return arriving, work
+    messages = []
+    for x, y in zip(tensors, arriving):
+        collectives.note(kind, x.numel() * x.element_size())
+        messages.append(dist.P2POp(dist.isend, x, group=group, group_peer=(r + 1) % p))
+        messages.append(dist.P2POp(dist.irecv, y, group=group, group_peer=(r - 1) % p))
+    return arriving, dist.batch_isend_irecv(messages)
 
 
 def _scores(q: Tensor, k: Tensor, r: int, home: int, causal: bool) -> Float[Tensor, "B H t t"] | None:

@@ -2,7 +2,7 @@
 
 p ranks; a parameter of n numbers is cut into p shards by torch.tensor_split, so n need not be a multiple of p; rank r owns shard r.
 
-stage 1  optimizer state only of the own shards; gradients are summed everywhere, updated shards gathered
+stage 1  optimizer state only of the own shards; gradients are reduce-scattered before the update, updated shards gathered
 stage 2  also gradients: each is reduce-scattered as soon as backward has made it, and only the own shard is kept
 stage 3  also parameters: gathered for the block that computes, forward and again backward, and freed after it
 
@@ -113,13 +113,13 @@ class Zero:
 
     @torch.no_grad()
     def _sum_gradients(self) -> None:
-        """Stage 1: whole gradients, summed everywhere; a shard's gradient is a view of its part."""
+        """Stage 1: whole gradients stay on every rank until now, when each gets the sum of its own shard."""
         if self.stage == 1:
             for p, shard in self.shards.items():
                 if shard.grad is None:
                     p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                    collectives.ring_all_reduce(p.grad, self.group)
-                    shard.grad = self._cut(p.grad)
+                    shard.grad = collectives.reduce_scatter(p.grad, self.group)
+                    p.grad = None
 
     @torch.no_grad()
     def clip(self, max_norm: float) -> float:

@@ -262,7 +262,7 @@ export function collective(root, state, link) {
       { class: "ll-tools ll-lean" },
       choice({ label: "collective", options: Object.keys(state.schedules).map((k) => /** @type {[string, string]} */ ([k, k])), value: name, onchange: (k) => (stop(), (name = k), restart(0)) }),
       slider({ label: "ranks", min: 2, max: state.values.length, value: p, oninput: (k) => (stop(), (p = k), restart(0)) }).element,
-      slider({ label: "buffer n", min: 3, max: 10, step: 0.25, value: Math.log10(n), format: (x) => bytes(10 ** x), oninput: (x) => ((n = 10 ** x), count()) }).element,
+      slider({ label: "buffer n", min: 3, max: 10, step: 0.01, value: Math.log10(n), format: (x) => bytes(10 ** x), oninput: (x) => ((n = 10 ** x), count()) }).element,
     ),
     steps,
     phase,

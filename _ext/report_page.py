@@ -1,4 +1,4 @@
-"""The directive {checked}: a report of tests/report.py as text and a table, and the sentence that there is none where there is none."""
+"""The directive {checked}: a report of tests/report.py as text and a table; where there is none, the sentence that there is none."""
 
 import sys
 from pathlib import Path

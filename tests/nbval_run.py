@@ -1,0 +1,198 @@
+"""Runs one chapter under nbval and says what nbval found: a row of the report, told by nbval's outcomes and by the kernel that ran.
+
+row, text = run(path)                         in a process of its own; the row is kept under _build/checked
+python tests/nbval_run.py FILE chapter.ipynb  the process: pytest with nbval, which leaves what it found in FILE
+"""
+
+import ast
+import datetime
+import functools
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import nbformat
+import pytest
+from freshness import digest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = ROOT / "_build" / "checked"
+# no bars; and threads that wait do not spin, which on a busy machine costs more than the work itself
+QUIET = {"TQDM_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE", "LLMCORE_OFFLINE": "1"}
+VARIANTS = ("", "other")
+Row = dict[str, Any]
+
+# asked of the kernel after the last cell: where the chapter really ran
+QUESTION = """__import__("json").dumps((lambda torch: {
+    "device": str(device),
+    "on": torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
+    "threads": torch.get_num_threads(),
+    "torch": torch.__version__,
+    "numpy": __import__("numpy").__version__,
+    "llmcore": __import__("importlib.metadata").metadata.version("llmcore"),
+    "python": __import__("platform").python_version(),
+})(__import__("torch")))"""
+
+
+def asserts(source: str) -> int:
+    """How many assert statements and calls of torch.testing.assert_close stand in the code."""
+    nodes = list(ast.walk(ast.parse(source)))
+    calls = [n.func for n in nodes if isinstance(n, ast.Call)]
+    names = [f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls]
+    return sum(isinstance(n, ast.Assert) for n in nodes) + names.count("assert_close")
+
+
+def is_compared(item: Any) -> bool:
+    """Whether nbval has a stored output to compare: not for a cell that prints nothing, only draws, or is tagged to be ignored."""
+    skipped = item.parent.skip_compare
+    shown = (set(o.get("data", ())) | ({"text"} & set(o)) for o in item.cell.outputs)
+    drawn = lambda kinds: any(kind.startswith("image/") for kind in kinds)  # the text beside a picture says only how large it is
+    return bool(item.options["check"]) and any(kinds - set(skipped) for kinds in shown if not drawn(kinds))
+
+
+class Recorder:
+    """A pytest plugin: the outcome of each cell as nbval reports it, and the kernel's answer to QUESTION."""
+
+    def __init__(self) -> None:
+        self.cells: dict[int, Row] = {}
+        self.said: Row = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        if report.when == "call" or report.outcome == "failed":
+            about = {
+                "outcome": report.outcome,
+                "seconds": call.duration,
+                "compared": is_compared(item),
+                "asserts": asserts(item.cell.source),
+            }
+            self.cells[item.cell_num] = about
+        return report
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item, nextitem):
+        kernel = item.parent.kernel
+        if nextitem is None and kernel is not None and kernel.is_alive():
+            self.said = ask(kernel)
+        return (yield)
+
+
+def ask(kernel: Any) -> Row:
+    """The kernel's answer; empty where it gives none, because a cell before it failed or the kernel hangs."""
+    sent = kernel.kc.execute("", silent=True, user_expressions={"answer": QUESTION})
+    try:
+        while (reply := kernel.kc.get_shell_msg(timeout=60))["parent_header"].get("msg_id") != sent:
+            pass
+    except Empty:
+        return {}
+    answer = reply["content"].get("user_expressions", {}).get("answer", {})
+    return json.loads(ast.literal_eval(answer["data"]["text/plain"])) if answer.get("status") == "ok" else {}
+
+
+@functools.cache
+def variant(name: str) -> dict[str, str]:
+    """The environment of a way to run: "" as the machine is; "other" with another count of threads and other code for the arithmetic.
+
+    "other" is a second machine in one: code that was written for an older processor adds in another order, in torch (ATen, MKL,
+    oneDNN) and in numpy (its own loops, OpenBLAS); one thread where there were several; and a default device that is set.
+    A cell whose stored output differs here depends on the machine. Raises ValueError for another name.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"VARIANT={name!r} is none of {VARIANTS}: use other, or leave it out")
+    if not name:
+        return {}
+    import torch
+
+    threads = "1" if (os.cpu_count() or 1) > 1 else "2"
+    out = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if platform.machine() in ("x86_64", "AMD64"):
+        out |= {"ATEN_CPU_CAPABILITY": "avx2" if wide else "default", "ONEDNN_MAX_CPU_ISA": "AVX2" if wide else "SSE41"}
+        out |= {"MKL_CBWR": "AVX2" if wide else "COMPATIBLE", "OPENBLAS_CORETYPE": "Haswell" if wide else "Nehalem"}
+    try:
+        from numpy._core import _multiarray_umath as loops
+    except ImportError:  # numpy 1.26
+        from numpy.core import _multiarray_umath as loops
+    out["NPY_DISABLE_CPU_FEATURES"] = " ".join(f for f in loops.__cpu_dispatch__ if loops.__cpu_features__.get(f))
+    return out
+
+
+def startup(folder: Path) -> dict[str, str]:
+    """An IPython of its own in the folder, whose kernels set torch's default device before the first cell."""
+    script = folder / "profile_default" / "startup" / "00-device.py"
+    script.parent.mkdir(parents=True)
+    script.write_text('import torch\ntorch.set_default_device("cpu")\ndel torch\n', encoding="utf-8")
+    return {"IPYTHONDIR": str(folder)}
+
+
+def run(path: Path, device: str | None = None, how: str | None = None, rows: Path = ROWS) -> tuple[Row, str]:
+    """Validate a chapter; the row and what pytest printed. The row is written to rows/REPORT/CHAPTER.json, by this chapter alone.
+
+    device and how default to the variables LLMCORE_DEVICE and LLMCORE_VARIANT. The report that a row belongs to is named after the
+    device that the kernel says it ran on, so that no report can hold a run on something else.
+    """
+    device = os.environ.get("LLMCORE_DEVICE", "") if device is None else device
+    how = os.environ.get("LLMCORE_VARIANT", "") if how is None else how
+    notebook, of = nbformat.read(path, as_version=4), digest(path)
+    count = sum(c.cell_type == "code" for c in notebook.cells)
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = os.environ | QUIET | variant(how) | (startup(Path(scratch) / "ipython") if how else {})
+        environment["LLMCORE_DEVICE"] = device
+        found = Path(scratch) / "found.json"
+        done = subprocess.run([sys.executable, __file__, str(found), str(path)], capture_output=True, text=True, env=environment)
+        told = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {"cells": [], "said": {}}
+    cells, said = told["cells"], told["said"]
+    passed = [c for c in cells if c["outcome"] == "passed"]
+    ran_on = said.get("device", "")
+    asked = device.split(":")[0]
+    wrong = bool(ran_on and asked) and ran_on.split(":")[0] != asked
+    row = {
+        "chapter": path.stem,
+        "result": "passed" if done.returncode == 0 and len(passed) == count > 0 and ran_on and not wrong else "failed",
+        "cells": count,
+        "passed": len(passed),
+        "compared": sum(c["compared"] for c in passed),
+        "asserts": sum(c["asserts"] for c in passed),
+        "seconds": round(sum(c["seconds"] for c in cells), 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "of": of,
+        "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+        **said,
+    }
+    text = done.stdout + done.stderr
+    if wrong:
+        text += f"\nasked for {device}, and the chapter ran on {ran_on}"
+    elif not ran_on:
+        text += "\nthe kernel did not say on which device it ran: the second cell sets device = llmcore.device.pick()"
+    name = "-".join(filter(None, [(ran_on or device or "unknown").split(":")[0], how]))
+    keep(row, rows / name)
+    return row, text
+
+
+def keep(row: Row, folder: Path) -> None:
+    """One file a chapter: two workers never write the same one, and a reader never sees half of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False, encoding="utf-8") as file:
+        json.dump(row, file, indent=1)
+    os.replace(file.name, folder / f"{row['chapter']}.json")
+
+
+def main(found: Path, chapter: Path) -> int:
+    recorder = Recorder()
+    arguments = ["--nbval", f"--nbval-sanitize-with={ROOT / 'tests/nbval_sanitize.cfg'}", "--nbval-cell-timeout=600"]
+    arguments += ["-p", "no:cacheprovider", "-q", "-c", os.devnull, f"--rootdir={chapter.parent}", str(chapter)]
+    status = pytest.main(arguments, plugins=[recorder])
+    cells = [recorder.cells[number] for number in sorted(recorder.cells)]
+    found.write_text(json.dumps({"cells": cells, "said": recorder.said}), encoding="utf-8")
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

