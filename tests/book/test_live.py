@@ -17,6 +17,9 @@ CELLS = [
     "import numpy as np\nfrom llmcore.widgets import MatrixInspector\nw = MatrixInspector(np.arange(9.0).reshape(3, 3), 'A')\nw",
     "print('python sees', w.selection)",
     "w.selection = [2, 1]\nprint('python has set it')",
+    "from llmcore.widgets import CollectiveSimulator\nc = CollectiveSimulator()\nc",
+    "print('python sees step', c.step)",
+    "c.step = 4\nprint('python has set the step')",
 ]
 
 
@@ -69,7 +72,7 @@ def test_traits_flow_both_ways(lab, browser):
         page.keyboard.press("Shift+Enter")
 
     run(0)
-    widget = page.locator("figure.llmcore.ll-live")
+    widget = page.locator("figure.llmcore.ll-live").first
     widget.wait_for(timeout=60_000)
     widget.locator("td[data-r='1'][data-c='2']").click()
     assert "A[1, 2] = 5" in widget.locator(".ll-readout").inner_text()
@@ -81,3 +84,17 @@ def test_traits_flow_both_ways(lab, browser):
     assert widget.locator("td.ll-cursor").get_attribute("data-c") == "1"
     assert "A[2, 1] = 7" in widget.locator(".ll-readout").inner_text()
     page.close()
+
+    run(3)
+    ring = page.locator("figure.llmcore.ll-live").nth(1)
+    ring.wait_for(timeout=60_000)
+    step = ring.get_by_label("step", exact=True)
+    step.focus()
+    page.keyboard.press("ArrowRight")
+    run(4)
+    page.get_by_text("python sees step 1", exact=True).wait_for(timeout=20_000)
+    run(5)
+    page.get_by_text("python has set the step", exact=True).wait_for(timeout=20_000)
+    page.wait_for_function(
+        "[...document.querySelectorAll('figure.llmcore')].some(f => f.textContent.includes('4 of 6'))", timeout=20_000
+    )
