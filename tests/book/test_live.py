@@ -83,14 +83,10 @@ def test_traits_flow_both_ways(lab, browser):
     page.wait_for_function("document.querySelector('td.ll-cursor')?.dataset.r === '2'", timeout=20_000)
     assert widget.locator("td.ll-cursor").get_attribute("data-c") == "1"
     assert "A[2, 1] = 7" in widget.locator(".ll-readout").inner_text()
-    page.close()
-
     run(3)
     ring = page.locator("figure.llmcore.ll-live").nth(1)
     ring.wait_for(timeout=60_000)
-    step = ring.get_by_label("step", exact=True)
-    step.focus()
-    page.keyboard.press("ArrowRight")
+    ring.locator("button").filter(has_text="→").click()
     run(4)
     page.get_by_text("python sees step 1", exact=True).wait_for(timeout=20_000)
     run(5)
@@ -98,3 +94,4 @@ def test_traits_flow_both_ways(lab, browser):
     page.wait_for_function(
         "[...document.querySelectorAll('figure.llmcore')].some(f => f.textContent.includes('4 of 6'))", timeout=20_000
     )
+    page.close()
