@@ -16,6 +16,7 @@ FABLES = 60  # the least that ships
 STORIES = list(corpus.stories(500, seed=5))
 
 
+@pytest.mark.slow
 def test_a_story_has_one_derivation_and_its_probability():
     for story in STORIES:
         assert corpus.derivations(story.text) == [pytest.approx(story.log_probability, abs=1e-9)]
@@ -44,6 +45,7 @@ def test_no_sentence_of_a_beat_begins_another():
         assert at == len(story.text)
 
 
+@pytest.mark.slow
 def test_the_entropy_is_the_mean_surprise_within_its_standard_error():
     surprise = -np.array([s.log_probability for s in corpus.stories(5000, seed=11)])
     error = surprise.std() / math.sqrt(len(surprise))

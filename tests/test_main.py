@@ -54,6 +54,7 @@ def test_tokenize_learns_and_shows(tmp_path, capsys):
     assert [int(i) for i, _ in lines] == tokenizer.encode("一条河<|endoftext|>", "all")
 
 
+@pytest.mark.slow
 def test_torchrun_starts_it(tmp_path):
     """Two processes; the loss on held-out text is one process's."""
     env = os.environ | {"LLMCORE_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
