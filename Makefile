@@ -43,10 +43,10 @@ lint: $(READY) $(JS)
 check: lint fast
 
 fast: $(READY) $(JS)
-	$(PYTEST) -m "not slow" --doctest-modules llmcore tests --ignore=tests/book
+	$(PYTEST) -m "not slow" --doctest-modules llmcore _ext/lean.py tests --ignore=tests/book
 
 test: lint $(BROWSER)
-	$(PYTEST) --doctest-modules llmcore tests
+	$(PYTEST) --doctest-modules llmcore _ext/lean.py tests
 
 # what reads the built book: its pages in a browser, its links, the widgets in JupyterLab
 pages: $(JS) $(BROWSER)

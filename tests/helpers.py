@@ -1,5 +1,10 @@
 """Small configs and models that several test files share."""
 
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from llmcore.config import ModelConfig
@@ -23,3 +28,17 @@ def model_of(config: ModelConfig, seed: int = 0) -> Transformer:
 
 def ids_of(B: int, T: int, V: int = 23, seed: int = 0) -> torch.Tensor:
     return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler], monkeypatch, cache) -> Iterator[http.server.ThreadingHTTPServer]:
+    """A server of this machine with its `address`, reached past any proxy; what is brought from it goes to the folder `cache`."""
+    monkeypatch.setenv("LLMCORE_CACHE", str(cache))
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.address = f"http://127.0.0.1:{server.server_address[1]}"
+        yield server
+        server.shutdown()

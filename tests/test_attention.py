@@ -76,7 +76,7 @@ def test_the_other_parts_change_nothing_of_that(family, norm, ffn, residual):
         torch.testing.assert_close(run(replace(config, attention=path), PADDINGS["both"])[0], logits, **TOLERANCE)
 
 
-CHUNKS = [[7], [1] * 7, [3, 1, 1, 2]]
+CHUNKS = [[7], [1] * 7, [3, 1, 1, 2]]  # the last holds every kind of piece: enough for the slow path of tiles
 
 
 @pytest.mark.parametrize(("path", "chunks"), [*itertools.product(["explicit", "fused"], CHUNKS), ("tiled", CHUNKS[-1])])

@@ -4,10 +4,10 @@ import hashlib
 import http.server
 import math
 import re
-import threading
 
 import numpy as np
 import pytest
+from helpers import serving
 
 from llmcore import corpus
 from llmcore.corpus import texts
@@ -140,16 +140,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMCORE_CACHE", str(tmp_path / "cache"))
-    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        server.address = f"http://127.0.0.1:{server.server_address[1]}"
+    with serving(Handler, monkeypatch, tmp_path / "cache") as server:
         yield server
-        server.shutdown()
 
 
 def use(monkeypatch, url, sha256=hashlib.sha256(CONTENT).hexdigest()):

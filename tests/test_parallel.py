@@ -64,9 +64,9 @@ def test_every_plan_equals_one_process(kind, ranks):
             model = model_of(MODELS[name], dist.get_rank() + 1)  # rank 0's weights go to all
             trainer = of_rank(Parallel(kind), model, replace(OF[name], accumulation=accumulation), loss=third)
             records = [(r.loss, r.gradient_norm, r.tokens) for r in trainer.run()]
-            torch.testing.assert_close(torch.tensor(records), torch.tensor(expected), atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(torch.tensor(records), torch.tensor(expected), atol=1e-6, rtol=1e-6)
             for path, value in whole(trainer.model).items():
-                torch.testing.assert_close(value, parameters[path].detach(), atol=1e-6, rtol=1e-5)
+                torch.testing.assert_close(value, parameters[path].detach(), atol=1e-6, rtol=1e-6)
         if kind != "ddp":  # no rank holds what the plan cuts
             own = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in trainer.model.parameters())
             return own / sum(p.numel() for p in trainer.model.parameters())
@@ -74,6 +74,8 @@ def test_every_plan_equals_one_process(kind, ranks):
     for share in launch(check, ranks, timeout=120):
         if "fsdp" in kind:
             assert share < 1 / (ranks // (2 if kind == "fsdp+tp" else 1)) + 0.02
+        elif kind == "tp":  # what is not cut, tables and norms, is less than the blocks' matrices
+            assert share < 0.75
 
 
 def save_and_go_on(kind, folder):
@@ -124,7 +126,7 @@ def test_shards_are_read_by_another_number_of_ranks_and_by_one_process(tmp_path)
     list(alone.run())
     for found in (whole(alone.model), launch(read, 4, "fsdp")[0], launch(read, 4, "fsdp+tp")[0], launch(read, 2, "ddp")[0]):
         for name, value in found.items():
-            torch.testing.assert_close(value, expected[name].detach(), atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(value, expected[name].detach(), atol=1e-6, rtol=1e-6)
     assert sharded.load_model(tmp_path).config == PLAIN
     with pytest.raises(ValueError, match=r"belongs to another config: n_layers=2 there, 3 here"):
         sharded.load(tmp_path, model_of(PLAIN.with_(n_layers=3)))

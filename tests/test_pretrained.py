@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import re
-import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers import BASE, ids_of, model_of
+from helpers import BASE, ids_of, model_of, serving
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -750,16 +749,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMCORE_CACHE", str(tmp_path / "cache"))
-    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(Handler, "asked", [])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        server.address = f"http://127.0.0.1:{server.server_address[1]}"
+    with serving(Handler, monkeypatch, tmp_path / "cache") as server:
         yield server
-        server.shutdown()
 
 
 def cached() -> list[Path]:
