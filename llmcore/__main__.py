@@ -138,7 +138,7 @@ def train(options: argparse.Namespace) -> None:
     rank, place, plan = int(os.environ.get("RANK", 0)), device.pick(), None
     if "WORLD_SIZE" in os.environ:  # started by torchrun
         place = parallel.start(place)
-        plan = parallel.Parallel(options.plan, options.tensor, place.type)
+        plan = parallel.Parallel(options.plan, options.tensor)
     elif options.plan != "ddp" or options.tensor:
         raise ValueError(f"--plan {options.plan} without torchrun: start with python -m torch.distributed.run -m llmcore train ...")
     try:

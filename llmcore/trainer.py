@@ -122,7 +122,7 @@ class Trainer:
         self.progress = sys.stderr.isatty() if progress is None else progress
         self.device = next(model.parameters()).device
         if plan is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            plan = Parallel("ddp", device=self.device.type)
+            plan = Parallel("ddp")
         self.plan, parts = plan, plan.data_ranks if plan else 1
         if parts != windows.world:
             raise ValueError(f"{parts} parts of each batch and windows for {windows.world}: pass Windows(rank=, world={parts})")

@@ -40,7 +40,6 @@ class Parallel:
 
     kind: str = "ddp"
     tensor: int = 0
-    device: str = "cpu"
     mesh: DeviceMesh = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,7 +54,8 @@ class Parallel:
         if tensor < 1 or world % tensor or (self.kind == "tp" and tensor != world):
             raise ValueError(f"tensor={tensor} for {world} ranks, plan {self.kind!r}: must divide them, and be all of them for tp")
         object.__setattr__(self, "tensor", tensor)
-        object.__setattr__(self, "mesh", init_device_mesh(self.device, (world // tensor, tensor), mesh_dim_names=("data", "tensor")))
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        object.__setattr__(self, "mesh", init_device_mesh(device, (world // tensor, tensor), mesh_dim_names=("data", "tensor")))
 
     @property
     def data_ranks(self) -> int:
@@ -76,7 +76,7 @@ class Parallel:
         """Cut and shard the model in place as the plan says; returns what is to be called in its place."""
         config = getattr(model, "config", None)
         if self.kind == "ddp":
-            ids = [torch.cuda.current_device()] if self.device == "cuda" else None
+            ids = [torch.cuda.current_device()] if self.mesh.device_type == "cuda" else None
             return DistributedDataParallel(model, device_ids=ids, process_group=self.mesh["data"].get_group())
         if config is None:
             raise ValueError(f"plan {self.kind!r} for a {type(model).__name__}: only llmcore's Transformer is known; use ddp")
