@@ -120,7 +120,7 @@ class ModelConfig:
             raise ValueError(f"rotary_base={self.rotary_base}: must be above 1; 10000 is usual")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: is a probability; choose 0 <= dropout < 1")
-        if self.norm_eps < 0 or self.init_std <= 0:
+        if not (self.norm_eps >= 0 and self.init_std > 0):  # nor NaN
             raise ValueError(f"norm_eps={self.norm_eps}, init_std={self.init_std}: need norm_eps >= 0 and init_std > 0")
         if self.family == "decoder" and self.n_segments:
             raise ValueError(f"n_segments={self.n_segments} in a decoder: segments mark an encoder's sentence pair; set 0")

@@ -66,7 +66,8 @@ class Embedding(nn.Module):
     def forward(
         self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "_ T"], segments: Int[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
-        x = self.tokens(self.rows(ids) * self.scale)
+        x = self.rows(ids)
+        x = self.tokens(x if self.scale == 1 else x * self.scale)
         if self.segments is not None:
             x = x + lookup(torch.zeros_like(ids) if segments is None else segments, self.segments)
         elif segments is not None:

@@ -10,7 +10,7 @@ result has the type of the input.
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -30,9 +30,13 @@ def linear(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, 
             f"x ends in {x.shape[-1]} and W starts with {W.shape[0]}: the inner sizes of x @ W must agree; "
             "W is (in, out) here, torch.nn.Linear stores its transpose"
         )
-    alone = x.numel() == x.shape[-1] and W.numel() >= 2**18 and x.device.type == "cpu" and x.dtype == torch.float32
-    y = _one_row(x, W) if alone and not torch.is_grad_enabled() else x @ W
-    return y if b is None else y + b.to(y.dtype)  # under autocast y is bf16 and must stay so
+    alone = x.numel() == x.shape[-1] and W.numel() >= 2**17 and x.device.type == "cpu" and x.dtype == torch.float32
+    if alone and not torch.is_grad_enabled():
+        y = _one_row(x, W)
+        return y if b is None else y + b
+    rows = x.reshape(-1, x.shape[-1])
+    y = rows @ W if b is None else torch.addmm(b, rows, W)  # in one call, so that y is written once
+    return y.view(*x.shape[:-1], W.shape[1])
 
 
 def _one_row(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"]) -> Float[Tensor, "... O"]:
@@ -87,19 +91,25 @@ def cross_entropy(logits: Float[Tensor, "... V"], targets: Int[Tensor, "..."], i
         raise ValueError(
             f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}: logits need one more axis, the last, of size V"
         )
-    keep = targets != ignore_index
-    if not keep.any():
-        raise ValueError(f"every target is ignore_index={ignore_index}: the mean of nothing is no number; drop the batch")
     V = logits.shape[-1]
-    wrong = keep & ((targets < 0) | (targets >= V))
-    if wrong.any():
-        raise ValueError(f"target {int(targets[wrong][0])} is no index of V={V} logits: 0 <= target < V must hold")
+    keep = kept_targets(targets, V, ignore_index)
     logits, targets = _wide(logits.reshape(-1, V)), targets.reshape(-1)
     m = logits.detach().amax(-1, keepdim=True)
     log_sum = (logits - m).exp().sum(-1).log() + m.squeeze(-1)  # (N,)
     picked = logits.gather(-1, targets.clamp(min=0)[:, None]).squeeze(-1)  # (N,)
     keep = keep.reshape(-1)
     return ((log_sum - picked) * keep).sum() / keep.sum()
+
+
+def kept_targets(targets: Int[Tensor, "..."], V: int, ignore_index: int = -100) -> Bool[Tensor, "..."]:
+    """True where a target counts. ValueError where none does, or where one is no index of V logits."""
+    keep = targets != ignore_index
+    if not keep.any():
+        raise ValueError(f"every target is ignore_index={ignore_index}: the mean of nothing is no number; drop the batch")
+    wrong = keep & ((targets < 0) | (targets >= V))
+    if wrong.any():
+        raise ValueError(f"target {int(targets[wrong][0])} is no index of V={V} logits: 0 <= target < V must hold")
+    return keep
 
 
 def relu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

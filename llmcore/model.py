@@ -15,6 +15,7 @@ from llmcore.config import ModelConfig
 from llmcore.embedding import Embedding
 from llmcore.functional import gelu, linear
 from llmcore.linear import Linear
+from llmcore.loss import head_loss
 from llmcore.mask import Mask, Padding
 from llmcore.norm import NORMS
 from llmcore.position import Turn
@@ -44,7 +45,10 @@ class Stack(nn.Module):
 
 
 class Head(nn.Module):
-    """logits = x @ table^T (+ bias): one score for each entry of the vocabulary. Tied: table is the embedding's own."""
+    """logits = x @ table^T (+ bias): one score for each entry of the vocabulary. Tied: table is the embedding's own.
+
+    With targets: the sum of their losses instead, which never holds all logits at once (llmcore.loss).
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -54,10 +58,13 @@ class Head(nn.Module):
             self.norm = NORMS[config.norm](config.d_model, config.norm_eps, config.bias)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_transform or config.head_bias else None
 
-    def forward(self, x: Float[Tensor, "B T D"], embedding: Float[Tensor, "V D"]) -> Float[Tensor, "B T V"]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], embedding: Float[Tensor, "V D"], targets: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
+        table = embedding if self.table is None else self.table
         if self.transform is not None:
             x = self.norm(gelu(self.transform(x)))
-        return linear(x, (embedding if self.table is None else self.table).T, self.bias)
+        return linear(x, table.T, self.bias) if targets is None else head_loss(x, table, targets, self.bias)
 
 
 class Transformer(nn.Module):
@@ -85,15 +92,17 @@ class Transformer(nn.Module):
         source_padding: Padding = Padding(),  # noqa: B008 - frozen
         segments: Int[Tensor, "B T"] | None = None,
         cache: list[BlockCache] | None = None,
-    ) -> Float[Tensor, "B T V"]:
+        targets: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
+        """Logits; with targets the sum of their losses, in nats, those of -100 left out: the same number with less memory."""
         if (source is not None) != (self.config.family == "encoder-decoder"):
             raise ValueError(f"source with family={self.config.family!r}: an encoder-decoder needs one, the others take none")
         if self.decoder is None:
             if cache is not None:
                 raise ValueError("cache with family='encoder': every token reads every other, so nothing can be kept")
-            return self.head(self.encode(ids, padding, segments), self.embedding.table)
+            return self.head(self.encode(ids, padding, segments), self.embedding.table, targets)
         memory = self.encode(source, source_padding) if source is not None else None
-        return self.decode(ids, padding, memory, source_padding, segments, cache)
+        return self.decode(ids, padding, memory, source_padding, segments, cache, targets=targets)
 
     def encode(
         self,
@@ -116,8 +125,9 @@ class Transformer(nn.Module):
         segments: Int[Tensor, "B T"] | None = None,
         cache: list[BlockCache] | None = None,
         last: bool = False,
-    ) -> Float[Tensor, "B T_or_1 V"]:
-        """Logits from target ids and, in an encoder-decoder, the memory that encode returned; last: of the last token alone."""
+        targets: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T_or_1 V"] | Float[Tensor, ""]:
+        """forward's result from target ids and, in an encoder-decoder, the memory that encode returned; last: of the last token."""
         if self.decoder is None:
             raise ValueError("decode with family='encoder': it has no decoder; use encode")
         if (memory is not None) != (self.config.family == "encoder-decoder"):
@@ -125,7 +135,7 @@ class Transformer(nn.Module):
         x, turn = self.embed(ids, padding, cache[0].own.length if cache else 0, segments)
         mask, memory_mask = Mask(causal=True, padding=padding), Mask(padding=memory_padding)
         x = self.decoder(x, mask, turn, memory, memory_mask, cache)
-        return self.head(x[:, -1:] if last else x, self.embedding.table)
+        return self.head(x[:, -1:] if last else x, self.embedding.table, targets)
 
     def embed(
         self, ids: Int[Tensor, "B T"], padding: Padding, offset: int, segments: Int[Tensor, "B T"] | None = None

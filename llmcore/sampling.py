@@ -35,7 +35,7 @@ def top_k(k: int) -> Rule:
     >>> top_k(1)(torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor([[0]]))
     tensor([[-inf, 3., -inf]])
     """
-    if k < 1:
+    if not k >= 1:  # as NaN is not
         raise ValueError(f"top_k={k}: must keep at least 1 token")
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
@@ -58,7 +58,9 @@ def top_p(p: float) -> Rule:
         sorted_logits, order = logits.sort(dim=-1, descending=True, stable=True)
         probabilities = softmax(sorted_logits)
         before = probabilities.cumsum(-1) - probabilities  # what the more probable tokens already hold
-        return _keep(logits, order, (before < p) & (probabilities > 0))
+        kept = (before < p) & (probabilities > 0)
+        kept[:, 0] = True  # a p too small for 32 bits is 0 beside them
+        return _keep(logits, order, kept)
 
     return rule
 
@@ -171,14 +173,14 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():  # around each computation, not around the yield: the caller keeps its own mode
+        with torch.inference_mode():  # around each computation, not around the yield: the caller keeps its own mode
             memory = model.encode(source, source_padding) if source is not None else None
         cache = model.new_cache(total, source.shape[1] if source is not None else 0) if use_cache else None
         finished = torch.zeros(B, dtype=torch.bool, device=device)
         fresh = ids
         for _ in range(max_new_tokens):
             new = fresh if cache else ids
-            with torch.no_grad():
+            with torch.inference_mode():
                 logits = model.decode(new, padding, memory, source_padding, cache=cache, last=True)[:, -1].float()
             shaped, read = logits, _without_padding(ids, padding)
             for rule in rules:

@@ -1,0 +1,76 @@
+"""The loss of an output layer without its logits. Shapes: ... places of a batch, N of them in all, D d_model, V vocabulary.
+
+The logits of a batch are the largest tensor of its training step: N V numbers, and a loss written over all of them makes several
+more of that size on the way there and back. Here a few rows are made, read for the loss, and overwritten by their own gradient; one
+buffer serves all rows. The idea is that of [Hsu et al. 2024, Liger Kernel].
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import linear
+
+from llmcore.functional import kept_targets
+
+ROWS = 256  # the fewest rows at a time: with less the table is read too often for too little work
+NUMBERS = 1 << 20  # logits at a time where the vocabulary is small enough: they stay in the processor's cache
+
+
+def head_loss(
+    x: Float[Tensor, "... D"],
+    table: Float[Tensor, "V D"],
+    targets: Int[Tensor, "..."],
+    bias: Float[Tensor, " V"] | None = None,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
+    """Sum over kept targets of -log softmax(x @ table^T + bias)[target], in nats: functional.cross_entropy times their number
+
+    Gradients are made on the way forward, because a chunk's logits are gone afterwards: with s = softmax(logits) - one_hot(target)
+    in kept rows and 0 in the others, d x = s @ table, d table = s^T @ x, d bias = the sum of s over rows. Raises ValueError as
+    cross_entropy does.
+
+    >>> head_loss(torch.zeros(6, 2), torch.ones(201, 2), torch.tensor([101, 102, 100, 104, 105, 200])) / 6  # ln 201
+    tensor(5.3033)
+    """
+    keep = kept_targets(targets, table.shape[0], ignore_index).reshape(-1)
+    if not torch.is_grad_enabled():
+        x, table, bias = x.detach(), table.detach(), None if bias is None else bias.detach()
+    return _HeadLoss.apply(x.reshape(-1, x.shape[-1]), table, bias, targets.reshape(-1), keep)
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, table, bias, targets, keep):
+        N, V = len(x), len(table)
+        of_x, of_table, of_bias = ctx.needs_input_grad[:3]
+        d_x = torch.empty_like(x) if of_x else None
+        d_table = torch.zeros_like(table) if of_table else None
+        d_bias = torch.zeros_like(bias) if of_bias else None
+        total = torch.zeros((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        rows = max(ROWS, NUMBERS // V)
+        for start in range(0, N, rows):
+            at = slice(start, start + rows)
+            logits = linear(x[at], table, bias)
+            kind, logits = logits.dtype, logits.to(total.dtype)  # 16 bits under autocast; exponents are summed in fp32
+            target, kept = targets[at, None].clamp(min=0), keep[at, None].to(logits.dtype)
+            m = logits.amax(-1, keepdim=True)
+            picked = logits.gather(-1, target) - m
+            size = logits.sub_(m).exp_().sum(-1, keepdim=True)  # logits hold exp(logits - m) from here on
+            total += ((size.log() - picked) * kept).sum()
+            if d_x is d_table is d_bias is None:
+                continue
+            slope = logits.mul_(kept / size).scatter_add_(-1, target, -kept).to(kind)
+            if d_x is not None:
+                d_x[at] = slope @ table.to(kind)
+            if d_table is not None and kind == table.dtype:
+                d_table.addmm_(slope.T, x[at].to(kind))
+            elif d_table is not None:
+                d_table += slope.T @ x[at].to(kind)
+            if d_bias is not None:
+                d_bias += slope.sum(0)
+        ctx.save_for_backward(d_x, d_table, d_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx, slope):
+        return *(None if d is None else d * slope.to(d.dtype) for d in ctx.saved_tensors), None, None
