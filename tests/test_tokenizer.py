@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import regex
@@ -33,6 +35,8 @@ CHINESE = "低水井把更低的桶放下去。那时它还新；他们会是最
 ODD = "naïve café \U0001f469\u200d\U0001f4bb\U0001f44d\U0001f3fd  \u3000\u00a0\r\n\r\n x\ty   z ﷽ e\u0301 ﬁ"
 TEXT = ENGLISH + CHINESE + ODD
 SPECIAL = ["<|endoftext|>", "<|end|>", "<|end|>!"]
+# of code points that Unicode has not assigned (Cn) regular expressions of different programs think differently
+ASSIGNED = st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=60)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.lists(
     st.sampled_from([*TEXT.split(" "), " ", "  ", "\n", "'ll", "12", *SPECIAL, "<|end"]), max_size=20
 ).map("".join)
@@ -92,13 +96,14 @@ def test_hugging_face_loads_what_is_written_and_agrees(bpe, tmp_path_factory, te
     assert theirs.encode(text).ids == bpe.encode(text, "all") == back.encode(text, "all")
 
 
+@pytest.mark.parametrize("ties", ["bytes", "ids"])
 @pytest.mark.parametrize("pattern", SPLIT_PATTERNS)
-def test_updated_counts_equal_recounted_ones(pattern):
+def test_updated_counts_equal_recounted_ones(pattern, ties):
     """The whole list of merges, counts included, is that of counting all pairs anew each time."""
     counts = count_chunks([TEXT], SPLIT_PATTERNS[pattern])
     words = {tuple(bytes([b]) for b in chunk): n for chunk, n in counts.items()}
-    tokens = {bytes([b]) for b in range(256)}
-    merges = learn(counts, 200)
+    tokens = {bytes([b]): b for b in range(256)}
+    merges = learn(counts, 200, ties=ties)
     while True:
         pairs = Counter()
         for word, n in words.items():
@@ -106,13 +111,14 @@ def test_updated_counts_equal_recounted_ones(pattern):
                 pairs[pair] += n
         if not pairs:
             break
-        count, pair = max((n, p) for p, n in pairs.items())  # ties: the greater pair of byte strings
+        # ties: the greater pair of byte strings, or the lower ids
+        count, _, pair = max((n, p if ties == "bytes" else [-tokens[t] for t in p], p) for p, n in pairs.items())
         if pair[0] + pair[1] not in tokens:
             merge = next(merges, None)
             if merge is None:
                 break
             assert (merge.left, merge.right, merge.count) == (*pair, count)
-            tokens.add(pair[0] + pair[1])
+            tokens[pair[0] + pair[1]] = len(tokens)
         merged = Counter()
         for word, n in words.items():
             out, i = [], 0
@@ -128,6 +134,62 @@ def test_updated_counts_equal_recounted_ones(pattern):
 def test_ties_go_to_the_greater_pair_of_byte_strings():
     pairs = [(m.left, m.right) for m in learn({b"ab": 1, b"zy": 1, b"zb": 1, b"z": 9}, 3)]
     assert pairs == [(b"z", b"y"), (b"z", b"b"), (b"a", b"b")]
+
+
+@pytest.mark.parametrize("pattern", SPLIT_PATTERNS)
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(ASSIGNED | st.text("abc ", max_size=40), min_size=1, max_size=6))
+@example(texts=["abc abc ab bc abcabc aabbcc"])
+def test_compiled_learning_gives_the_same_merges(pattern, texts):
+    learned = [BPETokenizer.train(texts, 400, SPECIAL, pattern, ties="ids", backend=backend) for backend in ("python", "rustbpe")]
+    assert learned[0].ranks == learned[1].ranks
+    assert learned[0].special_tokens == learned[1].special_tokens
+
+
+def test_where_compiled_code_gives_bytes_two_ids_the_python_code_learns(monkeypatch):
+    """No text is known to make rustbpe do so; its code does not rule it out."""
+
+    class Twice:
+        def train_from_iterator(self, texts, vocab_size, pattern):
+            self.read = list(texts)
+
+        def get_mergeable_ranks(self):
+            return [*((bytes([b]), b) for b in range(256)), (b"abc", 256), (b"abc", 257)]
+
+    monkeypatch.setitem(sys.modules, "rustbpe", SimpleNamespace(Tokenizer=Twice))
+    learned = [BPETokenizer.train(iter([TEXT]), 300, ties="ids", backend=backend) for backend in ("python", "rustbpe")]
+    assert learned[0].ranks == learned[1].ranks
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=ASSIGNED | st.sampled_from([TEXT, *SPECIAL]))
+def test_compiled_encoding_gives_the_same_ids(bpe, text):
+    fast = bpe.using("tiktoken")
+    assert fast.encode(text) == bpe.encode(text)
+    assert fast.encode(text, "all") == bpe.encode(text, "all")
+    assert list(fast.encode_iterable([text[:7], text[7:]], "all")) == bpe.encode(text, "all")
+
+
+def test_compiled_code_refuses_what_it_would_do_otherwise(monkeypatch):
+    bpe = BPETokenizer.train([TEXT], 300)
+    with pytest.raises(ValueError, match="ties='bytes'"):
+        BPETokenizer.train([TEXT], 300, backend="rustbpe")
+    with pytest.raises(ValueError, match="choose one of"):
+        BPETokenizer.train([TEXT], 300, ties="age")
+    with pytest.raises(ValueError, match="backend='c'"):
+        bpe.using("c")
+    with pytest.raises(ValueError, match="has merges"):
+        BPETokenizer(bpe.ranks, merges=[(b"e", b"r")] if b"er" in bpe.ranks else []).using("tiktoken")
+    astray = bpe.ranks | {b"xyzzy": 299}
+    with pytest.raises(ValueError, match="b'xyzzy' whole"):
+        BPETokenizer({t: i for t, i in astray.items() if i != 299 or t == b"xyzzy"}, "gpt2").using("tiktoken")
+    assert BPETokenizer({t: i for t, i in astray.items() if i != 299 or t == b"xyzzy"}, "gpt2", whole=True).using("tiktoken").encode(
+        "xyzzy"
+    ) == [299]
+    assert bpe.using("tiktoken").using("python").encode(TEXT) == bpe.encode(TEXT)
+    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    with pytest.raises(ValueError, match=r"llmcore\[fast\]"):
+        bpe.using("tiktoken")
 
 
 def test_a_longer_string_is_greater_than_its_own_beginning():

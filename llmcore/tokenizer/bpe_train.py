@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from llmcore.tokenizer.base import check_text
 
+TIES = ("bytes", "ids")
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -28,7 +30,7 @@ class Merge:
 
 def count_chunks(texts: Iterable[str], pattern: str, special_tokens: Iterable[str] = ()) -> dict[bytes, int]:
     """How often each chunk of the pattern occurs; special tokens are cut out and counted nowhere."""
-    compiled, cut = regex.compile(pattern, regex.V1), _cutter(special_tokens)
+    compiled, cut = regex.compile(pattern, regex.V1), cutter(special_tokens)
     counts: Counter[str] = Counter()
     for text in texts:
         check_text(text)
@@ -37,7 +39,8 @@ def count_chunks(texts: Iterable[str], pattern: str, special_tokens: Iterable[st
     return {chunk.encode("utf-8"): n for chunk, n in counts.items()}
 
 
-def _cutter(special_tokens: Iterable[str]) -> re.Pattern[str] | None:
+def cutter(special_tokens: Iterable[str]) -> re.Pattern[str] | None:
+    """What finds special tokens, the longer first; None where there are none."""
     names = sorted(special_tokens, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names))) if names else None
 
@@ -107,19 +110,23 @@ def count_file(
     return dict(total)
 
 
-def learn(counts: dict[bytes, int], merges: int, progress: bool = False) -> Iterator[Merge]:
-    """Yield merges one at a time, the pair counted most often first; ties go to the lexicographically greater pair of bytes.
+def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: str = "bytes") -> Iterator[Merge]:
+    """Yield merges one at a time, the pair counted most often first; of equal ones the lexicographically greater pair of bytes
+    (ties="bytes") or the pair of lower ids, the left one first (ties="ids").
 
     Pair counts are updated: a merge touches only the chunks that hold its pair. Ends early where no pair is left.
 
     >>> [(m.left, m.right, m.count) for m in learn({b"low": 5, b"lower": 2, b"newer": 6}, 3)]
     [(b'w', b'e', 8), (b'we', b'r', 8), (b'l', b'o', 7)]
     """
+    if ties not in TIES:
+        raise ValueError(f"ties={ties!r} is unknown: choose one of {list(TIES)}")
+    key = _descending if ties == "bytes" else lambda token: ""
     words = [list(chunk) for chunk in sorted(counts)]  # sorted: the result does not depend on the order of counting
     times = [counts[bytes(word)] for word in words]
     tokens = [bytes([b]) for b in range(256)]
     known = {token: i for i, token in enumerate(tokens)}
-    keys = [_descending(token) for token in tokens]
+    keys = [key(token) for token in tokens]
     totals: dict[tuple[int, int], int] = defaultdict(int)
     where: dict[tuple[int, int], set[int]] = defaultdict(set)
     for w, word in enumerate(words):
@@ -144,7 +151,7 @@ def learn(counts: dict[bytes, int], merges: int, progress: bool = False) -> Iter
             if new is None:  # else another pair has given the same bytes before: the same token
                 new = known[joined] = len(tokens)
                 tokens.append(joined)
-                keys.append(_descending(joined))
+                keys.append(key(joined))
             for a2, b2 in _replace(words, times, totals, where, a, b, new):
                 heapq.heappush(heap, (-totals[a2, b2], keys[a2], keys[b2], a2, b2))
             if fresh:

@@ -1,0 +1,41 @@
+"""Compiled code behind BPETokenizer, for texts of gigabytes: tiktoken encodes, rustbpe learns. Optional: pip install "llmcore[fast]".
+
+Both give what the Python code gives, id for id and merge for merge; where one cannot, it refuses. One thing is beyond them: whether
+a code point that Unicode has not assigned is a letter, so that the pattern cuts there, their regular expressions may see differently.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from llmcore.tokenizer.base import check_text
+from llmcore.tokenizer.bpe_train import cutter
+
+
+def _package(name: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise ValueError(f'backend={name!r} needs the package {name}: pip install "llmcore[fast]", or use "python"') from error
+
+
+def tiktoken_encoder(ranks: dict[bytes, int], pattern: str) -> Callable[[str], list[int]]:
+    """text -> ids by tiktoken's compiled merging; pattern is written out. Its rule is that of ranks without a list of merges."""
+    return _package("tiktoken").Encoding("llmcore", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+
+
+def learn_rustbpe(texts: Iterable[str], pattern: str, special_tokens: Iterable[str], merges: int) -> dict[bytes, int] | None:
+    """bytes -> id of 256 bytes and so many merges, ties to the lower ids. None where two merges made the same bytes.
+
+    (rustbpe gives those bytes two ids and counts on from there; bpe_train.learn gives them one.)
+    """
+    trainer, cut = _package("rustbpe").Tokenizer(), cutter(special_tokens)
+
+    def parts() -> Iterator[str]:
+        for text in texts:
+            check_text(text)
+            yield from cut.split(text) if cut else [text]
+
+    trainer.train_from_iterator(parts(), vocab_size=256 + merges, pattern=pattern)
+    learned = trainer.get_mergeable_ranks()
+    ranks = dict(learned)
+    return ranks if len(ranks) == len(learned) else None
