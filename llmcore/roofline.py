@@ -1,0 +1,103 @@
+"""How fast a machine is, measured, and how fast a computation can be on it: the roofline  [Williams et al. 2009]
+
+A computation makes some operations and moves some bytes between memory and processor. It takes at least the time of either. Their
+ratio, operations a byte, is its arithmetic intensity; below the machine's own ratio, the ridge, memory sets the pace.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from llmcore.accounting import training_flops
+from llmcore.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations, and bytes that must cross between memory and processor at least once."""
+
+    flops: float
+    bytes: float
+
+    @property
+    def intensity(self) -> float:
+        """Operations a byte."""
+        return self.flops / self.bytes
+
+
+def product(m: int, k: int, n: int, bytes_per_number: int = 4) -> Work:
+    """(m, k) @ (k, n): 2 m k n operations; both factors are read once, the result is written once
+
+    >>> product(6, 4, 4), round(product(1, 768, 3072).intensity, 3)  # one row: 2 operations for the 4 bytes of a weight
+    (Work(flops=192, bytes=256), 0.499)
+    """
+    if min(m, k, n) < 1:
+        raise ValueError(f"product of ({m}, {k}) and ({k}, {n}): sizes must be at least 1")
+    return Work(2 * m * k * n, bytes_per_number * (m * k + k * n + m * n))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Its two roofs: operations a second of a large product, bytes a second read from memory."""
+
+    flops: float
+    bandwidth: float
+
+    @property
+    def ridge(self) -> float:
+        """The intensity, in operations a byte, above which computing takes longer than fetching."""
+        return self.flops / self.bandwidth
+
+    def rate(self, intensity: float) -> float:
+        """The most operations a second at an intensity: min(flops, intensity * bandwidth)
+
+        >>> Machine(flops=100e9, bandwidth=20e9).rate(0.5) / 1e9
+        10.0
+        """
+        return min(self.flops, intensity * self.bandwidth)
+
+    def seconds(self, work: Work) -> float:
+        """The least time that a computation can take."""
+        return max(work.flops / self.flops, work.bytes / self.bandwidth)
+
+
+def best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
+    """The best of some runs after a first that warms up: whatever else goes on can only make a run slower.
+
+    On CUDA the clock is read when the device has finished. On a CPU with one thread it is that thread's own working time, so that
+    other programs do not count; with several it is the clock on the wall.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}: must be at least 1")
+    clock = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    best = math.inf
+    for run in range(repeats + 1):
+        start = clock()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if run:
+            best = min(best, clock() - start)
+    return best
+
+
+def measure(device: torch.device, dtype: torch.dtype = torch.float32) -> Machine:
+    """Both roofs of a device for products of one type: one large square product, and the sum of one large fp32 tensor."""
+    n = 8192 if device.type == "cuda" else 1024 * min(2, torch.get_num_threads())
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    out, x = torch.empty_like(a), torch.ones(1 << (28 if device.type == "cuda" else 26), device=device)
+    flops = 2 * n**3 / best_seconds(lambda: torch.mm(a, b, out=out), device)
+    return Machine(flops, x.nbytes / best_seconds(lambda: x.sum(), device))
+
+
+def mfu(config: ModelConfig, B: int, T: int, seconds: float, flops_per_second: float) -> float:
+    """Model FLOPs utilisation: the products of a training step (forward and backward) over what the time would allow
+
+    Recomputed operations do not count, those of the whole square of scores do  [Chowdhery et al. 2022, appendix B]
+    """
+    if seconds <= 0 or flops_per_second <= 0:
+        raise ValueError(f"seconds={seconds}, flops_per_second={flops_per_second}: both must be above 0")
+    return training_flops(config, B, T) / seconds / flops_per_second
