@@ -12,6 +12,7 @@ python -m torch.distributed.run --nproc-per-node=2 -m llmcore train --plan fsdp 
 import argparse
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,17 +22,22 @@ import torch.distributed as dist
 
 from llmcore import checkpoint, device
 from llmcore.config import PRESETS, ModelConfig
-from llmcore.corpus import END, read_text
-from llmcore.data import Windows, read_tokens, write_tokens
+from llmcore.corpus import END, open_text, read_text
+from llmcore.data import Windows, read_pieces, read_tokens, write_tokens
 from llmcore.distributed import parallel, sharded
 from llmcore.distributed.parallel import KINDS
+from llmcore.files import check_writable
 from llmcore.model import Transformer
-from llmcore.optim import SCHEDULES
+from llmcore.optim import OPTIMIZERS, SCHEDULES
 from llmcore.sampling import RULES, generate
-from llmcore.tokenizer import SPLIT_PATTERNS, BPETokenizer, Tokenizer, load
+from llmcore.tokenizer import SPLIT_PATTERNS, BPETokenizer, CharTokenizer, Tokenizer, load
 from llmcore.trainer import TrainConfig, Trainer
 
 TOKENIZER = "tokenizer.json"
+LEVELS: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {
+    "bpe": lambda texts, vocab_size: BPETokenizer.train(texts, vocab_size, [END]),
+    "char": lambda texts, vocab_size: CharTokenizer.train(texts, special_tokens=[END]),
+}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -50,7 +56,8 @@ def arguments() -> argparse.ArgumentParser:
     add = commands.add_parser("train", help="train a decoder on a text", formatter_class=shown).add_argument
     add("--corpus", required=True, help="the text to learn; a tenth at its end is held out")
     add("--tokenizer", type=Path, help="a saved vocabulary; without it one of --vocab-size is learned")
-    add("--vocab-size", type=int, default=1024, help="of the vocabulary that is learned")
+    add("--level", choices=list(LEVELS), default="bpe", help="what a learned vocabulary holds: byte pairs or single characters")
+    add("--vocab-size", type=int, default=1024, help="of byte pairs that are learned")
     add("--out", type=Path, required=True, help="folder for tokens, vocabulary and checkpoints; resumes if it holds one")
     add("--preset", choices=[n for n, c in PRESETS.items() if c.family == "decoder"], default="small", help="the model's config")
     add("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="change fields of the config, e.g. n_layers=6 d_model=256")
@@ -60,12 +67,15 @@ def arguments() -> argparse.ArgumentParser:
     add("--lr", type=float, default=2e-3, help="the highest learning rate")
     add("--warmup", type=int, default=50, help="steps of rising learning rate")
     add("--schedule", choices=list(SCHEDULES), default="warmup_cosine", help="how the learning rate goes on")
+    add("--optimizer", choices=[n for n in OPTIMIZERS if n != "sgd"], default="adamw", help="adamw_fused: torch's, in one kernel")
+    add("--beta2", type=float, default=0.95, help="how long AdamW remembers squares of gradients")
     add("--weight-decay", type=float, default=0.1, help="share of each matrix taken away, times lr, an update")
     add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="type of the matrix products")
     add("--compile", action="store_true", help="torch.compile the model")
     add("--plan", choices=list(KINDS), default="ddp", help="under torchrun: how the processes share the work")
     add("--tensor", type=int, default=0, help="neighbouring processes that cut each matrix; 0: all for tp, 2 for fsdp+tp")
     add("--eval-every", type=int, default=100, help="steps between losses on held-out text")
+    add("--eval-batches", type=int, default=0, help="held-out batches an evaluation reads; 0 all")
     add("--patience", type=int, default=0, help="stop after so many evaluations without a better loss; 0 never")
     add("--checkpoint-every", type=int, default=200, help="steps between checkpoints")
     add("--seed", type=int, default=0, help="of weights, dropout and the order of windows")
@@ -86,7 +96,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def tokenize(options: argparse.Namespace) -> None:
     if options.corpus:
-        learned = BPETokenizer.train([read_text(options.corpus)], options.vocab_size, [END], options.pattern, progress=True)
+        learned = BPETokenizer.train(pieces(options.corpus), options.vocab_size, [END], options.pattern, progress=True)
         if options.out is None:
             raise ValueError("--corpus without --out: say where to save the vocabulary")
         learned.save(options.out)
@@ -118,20 +128,49 @@ def changed(config: ModelConfig, settings: list[str]) -> ModelConfig:
     return config.with_(**changes)
 
 
+def pieces(source: str) -> Iterator[str]:
+    """The text of a corpus piece by piece: a file of any size is never in memory as a whole."""
+    if source in ("fables", "fables.en", "fables.zh"):
+        yield read_text(source)
+        return
+    path, empty = open_text(source), True
+    for piece in read_pieces(path):
+        empty = empty and not piece.strip()
+        yield piece
+    if empty:
+        raise ValueError(f"{source} is empty: there is nothing to learn from")
+
+
+def between(parts: Iterable[str], start: int, stop: int) -> Iterator[str]:
+    """Characters start .. stop of the parts' concatenation.
+
+    >>> list(between(["abc", "def", "ghi"], 2, 5))
+    ['c', 'de']
+    """
+    at = 0
+    for part in parts:
+        if at < stop and at + len(part) > start:
+            yield part[max(0, start - at) : stop - at]
+        at += len(part)
+
+
 def prepare(options: argparse.Namespace) -> None:
     """Vocabulary and token files of a run's folder, made once."""
-    options.out.mkdir(parents=True, exist_ok=True)
+    check_writable(options.out)
     if (options.out / "held-out.bin.json").exists():
         return
-    text = read_text(options.corpus)
-    cut = int(len(text) * 0.9)
-    parts = {"train": text[:cut], "held-out": text[cut:]}
+    total = sum(map(len, pieces(options.corpus)))
+    cut = int(total * 0.9)
     tokenizer: Tokenizer = (
-        load(options.tokenizer) if options.tokenizer else BPETokenizer.train([parts["train"]], options.vocab_size, [END])
+        load(options.tokenizer)
+        if options.tokenizer
+        else LEVELS[options.level](between(pieces(options.corpus), 0, cut), options.vocab_size)
     )
     tokenizer.save(options.out / TOKENIZER)
-    for name, part in parts.items():
-        write_tokens(options.out / f"{name}.bin", tokenizer.encode_iterable(part.splitlines(True), "all"), len(tokenizer))
+    for name, start, stop in (("train", 0, cut), ("held-out", cut, total)):
+        part = between(pieces(options.corpus), start, stop)
+        lines = (line for piece in part for line in piece.splitlines(True))  # ids line by line: few are held at a time
+        write_tokens(options.out / f"{name}.bin", tokenizer.encode_iterable(lines, "all"), len(tokenizer))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -156,6 +195,7 @@ def train(options: argparse.Namespace) -> None:
         settings = TrainConfig(
             steps=options.steps, lr=options.lr, weight_decay=options.weight_decay, schedule=options.schedule,
             warmup=options.warmup, accumulation=options.accumulation, precision=options.precision, compile=options.compile,
+            optimizer=options.optimizer, betas=(0.9, options.beta2), eval_batches=options.eval_batches,
             eval_every=options.eval_every, patience=options.patience, checkpoint_every=options.checkpoint_every,
         )  # fmt: skip
         windows = Windows(np.asarray(tokens), config.context_length, options.batch_size, vocab_size, options.seed, True, part, parts)
@@ -204,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     try:
         {"tokenize": tokenize, "train": train, "sample": sample}[options.command](options)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"llmcore {options.command}: {error}", file=sys.stderr)
         return 2
     return 0

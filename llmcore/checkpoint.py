@@ -5,6 +5,7 @@ values) and manifest.json (size and SHA-256 of the others). It is made under a t
 renamed: a folder that bears the name is whole.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llmcore.config import ModelConfig
+from llmcore.files import reading, writing
 from llmcore.model import Transformer
 
 NAME = re.compile(r"^step-(\d{8})$")
@@ -35,13 +38,12 @@ def save(
 
     extra is anything JSON holds (data position, schedule, settings), more are tensors to go along (tensors() reads them). Random
     states of python, numpy, torch on the CPU and on each CUDA device go in. A half-written folder of a process that died is
-    removed here.
+    removed here. Raises OSError that names the folder where the disk is full or may not be written: the checkpoints that were
+    there stay as they were, and the room that the new one took is given back.
     """
     if keep < 1:
         raise ValueError(f"keep={keep}: at least the newest checkpoint must stay")
     folder, temporary = Path(folder), Path(folder) / f".writing-{os.getpid()}"
-    prepare(folder, step)
-    temporary.mkdir()
     config = getattr(model, "config", None)
     state, values = _random_states()
     state |= more or {}
@@ -53,10 +55,16 @@ def save(
         "format": FORMAT, "step": step, "config": config.to_dict() if isinstance(config, ModelConfig) else None,
         "extra": extra or {},
     }  # fmt: skip
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
-    save_file(state, temporary / "state.safetensors")
-    (temporary / "state.json").write_text(json.dumps(values), encoding="utf-8")
-    return publish(temporary, folder, step, keep)
+    with writing(folder):
+        prepare(folder, step)
+        try:
+            temporary.mkdir()
+            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
+            save_file(state, temporary / "state.safetensors")
+            (temporary / "state.json").write_text(json.dumps(values), encoding="utf-8")
+            return publish(temporary, folder, step, keep)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # no longer there where it was given its name
 
 
 def prepare(folder: Path, step: int) -> None:
@@ -106,20 +114,31 @@ def verify(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        listed = {name: (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}/manifest.json cannot be read ({error}): use another checkpoint") from error
-    for name, expected in manifest.items():
+    for name, (expected, digest) in listed.items():
         file = path / name
-        size = file.stat().st_size if file.exists() else -1
-        if size != expected["size"]:
-            how = "missing" if size < 0 else f"{size} bytes instead of {expected['size']}"
+        size = file.stat().st_size if file.is_file() else -1
+        if size != expected:
+            how = "missing" if size < 0 else f"{size} bytes instead of {expected}"
             raise ValueError(f"{file} is truncated or changed ({how}): use another checkpoint")
-        if _sha256(file) != expected["sha256"]:
+        if _sha256(file) != digest:
             raise ValueError(f"{file} is damaged (its SHA-256 is not the one written): use another checkpoint")
-    values = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    if values["format"] != FORMAT:
-        raise ValueError(f"{path} has format {values['format']}, this version reads {FORMAT}: use the version that wrote it")
+    for file in path.rglob("*"):  # what is read must have been compared
+        if file.is_file() and file.name != "manifest.json" and (name := str(file.relative_to(path))) not in listed:
+            raise ValueError(f"{path}/manifest.json does not list {name}: use another checkpoint, or remove what is not of it")
+    with _whole(path):
+        values = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ValueError(f"{path} has format {values['format']}, this version reads {FORMAT}: use the version that wrote it")
+        int(values["step"]), values["config"], dict(values["extra"])  # what is not there, or of another kind, is told here
     return values
+
+
+def _whole(path: Path) -> contextlib.AbstractContextManager[None]:
+    """An error that the values of a checkpoint lead to, where they are not what save writes, names it."""
+    return reading(path, RuntimeError, OSError, SafetensorError, remedy="use another checkpoint")
 
 
 def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None, restore_random: bool = True) -> dict[str, Any]:
@@ -129,28 +148,39 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None,
     """
     path = latest(path)
     values = verify(path)
-    check_config(path, values, model)
+    with _whole(path):
+        check_config(path, values, model)
+        weights = _weights(path)
+        _check_shapes(path, weights, model)
+        model.load_state_dict(weights)
+        state = tensors(path)
+        if optimizer is not None:
+            if "optimizer" not in values:
+                raise ValueError(f"{path} holds no optimizer: it was saved without one; load it without")
+            optimizer.load_state_dict(_unflatten(state, values["optimizer"]))
+        if restore_random:
+            _restore_random(state, values)
+    return values
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
     if not (path / "model.safetensors").exists():
         raise ValueError(f"{path} holds shards that several ranks wrote: read it by llmcore.distributed.sharded")
-    weights = load_file(path / "model.safetensors")
+    return load_file(path / "model.safetensors")
+
+
+def _check_shapes(path: Path, weights: dict[str, Tensor], model: nn.Module) -> None:
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(weights)) + sorted(k for k in set(own) & set(weights) if own[k].shape != weights[k].shape)
     if wrong:
         raise ValueError(f"{path} does not fit the model: {wrong[:5]} are missing, surplus or of another shape")
-    model.load_state_dict(weights)
-    state = tensors(path)
-    if optimizer is not None:
-        if "optimizer" not in values:
-            raise ValueError(f"{path} holds no optimizer: it was saved without one; load it without")
-        optimizer.load_state_dict(_unflatten(state, values["optimizer"]))
-    if restore_random:
-        _restore_random(state, values)
-    return values
 
 
 def tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint that are no weights: the optimizer's, random states, and those given as `more`."""
-    return load_file(latest(path) / "state.safetensors")
+    path = latest(path)
+    with _whole(path):
+        return load_file(path / "state.safetensors")
 
 
 def check_config(path: Path, values: dict[str, Any], model: nn.Module) -> None:
@@ -170,7 +200,13 @@ def load_model(path: str | Path) -> Transformer:
     config = verify(path)["config"]
     if config is None:
         raise ValueError(f"{path} holds no config: build the model yourself and use load")
-    model = Transformer(ModelConfig(**config))
+    with _whole(path):
+        made, weights = ModelConfig(**config), _weights(path)
+        if made.n_layers > len(weights):
+            raise ValueError(f"{path} has n_layers={made.n_layers} and {len(weights)} tensors: use another checkpoint")
+        with torch.device("meta"):  # nothing is made before it is seen to fit
+            _check_shapes(path, weights, Transformer(made))
+        model = Transformer(made)
     load(path, model, restore_random=False)
     return model
 

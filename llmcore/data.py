@@ -1,7 +1,14 @@
-"""Tokens on disk and the batches made of them. Shapes: B batch, T context_length."""
+"""Texts and tokens on disk, of any size, and the batches made of them. Shapes: B batch, T context_length.
 
+What is in memory does not grow with the text: read_pieces gives it piece by piece, Tokenizer.encode_iterable makes ids of the
+pieces, write_tokens puts them on the disk, read_tokens maps them, and Windows reads those of one batch.
+"""
+
+import codecs
+import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,42 +19,85 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from llmcore.files import reading, write_whole, writing
+
+TYPES = {"uint16": np.uint16, "uint32": np.uint32}
+LINE = re.compile(r"\n(?=\S)")  # a line end after which a word begins
+
+
+def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
+    """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole.
+
+    A piece ends at the last line end after which no white space follows, where the patterns of llmcore.tokenizer cut in any case, so
+    that a vocabulary learned from the pieces is the one of the whole; where a piece has none it is cut where it is full.
+    Raises ValueError for a file that is not UTF-8.
+    """
+    if size < 1:
+        raise ValueError(f"size={size}: a piece has at least 1 character")
+    decoder, held, done = codecs.getincrementaldecoder("utf-8")(), "", 0
+    with open(path, "rb") as file:
+        while block := file.read(size):
+            try:
+                held += decoder.decode(block)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}, near byte {done + error.start}: not UTF-8; convert the file first") from error
+            done += len(block)
+            if len(held) >= size:
+                cut = max((m.end() for m in LINE.finditer(held)), default=len(held))
+                yield held[:cut]
+                held = held[cut:]
+    try:
+        held += decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} ends in the middle of a character: it is cut short, or not UTF-8; convert the file first") from error
+    if held:
+        yield held
+
 
 def write_tokens(path: str | Path, ids: Iterable[int], vocab_size: int, chunk: int = 1 << 16) -> int:
     """Write ids to a file, `chunk` at a time, and return how many there are.
 
     16 bits an id where the vocabulary fits, else 32. Beside it path.json holds count, type and vocab_size. Both appear
-    whole or not at all: they are written under another name and renamed. Raises ValueError for an id outside 0..V-1.
+    whole or not at all: they are written under another name and renamed. Raises ValueError for an id outside 0..V-1, and
+    OSError that names the file where the disk is full or may not be written.
     """
     path = Path(path)
+    if not 0 < vocab_size <= 1 << 32:
+        raise ValueError(f"vocab_size={vocab_size}: an id takes at most 32 bits; choose 1..2^32")
     kind = "uint16" if vocab_size <= 1 << 16 else "uint32"
     buffer: list[int] = []
-    count, temporary = 0, path.with_name(path.name + ".tmp")
+    count, temporary, header = 0, path.with_name(path.name + ".tmp"), path.with_name(path.name + ".json")
 
     def flush(file: Any) -> None:
         block = np.asarray(buffer, dtype=np.int64)
         if len(block) and not (block.min() >= 0 and block.max() < vocab_size):
             bad = block[(block < 0) | (block >= vocab_size)][0]
             raise ValueError(f"id {bad} is outside 0..{vocab_size - 1}: does the tokenizer have this vocab_size?")
-        file.write(block.astype(kind).tobytes())
+        data = memoryview(block.astype(kind).tobytes())
+        with writing(path):
+            while data:
+                data = data[file.write(data) :]
         buffer.clear()
 
     try:
-        with temporary.open("wb") as file:
+        with writing(path):
+            file = temporary.open("wb", buffering=0)  # what a buffer holds would be tried again, and fail again, where it is closed
+        with file:
             for id_ in ids:
                 buffer.append(id_)
                 count += 1
                 if len(buffer) == chunk:
                     flush(file)
             flush(file)
-            file.flush()
-            os.fsync(file.fileno())
-        header = temporary.with_name(path.name + ".json.tmp")
-        header.write_text(json.dumps({"count": count, "dtype": kind, "vocab_size": vocab_size}), encoding="utf-8")
-        os.replace(temporary, path)
-        os.replace(header, path.with_name(path.name + ".json"))
+            with writing(path):
+                os.fsync(file.fileno())
+        with writing(path):
+            header.unlink(missing_ok=True)  # ids beside the header of others would be read as theirs
+            os.replace(temporary, path)
+        write_whole(header, json.dumps({"count": count, "dtype": kind, "vocab_size": vocab_size}))
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be made it cannot be removed
+            temporary.unlink(missing_ok=True)
     return count
 
 
@@ -60,8 +110,10 @@ def read_tokens(path: str | Path) -> tuple[np.ndarray, int]:
             raise FileNotFoundError(f"{needed} does not exist: write_tokens makes the ids and the .json beside them")
     try:
         meta = json.loads(header.read_text(encoding="utf-8"))
-        count, kind, vocab_size = meta["count"], np.dtype(meta["dtype"]), meta["vocab_size"]
-    except (ValueError, KeyError, TypeError) as error:
+        count, kind, vocab_size = meta["count"], np.dtype(TYPES[meta["dtype"]]), meta["vocab_size"]
+        if type(count) is not int or type(vocab_size) is not int or not 0 < vocab_size <= 1 << 32:
+            raise ValueError(f"count={count!r} and vocab_size={vocab_size!r} must be whole numbers, vocab_size at least 1")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{header} is no header of a token file ({error}): write the tokens again") from error
     size = path.stat().st_size
     if size != count * kind.itemsize:
@@ -94,12 +146,14 @@ class Windows:
         self.tokens = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens, dtype=np.int64)
         if self.tokens.ndim != 1 or not np.issubdtype(self.tokens.dtype, np.integer):
             raise ValueError(f"tokens of shape {self.tokens.shape}, type {self.tokens.dtype}: pass one row of whole numbers")
+        if context_length < 1:
+            raise ValueError(f"context_length={context_length}: a window has at least 1 id and its target")
         if len(self.tokens) <= context_length:
             raise ValueError(
                 f"{len(self.tokens)} tokens with context_length={context_length}: a window takes {context_length + 1}; "
                 "use a longer text or a shorter context"
             )
-        low, high = int(self.tokens.min()), int(self.tokens.max())
+        low, high = _range(self.tokens)
         if low < 0 or high >= vocab_size:
             raise ValueError(f"id {low if low < 0 else high} is outside 0..{vocab_size - 1}: does the tokenizer fit the model?")
         self.context_length, self.batch_size, self.seed, self.shuffle = context_length, batch_size, seed, shuffle
@@ -157,10 +211,20 @@ class Windows:
 
     def load(self, state: dict[str, int]) -> None:
         """Continue where state() was taken; other data, batch size or seed would not be the same run: ValueError."""
-        for name in ("seed", "count", "batch_size"):
-            if state[name] != getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)} here, {state[name]} in the saved position: resume with the same data")
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        with reading("the saved position", remedy="take it from state()"):
+            epoch, batch, same = state["epoch"], state["batch"], {name: state[name] for name in ("seed", "count", "batch_size")}
+        if type(epoch) is not int or type(batch) is not int or epoch < 0 or not 0 <= batch < self.batches_per_epoch:
+            raise ValueError(f"epoch={epoch!r}, batch={batch!r} is no position among {self.batches_per_epoch} batches: use state()")
+        for name, value in same.items():
+            if value != getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)} here, {value} in the saved position: resume with the same data")
+        self.epoch, self.batch = epoch, batch
+
+
+def _range(tokens: np.ndarray, block: int = 1 << 22) -> tuple[int, int]:
+    """The least and the greatest id, a block at a time."""
+    parts = [tokens[i : i + block] for i in range(0, len(tokens), block)]
+    return min(int(p.min()) for p in parts), max(int(p.max()) for p in parts)
 
 
 def collate(

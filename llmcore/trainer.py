@@ -23,7 +23,9 @@ from llmcore import checkpoint
 from llmcore.data import Batch, Windows
 from llmcore.distributed import sharded
 from llmcore.distributed.parallel import Parallel, random_states, restore_random
+from llmcore.files import check_writable, reading, writing
 from llmcore.functional import cross_entropy
+from llmcore.model import Transformer
 from llmcore.optim import OPTIMIZERS, SCHEDULES, clip_gradients, decay_groups
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -96,9 +98,14 @@ class Record:
 
 
 def next_token_loss(model: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Float[Tensor, ""], int]:
-    """Sum of -log p(target) over the kept targets, and their number."""
+    """Sum of -log p(target) over the kept targets, and their number, from the logits of any model."""
     kept = int((batch.targets != -100).sum())
     return cross_entropy(model(batch.ids), batch.targets) * kept, kept
+
+
+def transformer_loss(model: Callable[..., Tensor], batch: Batch) -> tuple[Float[Tensor, ""], int]:
+    """next_token_loss of a Transformer, which can do without all logits at once (llmcore.loss)."""
+    return model(batch.ids, targets=batch.targets), int((batch.targets != -100).sum())
 
 
 class Trainer:
@@ -111,14 +118,15 @@ class Trainer:
 
     def __init__(
         self, model: nn.Module, windows: Windows, config: TrainConfig, eval_windows: Windows | None = None,
-        folder: str | Path | None = None, loss: Loss = next_token_loss, progress: bool | None = None, plan: Parallel | None = None,
+        folder: str | Path | None = None, loss: Loss | None = None, progress: bool | None = None, plan: Parallel | None = None,
     ):  # fmt: skip
         if config.eval_every and eval_windows is None:
             raise ValueError(f"eval_every={config.eval_every} without eval_windows: pass held-out windows or set it to 0")
         if config.checkpoint_every and folder is None:
             raise ValueError(f"checkpoint_every={config.checkpoint_every} without folder: say where to write, or set it to 0")
         self.model, self.windows, self.config, self.eval_windows = model, windows, config, eval_windows
-        self.folder, self.loss = Path(folder) if folder is not None else None, loss
+        self.folder = Path(folder) if folder is not None else None
+        self.loss = loss or (transformer_loss if isinstance(model, Transformer) else next_token_loss)
         self.progress = sys.stderr.isatty() if progress is None else progress
         self.device = next(model.parameters()).device
         if plan is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -130,7 +138,7 @@ class Trainer:
             raise ValueError("precision='fp16' with a model in shards: each rank would scale its own; use bf16")
         split = plan.split(model) if plan else model
         groups = decay_groups(model, config.weight_decay)  # after the split, which makes parameters of its own
-        options: dict[str, Any] = {"betas": config.betas} if config.optimizer == "adamw" else {"momentum": config.momentum}
+        options: dict[str, Any] = {"betas": config.betas} if config.optimizer != "sgd" else {"momentum": config.momentum}
         self.optimizer = OPTIMIZERS[config.optimizer](groups, lr=config.lr, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.split, self.forward = split, torch.compile(split) if config.compile else split
@@ -140,8 +148,12 @@ class Trainer:
         """Train to config.steps (or until patience runs out), one Record a step. A run that was resumed goes on where it was.
 
         Raises FloatingPointError where the loss is not finite. Under fp16 a step whose gradients overflow is skipped by the
-        scaler, which then lowers its scale.
+        scaler, which then lowers its scale. Raises OSError that names the folder where a checkpoint cannot be written: a folder
+        that takes none is found before the first step, a full disk at the checkpoint; the ones that are there stay whole.
         """
+        if self.config.checkpoint_every and self.step < self.config.steps:
+            assert self.folder is not None
+            check_writable(self.folder)
         bar = tqdm(total=self.config.steps, initial=self.step, disable=not self.progress, unit="step")
         try:
             while self.step < self.config.steps and not self.stopped:
@@ -223,7 +235,8 @@ class Trainer:
             "waited": self.waited, "scaler": self.scaler.state_dict(),
         }  # fmt: skip
         if self.plan and self.plan.sharded:
-            sharded.save(self.folder, self.step, self.model, self.optimizer, extra, self.config.keep)
+            with writing(self.folder):
+                sharded.save(self.folder, self.step, self.model, self.optimizer, extra, self.config.keep)
             return
         random = random_states() if self.plan else None
         if not self.plan or dist.get_rank() == 0:
@@ -239,9 +252,10 @@ class Trainer:
         if path is None and self.folder is None:
             raise ValueError("resume without a path and without folder: say where the checkpoint is")
         where = checkpoint.latest(path if path is not None else self.folder)  # type: ignore[arg-type]
-        stored = checkpoint.verify(where)["extra"].get("train", {})
         here = asdict(self.config)
         may_differ = {"keep", "checkpoint_every", "compile", "eval_batches"}
+        with reading(where, remedy="use another checkpoint"):
+            stored = dict(checkpoint.verify(where)["extra"].get("train", {}))
         different = [k for k in here if k not in may_differ and _plain(here[k]) != _plain(stored.get(k))]
         if different:
             was = ", ".join(f"{k}={stored.get(k)!r} there, {here[k]!r} here" for k in different)
@@ -252,10 +266,11 @@ class Trainer:
             values = checkpoint.load(where, self.model, self.optimizer)
             if self.plan:
                 restore_random(checkpoint.tensors(where))
-        extra = values["extra"]
-        self.windows.load(extra["data"])
-        self.scaler.load_state_dict(extra["scaler"])
-        self.step, self.tokens, self.best, self.waited = values["step"], extra["tokens"], extra["best"], extra["waited"]
+        with reading(where, RuntimeError, remedy="use another checkpoint"):
+            extra = values["extra"]
+            self.windows.load(extra["data"])
+            self.scaler.load_state_dict(extra["scaler"])
+            self.step, self.tokens, self.best, self.waited = values["step"], extra["tokens"], extra["best"], extra["waited"]
         return self
 
     def _move(self, batch: Batch) -> Batch:

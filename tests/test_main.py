@@ -43,6 +43,19 @@ def test_train_again_resumes(run, capsys):
     assert "was trained with other settings: steps=10 there, 12 here" in capsys.readouterr().err
 
 
+def test_train_by_characters(tmp_path, monkeypatch):
+    """The vocabulary is the characters of the part that is learned from, and the fused update is a setting of the run."""
+    monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
+    options = ["--level", "char", "--optimizer", "adamw_fused", "--beta2", "0.99", "--eval-batches", "2", "--steps", "3"]
+    assert main(["train", "--corpus", "fables.en", "--out", str(tmp_path), *options, *SMALL, *SPEED]) == 0
+    text = read_text("fables.en")
+    tokenizer = load(tmp_path / "tokenizer.json")
+    assert tokenizer.kind == "char"
+    assert {tokenizer.token(i) for i in tokenizer.ids()} >= set(text[: int(len(text) * 0.9)])
+    train = checkpoint.verify(checkpoint.latest(tmp_path))["extra"]["train"]
+    assert (train["optimizer"], train["betas"][1], train["eval_batches"]) == ("adamw_fused", 0.99, 2)
+
+
 def test_tokenize_learns_and_shows(tmp_path, capsys):
     path = tmp_path / "t.json"
     assert main(["tokenize", "--corpus", "fables.zh", "--vocab-size", "400", "--out", str(path)]) == 0

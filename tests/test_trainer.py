@@ -18,7 +18,7 @@ from helpers import BASE, model_of
 from llmcore import checkpoint
 from llmcore.data import Batch, Windows
 from llmcore.functional import cross_entropy
-from llmcore.trainer import TrainConfig, Trainer
+from llmcore.trainer import TrainConfig, Trainer, next_token_loss, transformer_loss
 
 TOKENS = np.random.default_rng(0).integers(0, 23, 400)
 CONFIG = TrainConfig(steps=12, lr=0.01, warmup=3)
@@ -68,6 +68,26 @@ def test_the_loop_equals_torch_written_out():
         assert math.isclose(record.lr, 0.01 * rate)
         assert record.tokens == 40 * record.step
     torch.testing.assert_close(weights(ours), list(model.parameters()), atol=1e-5, rtol=1e-4)
+
+
+def test_the_fused_update_and_the_loss_without_logits_change_nothing():
+    """Trainer's own ways for a Transformer against the plain ones: losses and weights of 12 steps."""
+    plain = trainer(model=PLAIN, loss=next_token_loss)
+    own = trainer(replace(CONFIG, optimizer="adamw_fused"), PLAIN)
+    assert own.loss is transformer_loss
+    torch.testing.assert_close([r.loss for r in own.run()], [r.loss for r in plain.run()], atol=1e-5, rtol=0)
+    for ours, theirs in zip(weights(own), weights(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_the_fused_update_resumes_bit_for_bit(tmp_path):
+    config = replace(CONFIG, optimizer="adamw_fused", checkpoint_every=5)
+    whole = trainer(config, folder=tmp_path)
+    uninterrupted = outcome(whole.run())
+    first = checkpoint.checkpoints(tmp_path)[0]
+    again = trainer(config, folder=tmp_path / "again").resume(first)
+    assert outcome(again.run()) == uninterrupted[5:]
+    assert all(torch.equal(a, b) for a, b in zip(weights(again), weights(whole), strict=True))
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9])

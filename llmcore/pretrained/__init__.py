@@ -11,6 +11,7 @@ a pickle may run code when it is read.
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmcore.config import AttentionPath
+from llmcore.files import reading, writing
 from llmcore.model import Transformer
 from llmcore.pretrained import gguf_file
 from llmcore.pretrained.sources import REAL, Files, Wheel
@@ -32,6 +34,7 @@ from llmcore.tokenizer import BPETokenizer, Tokenizer, formats
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+SHARD = re.compile(r"\w[\w.-]*\.safetensors")  # a name, no path
 
 
 def load(
@@ -76,12 +79,13 @@ def _from_folder(folder: Path, dtype: torch.dtype, attention: AttentionPath) -> 
         raise FileNotFoundError(f"{folder} has no {CONFIG}: {remedy}")
     settings = _json(folder / CONFIG)
     kind = settings.get("model_type")
-    if kind not in ARCHITECTURES:
+    if kind not in [*ARCHITECTURES]:  # a list: what a damaged file says may have no hash
         raise ValueError(f"{folder / CONFIG}: model_type={kind!r} is in no table: llmcore has {list(ARCHITECTURES)}")
     architecture = ARCHITECTURES[kind]
     weights = {architecture.full(name): tensor for name, tensor in _weights(folder).items()}
-    config = architecture.config(settings, set(weights), str(folder / CONFIG)).with_(attention=attention)
-    model = blank(config)
+    with reading(folder / CONFIG, RuntimeError):  # torch's, of sizes that no tensor can have
+        config = architecture.config(settings, set(weights), str(folder / CONFIG)).with_(attention=attention)
+        model = blank(config, len(weights))
     table = list(pairs(architecture.names, architecture.out_in, config.n_layers, model.state_dict()))
     kept = {pair.theirs for pair in table}
     weights = without_copies(weights, architecture.copies, architecture.left_out, kept, str(folder))
@@ -93,8 +97,10 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     if (folder / WEIGHTS).is_file():
         return _read(folder / WEIGHTS)
     if (folder / INDEX).is_file():
-        listed: dict[str, str] = _json(folder / INDEX).get("weight_map", {})
+        listed = _json(folder / INDEX).get("weight_map")
         weights: dict[str, Tensor] = {}
+        if not isinstance(listed, dict) or not all(isinstance(n, str) and SHARD.fullmatch(n) for n in listed.values()):
+            raise ValueError(f"{folder / INDEX} does not list files of this folder that end in .safetensors: get the folder again")
         for name in sorted(set(listed.values())):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name} is missing, and {INDEX} lists it: get this shard too")
@@ -112,6 +118,11 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        head = file.read(9)
+    # torch.save's archive, or a pickle of protocol 2 to 5; a safetensors file has 8 bytes of length, then {
+    if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5" and head[8:] != b"{"):
+        raise ValueError(f"{path} is a pickle by another name, which may run code when it is opened: get the safetensors file")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -121,7 +132,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no whole JSON file ({error}): get it again") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no table of settings: get it again")
@@ -159,19 +170,20 @@ def save(
     ends = {"pad_token_id": model.config.vocab_size - 1, "decoder_start_token_id": model.config.vocab_size - 1}
     written = {**table.settings(model.config), **(ends if architecture == "marian" else {}), **(settings or {})}
     names = list(pairs(table.names, table.out_in, model.config.n_layers, model.state_dict()))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
-    try:
-        save_file(theirs_of(model, names), temporary / WEIGHTS, metadata={"format": "pt"})
-        (temporary / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        if isinstance(tokenizer, BPETokenizer):
-            formats.write_hugging_face(tokenizer, temporary / "tokenizer.json")
-        elif tokenizer is not None:
-            raise ValueError(f"a tokenizer of kind {tokenizer.kind!r} has no place in tokenizer.json: only byte-level BPE is written")
-        temporary.chmod(0o755)  # mkdtemp's is the owner's alone
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if tokenizer is not None and not isinstance(tokenizer, BPETokenizer):
+        raise ValueError(f"a tokenizer of kind {tokenizer.kind!r} has no place in tokenizer.json: only byte-level BPE is written")
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
+        try:
+            save_file(theirs_of(model, names), temporary / WEIGHTS, metadata={"format": "pt"})
+            (temporary / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+            if tokenizer is not None:
+                formats.write_hugging_face(tokenizer, temporary / "tokenizer.json")
+            temporary.chmod(0o755)  # mkdtemp's is the owner's alone
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

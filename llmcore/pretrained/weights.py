@@ -38,8 +38,10 @@ def pairs(names: Mapping[str, str], out_in: bool, n_layers: int, own: Mapping[st
                     yield Pair(f"{name}.{part}", inner, out_in and own[inner[0]].ndim == 2)
 
 
-def blank(config: ModelConfig) -> Transformer:
-    """A model without values: shapes only, no memory."""
+def blank(config: ModelConfig, tensors: int) -> Transformer:
+    """A model without values: shapes only, no memory. ValueError where so many tensors are too few for its blocks."""
+    if config.n_layers > tensors:
+        raise ValueError(f"n_layers={config.n_layers} with {tensors} weights: each block has some; is a file cut short?")
     with torch.device("meta"):
         return Transformer(config)
 

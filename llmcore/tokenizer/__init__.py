@@ -1,9 +1,12 @@
-"""Text to ids and back: by character, by word, by byte-pair encoding. Needs neither torch nor the rest of llmcore."""
+"""Text to ids and back: by character, by word, by byte-pair encoding. Needs no torch."""
 
 import json
 from pathlib import Path
 
-from llmcore.tokenizer.base import FORMAT, Tokenizer
+import regex
+
+from llmcore.files import reading
+from llmcore.tokenizer.base import FORMAT, Tokenizer, check_entries, check_text
 from llmcore.tokenizer.bpe import SPLIT_PATTERNS, BPETokenizer
 from llmcore.tokenizer.bpe_train import Merge, count_chunks, learn
 from llmcore.tokenizer.dictionary import NOTES, UNKNOWN, CharTokenizer, DictionaryTokenizer, WordTokenizer
@@ -22,14 +25,18 @@ def load(path: str | Path) -> Tokenizer:
     """Read a file that Tokenizer.save wrote, of whichever kind. ValueError where it is damaged."""
     try:
         state = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no whole JSON file ({error}): it is cut short or of another kind") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("kind") not in TOKENIZERS:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("kind") not in [*TOKENIZERS]:
         raise ValueError(f"{path} was not written by Tokenizer.save: other formats are read by llmcore.tokenizer.formats")
-    try:
-        return TOKENIZERS[state["kind"]]._from_state(state, state["special_tokens"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} lacks or garbles {error}: write it again") from error
+    with reading(path, regex.error):
+        tokenizer = TOKENIZERS[state["kind"]]._from_state(state, state["special_tokens"])
+        if isinstance(tokenizer, BPETokenizer):
+            check_entries(tokenizer.ranks)
+            check_text(tokenizer.pattern)
+            if type(tokenizer.whole) is not bool:
+                raise ValueError(f"whole={tokenizer.whole!r} is neither true nor false")
+        return tokenizer
 
 
 __all__ = [

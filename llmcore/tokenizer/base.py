@@ -1,12 +1,13 @@
 """What every tokenizer does: text to ids and back, special tokens, and a file that says what it holds."""
 
 import json
-import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+
+from llmcore.files import write_whole
 
 FORMAT = "llmcore-tokenizer-1"
 Allowed = str | Iterable[str]
@@ -24,6 +25,7 @@ class Tokenizer(ABC):
 
     def __init__(self, special_tokens: dict[str, int] | None = None):
         self.special_tokens = dict(special_tokens or {})
+        check_entries(self.special_tokens)
         if "" in self.special_tokens:
             raise ValueError("special token '' is empty: it would stand everywhere; give it a name")
         self._special_names = {i: s for s, i in self.special_tokens.items()}
@@ -146,6 +148,17 @@ class Tokenizer(ABC):
         return ValueError(f"id {id_!r} is in no entry of this vocabulary (0..{len(self) - 1}): was it made by another tokenizer?")
 
 
+def check_entries(vocabulary: Mapping[Any, Any]) -> None:
+    """ValueError unless each entry is a text that has a UTF-8 (or bytes), and each id a whole number below 2^31."""
+    for entry, id_ in vocabulary.items():
+        if type(id_) is not int or not 0 <= id_ < 1 << 31:
+            raise ValueError(f"entry {entry!r} has id {id_!r}: an id is a whole number in 0..2^31 - 1")
+        if isinstance(entry, str):
+            check_text(entry)
+        elif not isinstance(entry, bytes):
+            raise ValueError(f"entry {entry!r} is no text: give each id a text")
+
+
 def check_text(text: str) -> bytes:
     """UTF-8 of a text; a lone surrogate has none and raises a ValueError that says where."""
     try:
@@ -155,13 +168,3 @@ def check_text(text: str) -> bytes:
             f"character {error.start} is {text[error.start]!r}, half of a pair: it has no UTF-8; decode the text again with "
             'errors="replace"'
         ) from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write under another name, then rename: the file is the old one or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

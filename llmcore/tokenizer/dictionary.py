@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from llmcore.tokenizer.base import Tokenizer, check_text
+from llmcore.tokenizer.base import Tokenizer, check_entries, check_text
 
 UNKNOWN = "<unk>"
 
@@ -27,10 +27,11 @@ class DictionaryTokenizer(Tokenizer):
 
     def __init__(self, vocabulary: dict[str, int], special_tokens: dict[str, int] | None = None, unknown: str | None = None):
         super().__init__(special_tokens)
+        check_entries(vocabulary)
         if "" in vocabulary:
             raise ValueError("the vocabulary holds the empty text: it would match everywhere; remove it")
         all_ids = [*vocabulary.values(), *self.special_tokens.values()]
-        if not all_ids or len(set(all_ids)) != len(all_ids) or min(all_ids) < 0:
+        if not all_ids or len(set(all_ids)) != len(all_ids):
             raise ValueError(f"{len(all_ids)} entries with {len(set(all_ids))} ids: each needs its own id of at least 0")
         if unknown is not None and unknown not in self.special_tokens:
             raise ValueError(f"unknown={unknown!r} is none of the special tokens {list(self.special_tokens)}: add it to them")

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmcore.tokenizer.base import write_whole
+import regex
+
+from llmcore.files import reading, write_whole
+from llmcore.tokenizer.base import check_entries, check_text
 from llmcore.tokenizer.bpe import SPLIT_PATTERNS, BPETokenizer
 from llmcore.tokenizer.wordpiece import WordPieceTokenizer
 
@@ -56,7 +59,7 @@ def hide(text: str) -> bytes:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no whole JSON file ({error}): download or write it again") from error
 
 
@@ -90,17 +93,19 @@ def write_gpt2(tokenizer: BPETokenizer, vocab: str | Path, merges: str | Path) -
 def read_gpt2(vocab: str | Path, merges: str | Path, pattern: str = "gpt2", special: tuple[str, ...] = ("<|endoftext|>",)):
     """The tokenizer of the two files; entries named in `special` become special tokens."""
     table = _json(Path(vocab))
-    if not isinstance(table, dict) or not all(isinstance(i, int) for i in table.values()):
+    if not isinstance(table, dict):
         raise ValueError(f"{vocab} is no table of spelling -> id: give GPT-2's vocab.json")
     pairs = []
-    for number, line in enumerate(Path(merges).read_text(encoding="utf-8").split("\n"), 1):
-        if not line or (number == 1 and line.startswith("#version")):
-            continue
-        parts = line.split(" ")
-        if len(parts) != 2:
-            raise ValueError(f"{merges}, line {number}: {line!r} is no pair of two spellings: download it again")
-        pairs.append((hide(parts[0]), hide(parts[1])))
-    return byte_level(table, pairs, pattern, {s: table[s] for s in special if s in table}, str(vocab))
+    with reading(merges):
+        for number, line in enumerate(Path(merges).read_text(encoding="utf-8").split("\n"), 1):
+            if not line or (number == 1 and line.startswith("#version")):
+                continue
+            parts = line.split(" ")
+            if len(parts) != 2:
+                raise ValueError(f"{merges}, line {number}: {line!r} is no pair of two spellings: download it again")
+            pairs.append((hide(parts[0]), hide(parts[1])))
+    with reading(vocab):
+        return byte_level(table, pairs, pattern, {s: table[s] for s in special if s in table}, str(vocab))
 
 
 def byte_level(
@@ -108,6 +113,8 @@ def byte_level(
     unknown: int | None = None, whole: bool = False,
 ) -> BPETokenizer:  # fmt: skip
     """The tokenizer of a table spelling -> id and merges in order; `where` names the file in an error."""
+    check_entries(table)
+    check_text(pattern)
     ranks = {hide(t): i for t, i in table.items() if t not in special}
     needed = sum(len(t) > 1 for t in ranks)
     if len(pairs) < needed and not whole:
@@ -131,9 +138,13 @@ def read_tiktoken(path: str | Path, pattern: str = "gpt4", special_tokens: dict[
         try:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
+            if len(ranks) != number:
+                raise ValueError("a second time")
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {line[:40]!r} is not `base64 rank` ({error}): download it again") from error
-    return BPETokenizer(ranks, pattern, special_tokens)
+    with reading(path):
+        check_entries(ranks)
+        return BPETokenizer(ranks, pattern, special_tokens)
 
 
 def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
@@ -168,8 +179,12 @@ def read_hugging_face(path: str | Path) -> BPETokenizer | WordPieceTokenizer:
 
     What it says of padding, truncation and tokens to be put around a text is the caller's to do: encode gives the text's own ids.
     """
-    state = _json(Path(path))
-    model = state.get("model", {}) if isinstance(state, dict) else {}
+    with reading(path, regex.error):
+        return _hugging_face(_json(Path(path)), path)
+
+
+def _hugging_face(state: dict[str, Any], path: str | Path) -> BPETokenizer | WordPieceTokenizer:
+    model = state.get("model", {})
     special = {t["content"]: t["id"] for t in state.get("added_tokens") or []} if model else {}
     if model.get("type") == "WordPiece":
         return _word_piece(state, model, special, path)

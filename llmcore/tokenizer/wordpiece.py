@@ -8,7 +8,7 @@ begins with ##. A word of which some part has no entry becomes the unknown token
 import unicodedata
 from typing import Any, ClassVar
 
-from llmcore.tokenizer.base import Tokenizer, check_text
+from llmcore.tokenizer.base import Tokenizer, check_entries, check_text
 
 # The blocks that BERT's code calls Chinese: the unified ideographs with extensions A to E, and the compatibility forms.
 HAN = (
@@ -40,8 +40,11 @@ class WordPieceTokenizer(Tokenizer):
 
     def __init__(self, vocabulary: dict[str, int], special_tokens: dict[str, int], unknown: str = "[UNK]", lower: bool = True):
         super().__init__(special_tokens)
+        check_entries(vocabulary)
+        if type(lower) is not bool:
+            raise ValueError(f"lower={lower!r} is neither true nor false: say whether letters are made small")
         all_ids = [*vocabulary.values(), *self.special_tokens.values()]
-        if len(set(all_ids)) != len(all_ids) or min(all_ids) < 0:
+        if len(set(all_ids)) != len(all_ids):
             raise ValueError(f"{len(all_ids)} entries with {len(set(all_ids))} ids: each needs its own id of at least 0")
         if unknown not in self.special_tokens:
             raise ValueError(f"unknown={unknown!r} is none of the special tokens {list(self.special_tokens)}: add it to them")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import anywidget
 import traitlets
+from IPython.display import display
 
 from llmcore.widgets import bundle
 
@@ -55,3 +56,11 @@ class Widget(anywidget.AnyWidget):
         data, *rest = made if isinstance(made, tuple) else (made or {},)
         data = {**data, "text/plain": repr(self), "text/html": self.figure()}
         return (data, *rest) if rest else data
+
+    if hasattr(anywidget.AnyWidget, "_ipython_display_"):  # ipywidgets 7, which Colab has: it displays itself and asks for no bundle
+
+        def _ipython_display_(self, **options: Any) -> None:
+            made = self._repr_mimebundle_()
+            data, metadata = made if isinstance(made, tuple) else (made, {})
+            display(data, metadata=metadata, raw=True)
+            self._handle_displayed(**options)

@@ -1,0 +1,102 @@
+"""Files that are written whole or not at all, and errors of a disk or a file that name it and say what to do."""
+
+import contextlib
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+FULL = "the disk is full: make room there, or choose another folder, and start again"
+CLOSED = "it may not be written: give yourself the right to write there, or choose another folder"
+REMEDIES = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EFBIG: "the file is larger than is allowed there: raise the limit (ulimit -f), or choose another folder",
+    errno.EROFS: CLOSED,
+    errno.EACCES: CLOSED,
+    errno.EPERM: CLOSED,
+}
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """An error of the disk in this block becomes an OSError of the same number that names `path` and says what to do.
+
+    >>> with writing("runs/a"):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    OSError: runs/a cannot be written, the disk is full: make room there, or choose another folder, and start again
+    """
+    try:
+        yield
+    except BaseException as error:  # torch.distributed.checkpoint's own is no Exception
+        number = _number(error)
+        if number is None:
+            raise
+        kind = type(OSError(number, ""))  # PermissionError for EACCES, and so on
+        told = kind(f"{path} cannot be written, {REMEDIES.get(number, f'{os.strerror(number)}: choose another folder')}")
+        told.errno = number
+        raise told from error
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, *also: type[Exception], remedy: str = "get or write it again") -> Iterator[None]:
+    """What a file's values lead to where they are not what they should be becomes one ValueError that names the file.
+
+    `also`: further kinds of error that the block's libraries raise. A device that is out of memory is not the file's fault.
+
+    >>> with reading("config.json"):
+    ...     {}["d_model"]
+    Traceback (most recent call last):
+    ValueError: config.json lacks or garbles 'd_model': get or write it again
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, RecursionError, *also) as error:  # type: ignore[misc]
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise ValueError(f"{path} lacks or garbles {error}: {remedy}") from error
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}; {remedy}") from error
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make the folder and a small file in it, for a moment; OSError where that cannot be done."""
+    with writing(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"?")
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of a failed write: safetensors tells it in words, torch.distributed.checkpoint by rank.
+
+    None for any other error, and for one told already.
+    """
+    if isinstance(error, OSError):
+        return None if "cannot be written, " in str(error) else error.errno
+    for failed, _ in getattr(error, "failures", {}).values():
+        if isinstance(failed, OSError):
+            return failed.errno
+    said = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(said.group(1)) if said else None
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write under another name, then rename: the file is the old one or the new one, never half of it."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path):
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
