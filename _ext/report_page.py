@@ -1,6 +1,7 @@
 """The directive {checked}: a report of tests/report.py as text and a table; where there is none, the sentence that there is none."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from docutils import nodes
@@ -10,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Checked(SphinxDirective):
-    """One argument, the report's name: cpu, cpu-other or cuda."""
+    """One argument, the report's name: cpu, cpu-other, cuda or colab."""
 
     required_arguments = 1
 
@@ -46,6 +47,10 @@ def markdown(title: str, rows: dict, now: dict[str, str]) -> str:
         place = said.format(**row) if "device" in row else "an unfinished run"
         places[place] = places.get(place, 0) + 1
     out += [f"- {place} (chapters: {count})" for place, count in places.items()]
+    out += [f"- {line} (chapters: {count})" for line, count in Counter(line for row in rows.values() for line in beside(row)).items()]
+    if any("widgets" in row for row in rows.values()):
+        widgets, pictures = (sum(row.get(kind, 0) for row in rows.values()) for kind in ("widgets", "pictures"))
+        out += [f"- {widgets} widgets came with a live view and the table beside it, {pictures} figures were drawn"]
     out += ["", "| chapter | result | cells | compared | asserts | seconds | when (UTC) |", "|:--|:--|--:|--:|--:|--:|:--|"]
     for chapter, digest in now.items():
         row = rows.get(chapter)
@@ -57,6 +62,19 @@ def markdown(title: str, rows: dict, now: dict[str, str]) -> str:
         numbers = " | ".join(str(row[k]) for k in ("cells", "compared", "asserts", "seconds", "when"))
         out.append(f"| [{chapter}]({chapter}) | {result} | {numbers} |")
     return "\n".join(out) + "\n"
+
+
+def beside(row: dict) -> list[str]:
+    """Of a run in an environment that imitates another: how the two differ and why, and what the chapter installed there.
+
+    >>> beside({"differs": {"torch": ["2.11.0", "2.13.0"]}, "why": ["no other build here"], "added": ["gguf==0.19.0", "jedi==0.20.1"]})
+    ['unlike Colab: torch 2.13.0 (Colab: 2.11.0); no other build here', 'installed by the chapter: `gguf==0.19.0`, `jedi==0.20.1`']
+    """
+    if "differs" not in row:
+        return []
+    unlike = ", ".join(f"{name} {ours} (Colab: {theirs})" for name, (theirs, ours) in row["differs"].items())
+    added = ", ".join(f"`{line}`" for line in row["added"])
+    return ["; ".join([f"unlike Colab: {unlike or 'nothing'}", *row["why"]]), f"installed by the chapter: {added}"]
 
 
 def setup(app):

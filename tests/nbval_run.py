@@ -1,7 +1,9 @@
 """Runs one chapter under nbval and says what nbval found: a row of the report, told by nbval's outcomes and by the kernel that ran.
 
-row, text = run(path)                         in a process of its own; the row is kept under _build/checked
-python tests/nbval_run.py FILE chapter.ipynb  the process: pytest with nbval, which leaves what it found in FILE
+row, text = run(path)                                  in a process of its own; the row is kept under _build/checked
+python tests/nbval_run.py FILE chapter.ipynb [KERNEL]  the process: pytest with nbval, which leaves what it found in FILE
+
+tests/colab_run.py makes its rows from the same parts: validate, row_of, keep.
 """
 
 import ast
@@ -37,7 +39,10 @@ QUESTION = """__import__("json").dumps((lambda torch: {
     "numpy": __import__("numpy").__version__,
     "llmcore": __import__("importlib.metadata").metadata.version("llmcore"),
     "python": __import__("platform").python_version(),
+    **getattr(__import__("sys").modules.get("google.colab"), "seen", dict)(),  # of tests/colab: there is none elsewhere
 })(__import__("torch")))"""
+
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def asserts(source: str) -> int:
@@ -56,8 +61,21 @@ def is_compared(item: Any) -> bool:
     return bool(item.options["check"]) and any(kinds - set(skipped) for kinds in shown if not drawn(kinds))
 
 
+def shown(outputs: list[Any]) -> Row:
+    """How many pictures and widgets of ours a cell shows; how many of these are live; how many views Colab would not draw."""
+    displays = [o for o in outputs if "data" in o]
+    widgets = [o for o in displays if '<figure class="llmcore"' in o["data"].get("text/html", "")]
+    views = [o for o in displays if VIEW in o["data"]]
+    return {
+        "pictures": sum(any(kind.startswith("image/") for kind in o["data"]) for o in displays),
+        "widgets": len(widgets),
+        "live": sum(VIEW in o["data"] for o in widgets),
+        "unmarked": sum("colab" not in o["metadata"].get(VIEW, {}) for o in views),
+    }
+
+
 class Recorder:
-    """A pytest plugin: the outcome of each cell as nbval reports it, and the kernel's answer to QUESTION."""
+    """A pytest plugin: the outcome of each cell as nbval reports it, what it showed, and the kernel's answer to QUESTION."""
 
     def __init__(self) -> None:
         self.cells: dict[int, Row] = {}
@@ -72,6 +90,8 @@ class Recorder:
                 "seconds": call.duration,
                 "compared": is_compared(item),
                 "asserts": asserts(item.cell.source),
+                "stored": shown(item.cell.outputs),
+                "showed": shown(item.test_outputs or []),
             }
             self.cells[item.cell_num] = about
         return report
@@ -88,7 +108,7 @@ def ask(kernel: Any) -> Row:
     """The kernel's answer; empty where it gives none, because a cell before it failed or the kernel hangs."""
     sent = kernel.kc.execute("", silent=True, user_expressions={"answer": QUESTION})
     try:
-        while (reply := kernel.kc.get_shell_msg(timeout=60))["parent_header"].get("msg_id") != sent:
+        while (reply := kernel.kc.get_shell_msg(timeout=20))["parent_header"].get("msg_id") != sent:
             pass
     except Empty:
         return {}
@@ -132,30 +152,27 @@ def startup(folder: Path) -> dict[str, str]:
     return {"IPYTHONDIR": str(folder)}
 
 
-def run(path: Path, device: str | None = None, how: str | None = None, rows: Path = ROWS) -> tuple[Row, str]:
-    """Validate a chapter; the row and what pytest printed. The row is written to rows/REPORT/CHAPTER.json, by this chapter alone.
+def validate(path: Path, environment: dict[str, str], kernel: str = "") -> Row:
+    """nbval over a notebook in a process of its own; `cells` and `said` as Recorder has them, pytest's `status` and its `text`.
 
-    device and how default to the variables LLMCORE_DEVICE and LLMCORE_VARIANT. The report that a row belongs to is named after the
-    device that the kernel says it ran on, so that no report can hold a run on something else.
+    kernel: the name of a kernel's specification, which the environment's JUPYTER_PATH leads to; "" for the one beside this Python.
     """
-    device = os.environ.get("LLMCORE_DEVICE", "") if device is None else device
-    how = os.environ.get("LLMCORE_VARIANT", "") if how is None else how
-    notebook, of = nbformat.read(path, as_version=4), digest(path)
-    count = sum(c.cell_type == "code" for c in notebook.cells)
     with tempfile.TemporaryDirectory() as scratch:
-        environment = os.environ | QUIET | variant(how) | (startup(Path(scratch) / "ipython") if how else {})
-        environment["LLMCORE_DEVICE"] = device
         found = Path(scratch) / "found.json"
-        done = subprocess.run([sys.executable, __file__, str(found), str(path)], capture_output=True, text=True, env=environment)
+        words = [sys.executable, __file__, str(found), str(path), *([kernel] if kernel else [])]
+        done = subprocess.run(words, capture_output=True, text=True, env=environment)
         told = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {"cells": [], "said": {}}
+    return told | {"status": done.returncode, "text": done.stdout + done.stderr}
+
+
+def row_of(chapter: str, count: int, of: str, told: Row) -> Row:
+    """What is kept of a run. count: the chapter's cells of code, also of those that nbval never came to. of: its digest."""
     cells, said = told["cells"], told["said"]
     passed = [c for c in cells if c["outcome"] == "passed"]
-    ran_on = said.get("device", "")
-    asked = device.split(":")[0]
-    wrong = bool(ran_on and asked) and ran_on.split(":")[0] != asked
-    row = {
-        "chapter": path.stem,
-        "result": "passed" if done.returncode == 0 and len(passed) == count > 0 and ran_on and not wrong else "failed",
+    whole = told["status"] == 0 and len(passed) == count > 0
+    return {
+        "chapter": chapter,
+        "result": "passed" if whole and said.get("device", "") else "failed",
         "cells": count,
         "passed": len(passed),
         "compared": sum(c["compared"] for c in passed),
@@ -166,8 +183,29 @@ def run(path: Path, device: str | None = None, how: str | None = None, rows: Pat
         "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
         **said,
     }
-    text = done.stdout + done.stderr
-    if wrong:
+
+
+def code_cells(path: Path) -> int:
+    return sum(c.cell_type == "code" for c in nbformat.read(path, as_version=4).cells)
+
+
+def run(path: Path, device: str | None = None, how: str | None = None, rows: Path = ROWS) -> tuple[Row, str]:
+    """Validate a chapter; the row and what pytest printed. The row is written to rows/REPORT/CHAPTER.json, by this chapter alone.
+
+    device and how default to the variables LLMCORE_DEVICE and LLMCORE_VARIANT. The report that a row belongs to is named after the
+    device that the kernel says it ran on, so that no report can hold a run on something else.
+    """
+    device = os.environ.get("LLMCORE_DEVICE", "") if device is None else device
+    how = os.environ.get("LLMCORE_VARIANT", "") if how is None else how
+    count, of = code_cells(path), digest(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = os.environ | QUIET | variant(how) | (startup(Path(scratch) / "ipython") if how else {})
+        told = validate(path, environment | {"LLMCORE_DEVICE": device})
+    row, text = row_of(path.stem, count, of, told), told["text"]
+    ran_on = told["said"].get("device", "")
+    asked = device.split(":")[0]
+    if ran_on and asked and ran_on.split(":")[0] != asked:
+        row["result"] = "failed"
         text += f"\nasked for {device}, and the chapter ran on {ran_on}"
     elif not ran_on:
         text += "\nthe kernel did not say on which device it ran: the second cell sets device = llmcore.device.pick()"
@@ -184,10 +222,11 @@ def keep(row: Row, folder: Path) -> None:
     os.replace(file.name, folder / f"{row['chapter']}.json")
 
 
-def main(found: Path, chapter: Path) -> int:
+def main(found: Path, chapter: Path, kernel: str = "") -> int:
     recorder = Recorder()
     arguments = ["--nbval", f"--nbval-sanitize-with={ROOT / 'tests/nbval_sanitize.cfg'}", "--nbval-cell-timeout=600"]
     arguments += ["-p", "no:cacheprovider", "-q", "-c", os.devnull, f"--rootdir={chapter.parent}", str(chapter)]
+    arguments += [f"--nbval-kernel-name={kernel}"] if kernel else []
     status = pytest.main(arguments, plugins=[recorder])
     cells = [recorder.cells[number] for number in sorted(recorder.cells)]
     found.write_text(json.dumps({"cells": cells, "said": recorder.said}), encoding="utf-8")
@@ -195,4 +234,4 @@ def main(found: Path, chapter: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

@@ -33,7 +33,8 @@ def refresh(path: Path, root: Path = ROOT) -> None:
             if "text/html" in output.get("data", {}):  # a live view needs its kernel; what is stored is the figure beside it
                 output.data.pop("application/vnd.jupyter.widget-view+json", None)
     unchanged(path, root, before)
-    notebook.metadata = {**KERNEL, "llmcore": {"fresh": before}}
+    said = {key: notebook.metadata[key] for key in ("myst",) if key in notebook.metadata}  # the page's description
+    notebook.metadata = {**KERNEL, **said, "llmcore": {"fresh": before}}
     nbformat.write(notebook, path)
     print(f"refreshed {path.relative_to(root)}")
 

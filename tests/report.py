@@ -2,11 +2,13 @@
 
 python tests/report.py   merges _build/checked/REPORT/CHAPTER.json into chapters/checked/REPORT.json
 
-A row comes from tests/nbval_run.py and from nowhere else. A chapter that was not run again keeps its earlier row, with its date.
+A row comes from tests/nbval_run.py, for Colab through tests/colab_run.py, and from nowhere else. A chapter that was not run again
+keeps its earlier row, with its date.
 """
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from nbval_run import ROOT, ROWS, Row
@@ -17,6 +19,7 @@ REPORTS = {
     "cpu": "CPU",
     "cpu-other": "CPU, other settings",
     "cuda": "CUDA",
+    "colab": "Colab's environment",
 }
 
 
@@ -25,17 +28,19 @@ def read(path: Path) -> dict[str, Row]:
     return {row["chapter"]: row for row in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
 
 
-def merge(rows: Path = ROWS, kept: Path = KEPT, chapters: Path = ROOT / "chapters") -> dict[str, int]:
-    """Bring the rows of each report up to date; how many rows of each came from this folder of rows.
+def merge(
+    rows: Path = ROWS, kept: Path = KEPT, chapters: Path = ROOT / "chapters", names: Collection[str] = tuple(REPORTS)
+) -> dict[str, int]:
+    """Bring the rows of each report, or of these, up to date; how many rows of each came from this folder of rows.
 
     Raises ValueError where nothing was run.
     """
     there = {p.stem for p in chapters.glob("*.ipynb")}
     load = lambda path: json.loads(path.read_text(encoding="utf-8"))
-    new = {name: {p.stem: load(p) for p in sorted((rows / name).glob("*.json")) if p.stem in there} for name in REPORTS}
+    new = {name: {p.stem: load(p) for p in sorted((rows / name).glob("*.json")) if p.stem in there} for name in names}
     new = {name: found for name, found in new.items() if found}
     if not new:
-        raise ValueError(f"{rows} has no row of any of {list(REPORTS)}: run make notebooks DEVICE=cpu (or cuda) first")
+        raise ValueError(f"{rows} has no row of any of {list(names)}: run make notebooks DEVICE=cpu (or cuda), or make colab, first")
     for name, found in new.items():
         path = kept / f"{name}.json"
         old = {c: row for c, row in read(path).items() if c in there}
