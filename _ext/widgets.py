@@ -1,15 +1,17 @@
-"""Ships the widgets' script and style with the book, on the pages that hold a widget and on no other; and book.css on all."""
+"""Ships the widgets' script and style with the book, on the pages that hold a widget and on no other; book.css and book.js on all."""
 
 from pathlib import Path
 
 from llmcore.widgets import bundle
 
-SCRIPT, STYLE, BOOK = "llmcore-widgets.js", "llmcore-widgets.css", "llmcore-book.css"
+SCRIPT, STYLE = "llmcore-widgets.js", "llmcore-widgets.css"
+BOOK, BOOK_SCRIPT = "llmcore-book.css", "llmcore-book.js"
 
 
 def setup(app):
     """Write the files once the pages are written; a page asks for them where its body has a widget's figure."""
     app.add_css_file(BOOK)
+    app.add_js_file(BOOK_SCRIPT, loading_method="defer")
     app.connect("html-page-context", ask)
     app.connect("build-finished", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -25,5 +27,6 @@ def write(app, exception):
     if exception is None and app.builder.format == "html":
         folder = Path(app.outdir) / "_static"
         (folder / SCRIPT).write_text(bundle.for_pages(), encoding="utf-8")
-        (folder / BOOK).write_text((Path(__file__).parent / "book.css").read_text(encoding="utf-8"), encoding="utf-8")
+        for name, source in ((BOOK, "book.css"), (BOOK_SCRIPT, "book.js")):
+            (folder / name).write_text((Path(__file__).parent / source).read_text(encoding="utf-8"), encoding="utf-8")
         (folder / STYLE).write_text(bundle.style(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The repository's address stands in pyproject.toml; this writes it, and the Colab cell, wherever else they are needed.
+"""The repository's address stands in pyproject.toml; this writes it, the book's and the Colab cell wherever else they are needed.
 
 python tests/address.py          say what differs (exit status 1 if anything does)
 python tests/address.py --write  make it agree
@@ -14,6 +14,21 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ADDRESS = PROJECT["urls"]["Repository"].rstrip("/")
+
+
+def published(repository: str) -> str:
+    """Where GitHub Pages serves the book of a repository.
+
+    >>> published("https://github.com/Someone/a-book"), published("https://github.com/someone/Someone.github.io")
+    ('https://someone.github.io/a-book/', 'https://someone.github.io/')
+    """
+    owner, name = repository.rstrip("/").removesuffix(".git").split("/")[-2:]
+    host = f"{owner.lower()}.github.io"
+    return f"https://{host}/" if name.lower() == host else f"https://{host}/{name}/"
+
+
+SITE = published(ADDRESS)
+PDF = "llmcore-book.pdf"
 RELEASE = f"v{PROJECT['version']}"
 
 # torch and numpy stay as Colab has them: pip is told to keep the versions that are installed
@@ -29,20 +44,25 @@ else:
     _s.run([_y.executable, "-m", "pip", "install", "-q", "-c", _f.name, "llmcore[real] @ git+{ADDRESS}@{RELEASE}"], check=True)
     google.colab.output.enable_custom_widget_manager()"""
 
-PATTERNS = {
-    "_config.yml": re.compile(r"(?m)^(  url: )(\S+)()$"),
-    "CITATION.cff": re.compile(r"(?m)^(repository-code: )(\S+)()$"),
-    "README.md": re.compile(r"(git clone )(\S+)( )"),
-}
+# file, what stands before and after the address, the address
+PLACES = [
+    ("_config.yml", re.compile(r"(?m)^(  url: )(\S+)()$"), ADDRESS),
+    ("_config.yml", re.compile(r"(?m)^(  baseurl: )(\S+)()$"), SITE),
+    ("pyproject.toml", re.compile(r'(?m)^(Documentation = ")(\S+)(")$'), SITE),
+    ("CITATION.cff", re.compile(r"(?m)^(repository-code: )(\S+)()$"), ADDRESS),
+    ("README.md", re.compile(r"(git clone )(\S+)( )"), ADDRESS),
+    ("README.md", re.compile(r"(\[read it\]\()(\S+?)(\))"), SITE),
+    ("chapters/index.md", re.compile(r"(\[one PDF\]\()(\S+?)(\))"), SITE + PDF),
+]
 
 
 def differences(write: bool = False) -> list[str]:
     """The files that do not hold the address, or a chapter without the Colab cell as its first; mended where write."""
     found = []
-    for name, pattern in PATTERNS.items():
+    for name, pattern, address in PLACES:
         path = ROOT / name
         text = path.read_text(encoding="utf-8")
-        mended, count = pattern.subn(lambda m: f"{m[1]}{ADDRESS}{m[3]}", text)
+        mended, count = pattern.subn(lambda m, address=address: f"{m[1]}{address}{m[3]}", text)
         if count != 1 or mended != text:
             found.append(name)
             if write and count == 1:

@@ -1,6 +1,7 @@
 """A Chromium for the tests of the pages: the one on the machine, or one that this installs.
 
-python tests/browser.py   say where it is; install it first where there is none
+python tests/browser.py           say where it is; install it first where there is none
+python tests/browser.py --fonts   the same for a font with Chinese characters, which a printed book needs
 """
 
 import os
@@ -26,17 +27,36 @@ def find() -> str | None:
     return own if Path(own).exists() else None
 
 
+def system_package(name: str) -> None:
+    """By apt-get, where this is root or a machine of CI that lets us be; elsewhere a system's packages are its owner's business."""
+    if os.name != "posix" or not shutil.which("apt-get") or not (os.geteuid() == 0 or "CI" in os.environ):
+        return
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run([*sudo, "apt-get", "update", "-qq"], env=quiet)
+    subprocess.run([*sudo, "apt-get", "install", "-y", "-qq", name], env=quiet, stdout=subprocess.DEVNULL)
+
+
 def install() -> None:
     """By the system's packages where this is root on Debian or Ubuntu, else by Playwright; failing both, the tests skip and say so."""
-    if os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
-        quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-qq"], env=quiet)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], env=quiet, stdout=subprocess.DEVNULL)
+    if os.name == "posix" and os.geteuid() == 0:
+        system_package("chromium")
     if find() is None:
         subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
 
 
+def has_chinese_font() -> bool:
+    """Whether fontconfig knows one; False where there is no fontconfig to ask."""
+    if not shutil.which("fc-list"):
+        return False
+    return bool(subprocess.run(["fc-list", ":lang=zh"], capture_output=True, text=True).stdout.strip())
+
+
 if __name__ == "__main__":
+    if "--fonts" in sys.argv:
+        if not has_chinese_font():
+            system_package("fonts-noto-cjk")
+        sys.exit()
     if find() is None:
         install()
     print(find() or "no Chromium could be installed: the tests of the pages will be skipped")

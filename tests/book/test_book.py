@@ -8,6 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
+from address import ADDRESS, SITE
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "tests" / "book" / "build.py"
@@ -22,6 +24,9 @@ def test_links_inside_the_book_lead_somewhere(html, pages):
     for path, page in pages.items():
         for link in [u for u in page.links + page.loads if not urlsplit(u).scheme and not u.startswith("//")]:
             parts = urlsplit(link)
+            if path.name == "404.html":  # it is sent for an address of any depth: its links begin at the site's own folder
+                assert parts.path.startswith(urlsplit(SITE).path) or not parts.path
+                parts = parts._replace(path=parts.path.removeprefix(urlsplit(SITE).path))
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             assert target.exists(), f"{path.name} links to {link}"
             if parts.fragment and target in pages:
@@ -30,8 +35,10 @@ def test_links_inside_the_book_lead_somewhere(html, pages):
 
 def test_a_warning_fails_the_build(tmp_path):
     """The status is kept: a copy of the book with a broken reference does not build."""
-    (tmp_path / "chapters").mkdir()
-    (tmp_path / "chapters/index.md").write_text("# A\n\n[nowhere](#nothing-here)\n", encoding="utf-8")
+    shutil.copytree(ROOT / "chapters/images", tmp_path / "chapters/images")
+    said = "A page whose one link leads nowhere: the book must not be built from it, and the build must say that it was not."
+    text = f"---\nmyst:\n  html_meta:\n    description: '{said}'\n---\n\n# A\n\n[nowhere](#nothing-here)\n"
+    (tmp_path / "chapters/index.md").write_text(text, encoding="utf-8")
     shutil.copytree(ROOT / "_ext", tmp_path / "_ext")
     shutil.copy(ROOT / "_config.yml", tmp_path)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: chapters/index\n", encoding="utf-8")
@@ -40,7 +47,8 @@ def test_a_warning_fails_the_build(tmp_path):
     script.write_text(BUILD.read_text(encoding="utf-8"), encoding="utf-8")
     result = subprocess.run([sys.executable, script, tmp_path / "_build"], capture_output=True, text=True)
     assert result.returncode != 0
-    assert "WARNING" in re.sub(r"\x1b\[[0-9;]*m", "", result.stdout + result.stderr)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout + result.stderr)
+    assert re.findall(r"WARNING: (.*)", said) == ["'myst' cross-reference target not found: 'nothing-here' [myst.xref_missing]"]
 
 
 @pytest.mark.parametrize("home", ["file", "http"])
@@ -65,3 +73,15 @@ def test_every_page_in_a_browser(browser, html, pages, server, home, scheme):
         assert width <= 360, f"{path.name} is {width} px wide on a phone"
         page.close()
     context.close()
+
+
+def test_the_button_to_colab_leads_to_the_pages_own_notebook(html, pages):
+    """The address is that of [project.urls], the branch and the file those of the repository."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    repository, notebooks = ADDRESS.removeprefix("https://github.com/"), sorted((ROOT / "chapters").glob("*.ipynb"))
+    assert len(repository.split("/")) == 2
+    assert notebooks
+    for notebook in notebooks:
+        path = notebook.relative_to(ROOT).as_posix()
+        buttons = {u for u in pages[html / path.replace(".ipynb", ".html")].links if "colab" in urlsplit(u).netloc}
+        assert buttons == {f"https://colab.research.google.com/github/{repository}/blob/{config['repository']['branch']}/{path}"}

@@ -1,0 +1,43 @@
+"use strict";
+// On paper: what is wider is made smaller, where on the screen it scrolls; short code stays on one page; dark pages are printed light.
+window.paper = 670; // the text's width on A4 in the screen's pixels
+function fitToPaper() {
+  const articles = document.querySelectorAll("article.bd-article, .chapter");
+  const boxes = document.querySelectorAll(
+    "article :is(.ll-scroll, .ll-still, .ll-tree, .ll-live, .pst-scrollable-table-container, .text_html, mjx-container[display])",
+  );
+  boxes.forEach((box) => box.classList.remove("fit", "cut"));
+  articles.forEach((article) => (article.style.width = `${window.paper}px`));
+  const shares = [...boxes].map((box) => (box.clientWidth - 1) / box.scrollWidth);
+  articles.forEach((article) => (article.style.width = ""));
+  boxes.forEach((box, i) => {
+    box.classList.toggle("fit", shares[i] < 0.995);
+    box.classList.toggle("cut", shares[i] < 0.4); // nobody could read it smaller: what does not fit stays on the page
+    box.style.setProperty("--fit", Math.max(0.4, shares[i]));
+  });
+  for (const code of document.querySelectorAll("article pre")) {
+    const box = code.closest(".cell_input") ?? code.closest(".highlight") ?? code;
+    box.classList.toggle("whole", code.textContent.split("\n").length < 30);
+  }
+}
+{
+  let theme;
+  window.addEventListener("beforeprint", () => {
+    theme = document.documentElement.dataset.theme;
+    document.documentElement.dataset.theme = "light";
+    fitToPaper();
+  });
+  window.addEventListener("afterprint", () => {
+    document.documentElement.dataset.theme = theme;
+  });
+}
+// By keyboard: a drawer or the search that closes gives the focus back to its button, from which the theme takes it.
+for (const [dialog, buttons] of Object.entries({
+  "pst-primary-sidebar-modal": ".primary-toggle",
+  "pst-secondary-sidebar-modal": ".secondary-toggle",
+  "pst-search-dialog": ".search-button__button",
+})) {
+  document.getElementById(dialog)?.addEventListener("close", () => {
+    [...document.querySelectorAll(buttons)].find((button) => button.checkVisibility())?.focus();
+  });
+}
