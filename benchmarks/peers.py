@@ -15,7 +15,6 @@ import regex
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from llmcore.config import ModelConfig
 from llmcore.model import Transformer
@@ -99,8 +98,10 @@ def nanogpt(config: ModelConfig, path: Path | None = None) -> nn.Module:
         return module.GPT(module.GPTConfig(**sizes, n_head=config.n_heads, n_embd=config.d_model, dropout=0.0, bias=config.bias))
 
 
-def hugging_face(config: ModelConfig) -> GPT2LMHeadModel:
+def hugging_face(config: ModelConfig) -> nn.Module:
     """GPT-2 with torch's fused attention and the exact GELU, as in the other two."""
+    from transformers import GPT2Config, GPT2LMHeadModel  # here, because nanoGPT's process need not wait for it
+
     theirs = GPT2Config(
         vocab_size=config.vocab_size, n_positions=config.context_length, n_embd=config.d_model, n_layer=config.n_layers,
         n_head=config.n_heads, n_inner=config.d_ff, activation_function="gelu", resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
@@ -112,13 +113,14 @@ def hugging_face(config: ModelConfig) -> GPT2LMHeadModel:
 @torch.no_grad()
 def give(ours: Transformer, theirs: nn.Module) -> None:
     """Put llmcore's weights into a peer. Hugging Face keeps matrices as llmcore does, nn.Linear their transposes."""
-    turn = (lambda w: w) if isinstance(theirs, GPT2LMHeadModel) else (lambda w: w.T)
+    as_ours = type(theirs).__name__ == "GPT2LMHeadModel"
+    turn = (lambda w: w) if as_ours else (lambda w: w.T)
     own = dict(theirs.named_parameters())
 
     def put(name: str, *parts: nn.Parameter) -> None:
         own[f"transformer.{name}"].copy_(torch.cat([turn(p) if p.ndim == 2 and name[0] != "w" else p for p in parts], axis(parts[0])))
 
-    axis = lambda p: (1 if isinstance(theirs, GPT2LMHeadModel) else 0) if p.ndim == 2 else 0
+    axis = lambda p: 1 if p.ndim == 2 and as_ours else 0
     put("wte.weight", ours.embedding.table)
     put("wpe.weight", ours.embedding.position.table)
     for i, block in enumerate(ours.decoder.blocks):

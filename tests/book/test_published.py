@@ -3,6 +3,7 @@ unknown addresses, the list of pages for search engines, what changed, and what 
 """
 
 import functools
+import contextlib
 import http.server
 import importlib.metadata
 import re
@@ -63,7 +64,8 @@ def site(html):
             self.send_response(200 if there else 404)
             self.send_header("Content-Type", self.guess_type(str(path)) if there else "text/html")
             self.end_headers()
-            self.wfile.write(data)
+            with contextlib.suppress(BrokenPipeError):  # a page that was left before all of it came
+                self.wfile.write(data)
 
         def log_message(self, *args):
             pass
