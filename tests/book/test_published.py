@@ -2,8 +2,8 @@
 unknown addresses, the list of pages for search engines, what changed, and what built it.
 """
 
-import functools
 import contextlib
+import functools
 import http.server
 import importlib.metadata
 import re
