@@ -140,6 +140,7 @@ def variant(name: str) -> dict[str, str]:
         from numpy._core import _multiarray_umath as loops
     except ImportError:  # numpy 1.26
         from numpy.core import _multiarray_umath as loops
+    out["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # it would run loops that it compiled for the newer processor, and be wrong
     out["NPY_DISABLE_CPU_FEATURES"] = " ".join(f for f in loops.__cpu_dispatch__ if loops.__cpu_features__.get(f))
     return out
 
