@@ -96,7 +96,7 @@ def ours(text: Path, out: Path) -> None:
         "eval-batches": 20, "checkpoint-every": 0, "seed": 1337,
     }  # fmt: skip
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    subprocess.run([*command, *given, "--set", *settings], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run([*command, *given, "--set", *settings], check=True, stdout=subprocess.DEVNULL)  # what goes wrong is seen
 
 
 @torch.no_grad()
