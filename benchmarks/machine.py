@@ -1,6 +1,7 @@
 """What a machine can do, measured, and what the benchmarks share: interleaved rounds, medians, the description of the machine."""
 
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -25,10 +26,14 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def interleaved(work: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each, round after round, forwards and backwards in turn: a slow minute of the machine meets all of them."""
+    """Seconds of each, round after round: a slow minute of the machine meets all of them.
+
+    Each round has an order of its own, drawn from a fixed seed: what one leaves in caches and in the heap meets every other one.
+    """
     taken: dict[str, list[float]] = {name: [] for name in work}
+    order = random.Random(0)
     for round_ in range(rounds + 1):
-        for name in work if round_ % 2 else reversed(work):
+        for name in order.sample(list(work), len(work)):
             s = seconds(work[name], device)
             if round_:  # the first warms up
                 taken[name].append(s)

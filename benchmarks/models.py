@@ -41,8 +41,8 @@ def make(name: str, config: ModelConfig, path: Path | None) -> nn.Module:
 
 
 def rounds_of(config: ModelConfig, rounds: int) -> int:
-    """More rounds of what is quick."""
-    return rounds if config.d_model >= 768 else 4 * rounds
+    """More rounds of what is quick, so that each size is measured for about as long."""
+    return rounds * (1 if config.d_model >= 768 else 4 if config.d_model >= 384 else 16)
 
 
 def loss_of(name: str, model: nn.Module, ids: Tensor) -> Tensor:
