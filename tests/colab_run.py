@@ -155,7 +155,11 @@ def base(bases: Path = BASES) -> Base:
                 except NoTorch:
                     refused.append(f"torch {torch} has no build for Python {version} here")
                     continue
-                os.rename(Path(scratch) / "made", folder)
+                try:
+                    os.rename(Path(scratch) / "made", folder)
+                except OSError:
+                    if not folder.exists():  # or else another process made the same one in the meantime
+                        raise
         return Base(folder, version, torch, tuple(refused))
     raise ValueError(
         f"no Python of {PYTHONS} for Colab's environment ({'; '.join(refused) or 'none is here'}): install one, or name COLAB_PYTHON"

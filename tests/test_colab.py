@@ -44,7 +44,6 @@ def made():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("colab")  # one worker: the environment is made once
 def test_a_chapter_as_colab_runs_it(tree, made, tmp_path, capsys):
     """One chapter from its first cell to its last; make colab does the same for all."""
     environment, seconds = made
@@ -66,7 +65,6 @@ def test_a_chapter_as_colab_runs_it(tree, made, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("colab")
 def test_a_chapter_that_would_not_run_in_colab_fails(tree, made, tmp_path):
     """It takes a package away, reads the project's folder, and shows a figure of ours that no live view goes with."""
     bad = [
@@ -268,6 +266,17 @@ def test_where_torch_has_no_build_for_a_python_the_next_one_is_taken(tmp_path, m
     assert made.differs()["torch"] == [PACKAGES["torch"], "none"]
     assert "numpy" not in made.differs()
     assert colab_run.base(tmp_path / "bases") == made, "it is made once"
+
+    def make_beside_another(python: str, torch: str, folder: Path) -> None:
+        make(python, torch, folder)
+        shutil.copytree(made.folder, tmp_path / "others" / made.folder.name)
+
+    monkeypatch.setattr(colab_run, "make", make_beside_another)
+    monkeypatch.setattr(colab_run, "interpreters", lambda: iter([str(second)]))
+    monkeypatch.setattr(colab_run, "hashed", lambda *_: made.folder.name.rsplit("-", 1)[1])
+    assert colab_run.base(tmp_path / "others").folder == tmp_path / "others" / made.folder.name, "the first to be ready stays"
+    assert len(list((tmp_path / "others").iterdir())) == 1
+    monkeypatch.setattr(colab_run, "make", make)
     monkeypatch.setattr(colab_run, "interpreters", lambda: iter([str(first)]))
     with pytest.raises(ValueError, match="has no build for Python 3.13.0 here"):
         colab_run.base(tmp_path / "bases")

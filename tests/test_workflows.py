@@ -1,7 +1,10 @@
 """The workflows of GitHub Actions: actionlint passes them, they call make's own targets, on the versions that are admitted."""
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -77,3 +80,28 @@ def test_code_of_a_pull_request_reaches_no_machine_of_ones_own():
         text = path.read_text(encoding="utf-8")
         assert not ("self-hosted" in text and re.search(r"^  pull_request", text, re.MULTILINE)), path.name
         assert "pull_request_target" not in text
+
+
+def test_one_worker_runs_what_belongs_together(tmp_path):
+    """The tests of the built book, whose files lie apart, share one build: pytest -n 2 gives them all to one of its two workers."""
+    book = tmp_path / "tests/book"
+    book.mkdir(parents=True)
+    shutil.copy(ROOT / "tests/conftest.py", book.parent)
+    code = "import os\nfrom pathlib import Path\ndef test_{}(): Path({!r}).open('a').write(os.environ['PYTEST_XDIST_WORKER'] + ' ')\n"
+    said = {}
+    for folder, names in (("book", "abcdef"), (".", "ghijklmn")):
+        said[folder] = tmp_path / f"workers-of-{len(said)}"
+        for name in names:
+            (book.parent / folder / f"test_{name}.py").write_text(code.format(name, str(said[folder])), encoding="utf-8")
+    flags = (
+        next(line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if line.startswith("PYTEST :="))
+        .split("-m pytest ")[1]
+        .split()
+    )
+    command = [sys.executable, "-m", "pytest", *flags, "-q", "-c", os.devnull, "--rootdir", str(tmp_path), str(book.parent)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment | {"PYTHONPATH": str(ROOT / "tests")})
+    assert "14 passed" in done.stdout, done.stdout + done.stderr
+    book_by, others_by = (set(said[folder].read_text().split()) for folder in ("book", "."))
+    assert len(book_by) == 1
+    assert others_by - book_by, "the other worker had nothing to do"
