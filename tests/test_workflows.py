@@ -93,11 +93,8 @@ def test_one_worker_runs_what_belongs_together(tmp_path):
         said[folder] = tmp_path / f"workers-of-{len(said)}"
         for name in names:
             (book.parent / folder / f"test_{name}.py").write_text(code.format(name, str(said[folder])), encoding="utf-8")
-    flags = (
-        next(line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if line.startswith("PYTEST :="))
-        .split("-m pytest ")[1]
-        .split()
-    )
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    flags = re.findall(r"^PYTEST := .* -m pytest (.*)$", makefile, re.MULTILINE)[0].split()
     command = [sys.executable, "-m", "pytest", *flags, "-q", "-c", os.devnull, "--rootdir", str(tmp_path), str(book.parent)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment | {"PYTHONPATH": str(ROOT / "tests")})
