@@ -1,4 +1,34 @@
 "use strict";
+// Code and what it prints are wider than the page here and there: such a line goes on below itself, behind its own indentation.
+function wrapLines(pre, shortest = 36) {
+  const walker = document.createTreeWalker(pre, NodeFilter.SHOW_TEXT);
+  const nodes = [];
+  let total = 0;
+  while (walker.nextNode()) {
+    nodes.push([walker.currentNode, total]);
+    total += walker.currentNode.length;
+  }
+  const place = (at) => {
+    const [node, start] = nodes.findLast(([, start]) => start <= at);
+    return [node, at - start];
+  };
+  let end = total; // from the last line to the first: the text nodes before stay as they are
+  for (const line of pre.textContent.split("\n").reverse()) {
+    if (line.length > shortest) {
+      const range = document.createRange();
+      range.setStart(...place(end - line.length));
+      range.setEnd(...place(end));
+      const box = document.createElement("span");
+      box.className = "long";
+      box.style.setProperty("--indent", `${line.search(/\S|$/)}ch`);
+      box.append(range.extractContents());
+      range.insertNode(box);
+    }
+    end -= line.length + 1;
+  }
+  pre.classList.add("wrapped");
+}
+document.querySelectorAll("article :is(.highlight, .cell_output .output) pre").forEach((pre) => wrapLines(pre));
 // On paper: what is wider is made smaller, where on the screen it scrolls; short code stays on one page; dark pages are printed light.
 window.paper = 670; // the text's width on A4 in the screen's pixels
 function fitToPaper() {

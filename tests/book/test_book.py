@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 import yaml
 from address import ADDRESS, SITE
+from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "tests" / "book" / "build.py"
@@ -51,6 +53,14 @@ def test_a_warning_fails_the_build(tmp_path):
     assert re.findall(r"WARNING: (.*)", said) == ["'myst' cross-reference target not found: 'nothing-here' [myst.xref_missing]"]
 
 
+# code and what it prints, hidden or not, where one must scroll sideways to read it
+CUT_OFF = """() => {
+  document.querySelectorAll("article details").forEach((all) => (all.open = true));
+  const boxes = document.querySelectorAll("article :is(.highlight, .cell_output .output) pre");
+  return [...boxes].filter((pre) => pre.scrollWidth > pre.clientWidth + 1).map((pre) => pre.textContent.slice(0, 80));
+}"""
+
+
 @pytest.mark.parametrize("home", ["file", "http"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_page_in_a_browser(browser, html, pages, server, home, scheme):
@@ -71,7 +81,49 @@ def test_every_page_in_a_browser(browser, html, pages, server, home, scheme):
         assert errors == [], f"{path.name}: {errors}"
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 360, f"{path.name} is {width} px wide on a phone"
+        assert page.evaluate(CUT_OFF) == [], path.name
+        page.set_viewport_size({"width": 1280, "height": 740})
+        assert page.evaluate(CUT_OFF) == [], path.name
+        texts = [e.get_text() for e in BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").select("article .highlight pre")]
+        assert page.locator("article .highlight pre").evaluate_all("all => all.map((e) => e.textContent)") == texts
         page.close()
+    context.close()
+
+
+def test_a_long_line_goes_on_behind_its_own_indentation(browser, html):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{html.as_uri()}/chapters/2-3-1-gradient-descent.html")
+    lines = page.evaluate("""() => [...document.querySelectorAll("article .highlight pre .long")].map((line) => {
+      const range = document.createRange(), rows = new Map();
+      range.selectNodeContents(line);
+      for (const box of range.getClientRects()) {  // white space is a box too: the first of a row is where the row begins
+        const row = Math.round(box.top / 4);
+        rows.set(row, Math.min(rows.get(row) ?? Infinity, box.left));
+      }
+      const left = line.getBoundingClientRect().left, deeper = parseFloat(getComputedStyle(line).paddingLeft);
+      return { indent: line.textContent.search(/\\S/), rows: [...rows.values()].map((x) => x - left), deeper };
+    })""")
+    broken = [line for line in lines if len(line["rows"]) > 1]
+    assert len(broken) > 20
+    assert {line["indent"] for line in broken} >= {0, 4}
+    for line in broken:
+        assert line["rows"][0] == pytest.approx(0, abs=1)
+        assert all(x == pytest.approx(line["deeper"], abs=1) for x in line["rows"][1:])
+    page.close()
+
+
+def test_the_copy_button_gives_the_code_as_it_is_stored(browser, server):
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{server}/chapters/2-3-1-gradient-descent.html")
+    cells = nbformat.read(ROOT / "chapters/2-3-1-gradient-descent.ipynb", 4).cells
+    code = next(c.source for c in cells if c.cell_type == "code" and len(c.source) > 600 and not c.metadata.get("tags"))
+    texts = page.locator("div.cell_input pre").evaluate_all("all => all.map((e) => e.textContent.trim())")
+    box = page.locator("div.cell_input .highlight").nth(texts.index(code))
+    assert box.locator(".long").count() > 3
+    box.hover()
+    box.locator(".copybtn").click()
+    assert page.evaluate("navigator.clipboard.readText()").strip() == code
     context.close()
 
 
