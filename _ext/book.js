@@ -1,5 +1,5 @@
 "use strict";
-// Code and what it prints are wider than the page here and there: such a line goes on below itself, behind its own indentation.
+// Code and what it prints are wider than the page here and there: such a line goes on below itself, deeper than it began.
 function wrapLines(pre, shortest = 36) {
   const walker = document.createTreeWalker(pre, NodeFilter.SHOW_TEXT);
   const nodes = [];
@@ -28,7 +28,10 @@ function wrapLines(pre, shortest = 36) {
   }
   pre.classList.add("wrapped");
 }
-document.querySelectorAll("article :is(.highlight, .cell_output .output) pre").forEach((pre) => wrapLines(pre));
+for (const pre of document.querySelectorAll("article :is(.highlight, .cell_output .output) pre")) {
+  const columns = pre.textContent.split("\n").filter((line) => /\S {2,}\S/.test(line)).length;
+  if (columns < 2 || !pre.closest(".cell_output")) wrapLines(pre); // a printed table keeps its columns, and scrolls
+}
 // On paper: what is wider is made smaller, where on the screen it scrolls; short code stays on one page; dark pages are printed light.
 window.paper = 670; // the text's width on A4 in the screen's pixels
 function fitToPaper() {

@@ -53,11 +53,12 @@ def test_a_warning_fails_the_build(tmp_path):
     assert re.findall(r"WARNING: (.*)", said) == ["'myst' cross-reference target not found: 'nothing-here' [myst.xref_missing]"]
 
 
-# code and what it prints, hidden or not, where one must scroll sideways to read it
+# code and what it prints, hidden or not, where one must scroll sideways to read it; a printed table may
 CUT_OFF = """() => {
   document.querySelectorAll("article details").forEach((all) => (all.open = true));
   const boxes = document.querySelectorAll("article :is(.highlight, .cell_output .output) pre");
-  return [...boxes].filter((pre) => pre.scrollWidth > pre.clientWidth + 1).map((pre) => pre.textContent.slice(0, 80));
+  const table = (pre) => pre.closest(".cell_output") && pre.textContent.match(/\\S {2,}\\S.*$/gm)?.length > 1;
+  return [...boxes].filter((pre) => pre.scrollWidth > pre.clientWidth + 1 && !table(pre)).map((pre) => pre.textContent.slice(0, 80));
 }"""
 
 
