@@ -1,7 +1,7 @@
 """A Chromium for the tests of the pages: the one on the machine, or one that this installs.
 
 python tests/browser.py           say where it is; install it first where there is none
-python tests/browser.py --fonts   the same for a font with Chinese characters, which a printed book needs
+python tests/browser.py --fonts   the same for fonts with Chinese characters and emoji, which a printed book needs
 """
 
 import os
@@ -45,17 +45,21 @@ def install() -> None:
         subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
 
 
-def has_chinese_font() -> bool:
-    """Whether fontconfig knows one; False where there is no fontconfig to ask."""
-    if not shutil.which("fc-list"):
-        return False
-    return bool(subprocess.run(["fc-list", ":lang=zh"], capture_output=True, text=True).stdout.strip())
+# what a printed book needs besides Latin letters: the name, how fontconfig is asked for it, and a package that has it
+FONTS = [("Chinese characters", ":lang=zh", "fonts-noto-cjk"), ("emoji", ":lang=und-zsye", "fonts-noto-color-emoji")]
+
+
+def missing_fonts() -> list[tuple[str, str]]:
+    """What no font here has, and the package that brings it; all of FONTS where there is no fontconfig to ask."""
+    there = shutil.which("fc-list")
+    has = lambda asked: there and subprocess.run(["fc-list", asked], capture_output=True, text=True).stdout.strip()
+    return [(what, package) for what, asked, package in FONTS if not has(asked)]
 
 
 if __name__ == "__main__":
     if "--fonts" in sys.argv:
-        if not has_chinese_font():
-            system_package("fonts-noto-cjk")
+        for _, package in missing_fonts():
+            system_package(package)
         sys.exit()
     if find() is None:
         install()

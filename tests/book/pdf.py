@@ -8,6 +8,7 @@ text keeps its tags for a screen reader. It is printed twice: the first print sa
 
 import html
 import importlib.metadata
+import logging
 import re
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pypdf
-from browser import ARGUMENTS, find, has_chinese_font
+from browser import ARGUMENTS, find, missing_fonts
 from bs4 import BeautifulSoup
 from playwright.sync_api import sync_playwright
 
@@ -218,10 +219,11 @@ def starts(path: Path) -> dict[str, int]:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of a count in Chromium's own file, and writes the right one
     try:
         made = printed(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
     except ValueError as error:
         sys.exit(str(error))
-    if not has_chinese_font():
-        print("no font here has Chinese characters: they are printed as empty boxes; install one, such as fonts-noto-cjk")
+    for what, package in missing_fonts():
+        print(f"no font here has {what}: they are printed as empty boxes; install one, such as {package}")
     print(f"{made}: {len(pypdf.PdfReader(made).pages)} pages, {made.stat().st_size / 1e6:.1f} MB")
