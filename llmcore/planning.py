@@ -21,7 +21,7 @@ PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "worki
 KINDS = ("data", "tensor", "pipeline")
 
 # Bytes a parameter: weight, gradient, optimizer. Adam keeps two moments in fp32; with bf16 also a master copy of the weight in fp32,
-# so that both come to 16  [Rajbhandari et al. 2020, 3.1]. A run that sums gradients in fp32, as Megatron does, has 2 more.
+# so that both come to 16  [Rajbhandari et al. 2020, 3.1]. A run that sums gradients in fp32, as Megatron and Llama 3 do, has 2 more.
 BYTES = {"fp32": (4, 4, 8), "bf16": (2, 2, 12)}
 
 
@@ -79,7 +79,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Hardware:
-    """A GPU and its links. Links are bytes a second that one GPU can send, one way, of the data sheet: real transfers reach less."""
+    """A GPU and its links. Links are bytes a second that one GPU can send, one way, of the data sheet: real transfers reach less.
+
+    Each GPU has an adapter of its own to the other nodes.
+    """
 
     name: str
     memory: int  # bytes
@@ -322,26 +325,41 @@ def hardware_flops(config: ModelConfig, plan: Plan, B: int, T: int) -> int:
     return training_flops(config, B, T) + again
 
 
+def ring_rate(hardware: Hardware, ranks: int, apart: int = 1) -> float:
+    """Bytes a second that each rank of a ring collective sends, the ranks being `apart` numbers from each other
+
+    Inside a node: its fast links. Across nodes a ring enters and leaves a node once, whatever the number of its ranks in it; so g
+    ranks in a node can run g rings, each over another adapter, and the g adapters carry what one rank sends: g x between, at most
+    what the fast links carry. NCCL does so ("multiple rings", nccl-tests issue 277). Real transfers reach less.
+
+    >>> [ring_rate(H100, 8) / 1e9, ring_rate(H100, 16) / 1e9, ring_rate(H100, 16, apart=8) / 1e9]
+    [450.0, 400.0, 50.0]
+    """
+    if ranks * apart <= hardware.node_size:
+        return hardware.inside
+    return min(hardware.inside, max(1, hardware.node_size // apart) * hardware.between)
+
+
 def step_time(config: ModelConfig, plan: Plan, hardware: Hardware, B: int, T: int, efficiency: float = 0.6) -> dict[str, float]:
     """Seconds of a step, by what they go into; their sum is the step
 
     compute: FLOPs / (peak x efficiency) of the slowest stage; efficiency is what its kernels reach of the peak while they run, to be
     measured or stated. tensor, pipeline: bytes / link, not hidden. bubble: (pipeline - 1) / chunks microbatches of waiting
     [Narayanan et al. 2021]. data: what does not hide behind the backward of the last microbatch (ZeRO 2 and 3: behind all compute).
-    Neighbours in rank are first tensor, then pipeline, then data ranks; a group that fits into a node uses its fast links.
+    Neighbours in rank are first tensor, then pipeline, then data ranks; collectives go at `ring_rate`, activations between stages
+    over one link.
     """
     if not 0 < efficiency <= 1:
         raise ValueError(f"efficiency={efficiency}: is the share of the peak that is reached; choose 0 < efficiency <= 1")
     peak = hardware.peak_bf16 if plan.precision == "bf16" else hardware.peak_fp32
-    link = lambda ranks: hardware.inside if ranks <= hardware.node_size else hardware.between
     m, stages = plan.microbatches, _stages(config, plan, B, T)
-    parts = [
-        (s.flops / (peak * efficiency), s.tensor / link(plan.tensor), s.pipeline / link(plan.tensor * plan.pipeline)) for s in stages
-    ]
+    sums = ring_rate(hardware, plan.tensor)
+    on = hardware.inside if plan.tensor * plan.pipeline <= hardware.node_size else hardware.between
+    parts = [(s.flops / (peak * efficiency), s.tensor / sums, s.pipeline / on) for s in stages]
     compute, tensor, pipeline = max(parts, key=sum)
     hides = m * compute if plan.zero >= 2 else compute * 2 / 3
-    data = max(_data_bytes(plan, s) for s in stages) / link(plan.ranks)
-    table = _table_bytes(config, plan, 0) / link(plan.tensor * plan.pipeline)
+    data = max(_data_bytes(plan, s) for s in stages) / ring_rate(hardware, plan.data, plan.tensor * plan.pipeline)
+    table = _table_bytes(config, plan, 0) / on
     return {
         "compute": m * compute,
         "tensor": m * tensor,
@@ -379,7 +397,7 @@ class Run:
     source: str
     seconds: float = 0.0
     tflops: float = 0.0
-    assumed: str = ""  # what the source does not say
+    assumed: str = ""  # what the source does not say, or what a Plan cannot say
 
     def measured(self) -> float:
         """Seconds of a step as reported, or as they follow from TFLOP/s a GPU."""
@@ -402,7 +420,13 @@ def _published() -> list[Run]:
         full, selective = replace(plan, recompute="full"), replace(plan, recompute="selective", sequence_parallel=True)
         runs.append(Run(f"{name}, full recomputation", config, full, A100, B, 2048, source, seconds=times[0]))
         runs.append(Run(f"{name}, selective recomputation", config, selective, A100, B, 2048, source, seconds=times[1]))
+    interleaved = (
+        "microbatches of one sequence; one chunk a stage and whole activations sent, where the paper interleaves and scatters"
+    )
     for name, sizes, (t, p, gpus), B, tflops in (
+        ("1.7B", (24, 2304, 24), (1, 1, 32), 512, 137),
+        ("3.6B", (30, 3072, 32), (2, 1, 64), 512, 138),
+        ("7.5B", (36, 4096, 32), (4, 1, 128), 512, 142),
         ("18B", (40, 6144, 48), (8, 1, 256), 1024, 135),
         ("39B", (48, 8192, 64), (8, 2, 512), 1536, 138),
         ("76B", (60, 10240, 80), (8, 4, 1024), 1792, 140),
@@ -413,15 +437,28 @@ def _published() -> list[Run]:
     ):
         d, source = gpus // (t * p), "Narayanan et al. 2021, Table 1"
         plan = Plan(data=d, tensor=t, pipeline=p, microbatches=B // d, recompute="full")
-        assumed = "microbatches of one sequence, one chunk a stage"
-        runs.append(Run(f"{name}, {gpus:,} GPUs", _gpt(*sizes), plan, A100, B, 2048, source, tflops=tflops, assumed=assumed))
-    for gpus, tflops in ((384, 144), (768, 88), (1536, 44)):
-        plan, source = Plan(data=gpus, zero=3, recompute="full"), "Narayanan et al. 2021, Table 2"
-        runs.append(Run(f"175B, ZeRO 3, {gpus:,} GPUs", _gpt(96, 12288, 96), plan, A100, 1536, 2048, source, tflops=tflops))
+        runs.append(Run(f"{name}, {gpus:,} GPUs", _gpt(*sizes), plan, A100, B, 2048, source, tflops=tflops, assumed=interleaved))
+    source = "Narayanan et al. 2021, Table 2"
+    for name, sizes, p, B, found in (
+        ("175B", (96, 12288, 96), 12, 1536, ((384, 153), (768, 149), (1536, 141))),
+        ("530B", (105, 20480, 128), 35, 2240, ((560, 171), (1120, 167), (2240, 159))),
+    ):
+        for gpus, tflops in found:
+            d = gpus // (8 * p)
+            plan = Plan(data=d, tensor=8, pipeline=p, microbatches=B // d, recompute="full")
+            assumed = f"eight tensor ranks of the {8 * p} that hold a model; {interleaved}"
+            runs.append(Run(f"{name}, {gpus:,} GPUs", _gpt(*sizes), plan, A100, B, 2048, source, tflops=tflops, assumed=assumed))
+    for name, sizes, sharded in (
+        ("175B", (96, 12288, 96), ((384, 1536, 144), (768, 1536, 88), (1536, 1536, 44))),
+        ("530B", (105, 20480, 128), ((640, 2560, 138), (1120, 2240, 98), (2240, 2240, 48))),
+    ):
+        for gpus, B, tflops in sharded:
+            plan = Plan(data=gpus, zero=3, recompute="full")
+            runs.append(Run(f"{name}, ZeRO 3, {gpus:,} GPUs", _gpt(*sizes), plan, A100, B, 2048, source, tflops=tflops))
     for d, tflops in ((64, 430), (128, 400)):
         plan = Plan(data=d, tensor=8, pipeline=16, zero=2, microbatches=2048 // d, chunks=8, sequence_parallel=True)
         name, source = f"Llama 3.1 405B, {plan.ranks:,} GPUs", "Grattafiori et al. 2024, Table 4"
-        assumed = "one block a chunk; ZeRO 2 for FSDP that keeps gathered weights; sequence parallel"
+        assumed = "one block a chunk; ZeRO 2 for FSDP that keeps gathered weights; sequence parallel; gradients of 2 bytes, not 4"
         runs.append(Run(name, LLAMA_405B, plan, H100, 2048, 8192, source, tflops=tflops, assumed=assumed))
     return runs
 

@@ -268,7 +268,10 @@ def bubble(spans: Sequence[Sequence[Span]]) -> float:
 
 
 def bubble_share(p: int, m: int, v: int = 1) -> float:
-    """The idle share predicted: (p - 1) / (v m + p - 1), to fill and drain, beside m microbatches of work  [Narayanan et al. 2021]"""
+    """The idle share predicted: (p - 1) / (v m + p - 1), to fill and drain, beside m microbatches of work
+
+    The same as (p - 1) / (v m) of the working time, which is how it is written in  [Narayanan et al. 2021, 2.2]
+    """
     _pipeline(p, m)
     return (p - 1) / (v * m + p - 1)
 

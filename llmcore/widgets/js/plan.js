@@ -20,6 +20,9 @@ const at = (c, b, T) => c[0] * b * T + c[1] * b * T * T + c[2] * T + c[3] * T * 
 /** @param {Plan} plan */
 export const ranksOf = (plan) => plan.data * plan.tensor * plan.pipeline;
 
+/** Bytes a second that a rank of a ring sends: over all adapters of its group in a node, where it leaves the node. @param {Hardware} hardware @param {number} ranks @param {number} [apart] */
+const ringRate = (hardware, ranks, apart = 1) => (ranks * apart <= hardware.node ? hardware.inside : Math.min(hardware.inside, Math.max(1, Math.floor(hardware.node / apart)) * hardware.between));
+
 /** What is wrong with a plan for this model and batch, "" where nothing is. @param {Model} model @param {string} path @param {Plan} plan @param {number} B @param {number} T */
 export function refusal(model, path, plan, B, T) {
   const { data, tensor, pipeline, zero, microbatches, chunks } = plan;
@@ -132,8 +135,11 @@ export function predict(model, path, plan, hardware, B, T, efficiency) {
   const sends = stages.map((s) => ({ data: dataBytes(s), tensor: m * s.tensor, pipeline: m * s.pipeline + table(s.stage) }));
   const communication = sends.reduce((best, x) => (total(x) > total(best) ? x : best), sends[0]);
 
-  const link = (/** @type {number} */ ranks) => (ranks <= hardware.node ? hardware.inside : hardware.between);
-  const links = { tensor: link(plan.tensor), pipeline: link(plan.tensor * plan.pipeline), data: link(ranksOf(plan)) };
+  const links = {
+    tensor: ringRate(hardware, plan.tensor),
+    pipeline: plan.tensor * plan.pipeline <= hardware.node ? hardware.inside : hardware.between,
+    data: ringRate(hardware, plan.data, plan.tensor * plan.pipeline),
+  };
   const peak = hardware.peak[plan.precision];
   const micro = stages.map((s) => [s.flops / (peak * efficiency), s.tensor / links.tensor, s.pipeline / links.pipeline]);
   const slowest = micro.reduce((best, x) => (sum(x) > sum(best) ? x : best), micro[0]);
