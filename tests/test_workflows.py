@@ -82,6 +82,7 @@ def test_code_of_a_pull_request_reaches_no_machine_of_ones_own():
         assert "pull_request_target" not in text
 
 
+@pytest.mark.slow
 def test_one_worker_runs_what_belongs_together(tmp_path):
     """The tests of the built book, whose files lie apart, share one build: pytest -n 2 gives them all to one of its two workers."""
     book = tmp_path / "tests/book"
