@@ -360,9 +360,8 @@ def test_a_larger_batch_hides_the_gradients(open_page):
     planner = widget(page, "planner")
     spent = planner.locator("table[aria-label='Time of a step'] tr", has_text="data").locator("td").first
     batch = planner.get_by_label("sequences B")
-    batch.fill("576")
-    assert spent.inner_text() != "0 s"
-    batch.fill("640")
+    assert (batch.input_value(), spent.inner_text() != "0 s") == ("64", True)
+    batch.fill("128")
     assert spent.inner_text() == "0 s"
 
 
@@ -422,4 +421,4 @@ def test_a_published_plan_is_changed(open_page):
     planner.get_by_label("data", exact=True).select_option("32")
     planner.get_by_label("pipeline").select_option("4")
     planner.get_by_label("microbatches").fill("48")
-    assert "1,024 GPUs: 71 GB on the fullest, fits" in verdict.inner_text()  # the best plan found there without ZeRO 3
+    assert "1,024 GPUs: 71 GB on the fullest, fits" in verdict.inner_text()  # a shorter pipeline instead of recomputation
