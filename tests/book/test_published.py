@@ -36,7 +36,7 @@ ASKED = {
     "n_kv_heads": "3-2-generation",  # in code
     "W_Q": "2-2-1-2-1-self-attention",  # in formulas
     "came back unchanged": "1-1-tokenization",  # printed by a cell
-    "Rows 100 to 105": "1-2-embedding",  # a widget's caption
+    "Rows 100 to 105 of the table": "1-2-embedding",  # a widget's caption
 }  # fmt: skip
 
 
