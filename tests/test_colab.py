@@ -266,20 +266,27 @@ def test_where_torch_has_no_build_for_a_python_the_next_one_is_taken(tmp_path, m
     assert made.differs()["torch"] == [PACKAGES["torch"], "none"]
     assert "numpy" not in made.differs()
     assert colab_run.base(tmp_path / "bases") == made, "it is made once"
-
-    def make_beside_another(python: str, torch: str, folder: Path) -> None:
-        make(python, torch, folder)
-        shutil.copytree(made.folder, tmp_path / "others" / made.folder.name)
-
-    monkeypatch.setattr(colab_run, "make", make_beside_another)
-    monkeypatch.setattr(colab_run, "interpreters", lambda: iter([str(second)]))
-    monkeypatch.setattr(colab_run, "hashed", lambda *_: made.folder.name.rsplit("-", 1)[1])
-    assert colab_run.base(tmp_path / "others").folder == tmp_path / "others" / made.folder.name, "the first to be ready stays"
-    assert len(list((tmp_path / "others").iterdir())) == 1
-    monkeypatch.setattr(colab_run, "make", make)
     monkeypatch.setattr(colab_run, "interpreters", lambda: iter([str(first)]))
     with pytest.raises(ValueError, match="has no build for Python 3.13.0 here"):
         colab_run.base(tmp_path / "bases")
+
+
+def test_of_two_processes_that_make_the_environment_the_first_to_be_ready_wins(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMCORE_COLAB_PYTHON", str(interpreter(tmp_path / "python3.12", "3.12.1")))
+    monkeypatch.setenv("LLMCORE_COLAB_TORCH", "2.13.0+cpu")
+    makers = []
+
+    def make(python: str, torch: str, folder: Path) -> None:
+        makers.append(len(makers))
+        if makers == [0]:
+            colab_run.base(tmp_path / "bases")  # the other process begins later and ends sooner
+        folder.mkdir()
+        (folder / "made").touch()
+
+    monkeypatch.setattr(colab_run, "make", make)
+    made = colab_run.base(tmp_path / "bases")
+    assert makers == [0, 1]
+    assert [p.name for p in (tmp_path / "bases").iterdir()] == [made.folder.name], "what the slower one made is thrown away"
 
 
 def test_the_stand_in_has_what_the_first_cell_calls():
