@@ -14,7 +14,7 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 # tests that make something costly once, and that one worker runs: the built book and its browser, Colab's environment
-TOGETHER = ("tests/book/", "tests/test_colab.py::test_a_chapter_")
+TOGETHER = ("tests/pages/", "tests/test_colab.py::test_a_chapter_")
 
 
 @pytest.hookimpl(optionalhook=True)

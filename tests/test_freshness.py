@@ -6,10 +6,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import refresh
-from address import COLAB_CELL
-from freshness import CELLS, PINS, ROOT, Library, canonical, changes, hashed, imported, parts, pins, stale, stored
 from test_notebooks import chapters
+
+from book import refresh
+from book.address import COLAB_CELL
+from book.freshness import CELLS, PINS, ROOT, Library, canonical, changes, hashed, imported, parts, pins, stale, stored
 
 # `make check` leaves this out: the library can be worked on before the book is run again
 LIBRARY = Library(ROOT / "llmcore")
@@ -201,10 +202,10 @@ def test_pins_are_of_packages():
 @pytest.mark.slow
 def test_refresh_runs_the_stale_and_bless_compares_them(book, capsys):
     """A constant changes: refresh stores what the chapter now shows; bless refuses that chapter, and takes one that shows the same."""
-    assert refresh.main([], book) == 0
+    assert refresh.main([], root=book) == 0
     assert capsys.readouterr().out == "every chapter is fresh\n"
     size, model = book / "chapters/size.ipynb", book / "chapters/model.ipynb"
-    assert refresh.main([str(size), str(model)], book) == 0
+    assert refresh.main(["size", "chapters/model.ipynb"], root=book) == 0
     shows = lambda path: nbformat.read(path, as_version=4).cells[2].outputs[0].data["text/plain"]
     assert (shows(size), shows(model)) == ("4", "9")
 
@@ -212,7 +213,7 @@ def test_refresh_runs_the_stale_and_bless_compares_them(book, capsys):
     edit(book / "llmcore/layer.py", "2 * WIDTH", "WIDTH + 3")  # the model's output is what it was, through other numbers
     (book / "chapters/command.ipynb").unlink()
     before = {path: path.read_text(encoding="utf-8") for path in (size, model)}
-    assert refresh.main(["--bless"], book) == 1
+    assert refresh.main([], only_bless=True, root=book) == 1
     told = capsys.readouterr().out
     assert "NOT fresh: chapters/size.ipynb" in told
     assert "fresh: chapters/model.ipynb (1 cells compared" in told
@@ -222,16 +223,14 @@ def test_refresh_runs_the_stale_and_bless_compares_them(book, capsys):
     assert then.pop("metadata") != now.pop("metadata")
     assert json.dumps(then) == json.dumps(now)  # cells and outputs as they were, in their order
 
-    assert refresh.main([], book) == 0
+    assert refresh.main([], root=book) == 0
     assert capsys.readouterr().out == "refreshed chapters/size.ipynb\n"
     assert shows(size) == "5"
     assert found(book) == {}
 
 
 def test_what_refresh_does_not_know_is_said(book, capsys):
-    assert refresh.main(["--blessed"], book) == 2
-    assert "--all and --bless" in capsys.readouterr().out
-    assert refresh.main([str(book / "chapters/none.ipynb")], book) == 2
+    assert refresh.main([str(book / "chapters/none.ipynb")], root=book) == 2
     assert "no such chapter" in capsys.readouterr().out
 
 

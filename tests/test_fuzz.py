@@ -16,11 +16,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import fuzz as tools
 import numpy as np
 import pytest
 import torch
-from fuzz import bounded, changed_bytes, changed_tree, fuzz
 from helpers import BASE, model_of
 from hypothesis import strategies as st
 from test_pretrained import BERT, LLAMA, MARIAN, write_gguf
@@ -46,6 +44,8 @@ from llmcore.tokenizer import (
     load,
 )
 from llmcore.trainer import TrainConfig, Trainer
+from tools import fuzz as tools
+from tools.fuzz import bounded, changed_bytes, changed_tree, fuzz
 
 SAMPLE = "The low well, 水井 12345.\n\n"
 ANY = st.text(max_size=40)  # surrogates too

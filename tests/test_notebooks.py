@@ -1,31 +1,21 @@
 """Every chapter says what its stored outputs say, keeps the book's form, and ignores no output without asserting it."""
 
-import os
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from address import COLAB_CELL, differences
-from nbval_run import asserts, run
 
+from book.address import COLAB_CELL, differences
+from book.validate import asserts, run
 from llmcore import device
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 
 
-def chosen(names: str) -> list[Path]:
-    """The chapters of make notebooks CHAPTERS="...": paths or bare names; all of them where it is empty."""
-    wanted = [Path(name).stem for name in names.split()]
-    unknown = sorted(set(wanted) - {p.stem for p in CHAPTERS})
-    if unknown:
-        raise ValueError(f"CHAPTERS names {unknown}, which chapters/ does not have: give the name of a notebook there")
-    return [p for p in CHAPTERS if not wanted or p.stem in wanted]
-
-
-chapters = pytest.mark.parametrize("path", chosen(os.environ.get("LLMCORE_CHAPTERS", "")), ids=lambda p: p.stem)
+chapters = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 
 
 def unasserted(notebook) -> list[int]:

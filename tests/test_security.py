@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import nbval_run
 import numpy as np
 import pytest
 import torch
@@ -25,6 +24,7 @@ from test_tokenizer import SPECIAL
 from test_trainer import CONFIG, MODEL, Trainer, replace, windows
 
 import llmcore
+from book import validate
 from llmcore import checkpoint, corpus, pretrained
 from llmcore.data import read_tokens, write_tokens
 from llmcore.sampling import complete
@@ -293,7 +293,7 @@ def test_the_chapters_that_reach_out_are_known_and_none_does_in_a_check():
                 f"{path.stem} brings {names} and does not say so"
             )
     assert found == REACH_OUT
-    assert nbval_run.QUIET["LLMCORE_OFFLINE"] == "1"
+    assert validate.QUIET["LLMCORE_OFFLINE"] == "1"
     out = {str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py") if imported(p)}
     assert out == {"download.py", "pretrained/sources.py", "distributed/launch.py"}  # the last starts ranks, which meet in a file
 

@@ -298,7 +298,7 @@ def test_a_plan_made_in_the_page_is_a_plan_in_python():
 
 
 def test_a_trait_set_in_python_is_sent_to_the_page():
-    """The live home: the comm carries what changes; the browser's side is tests/book/test_live.py."""
+    """The live home: the comm carries what changes; the browser's side is tests/pages/test_live.py."""
     widget = MatrixInspector(np.eye(3))
     seen = []
     widget.observe(lambda change: seen.append(change["new"]), "selection")
