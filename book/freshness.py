@@ -1,7 +1,8 @@
 """What a chapter's stored outputs rest on, as one hash for each part; a chapter is stale where a part differs from what was run.
 
-The parts are the chapter's code, every module of llmcore that it imports, directly or not, the data files of those packages, and
-the pins. A comment or docstring of a module, and the prose of a chapter, are no parts: no output rests on them.
+The parts are the chapter's code, every module of llmcore that it imports, directly or not, the data files of those packages, and the
+pinned versions of the packages that this code imports. No output rests on a comment, a docstring or a chapter's prose, nor on the
+widgets' scripts and styles: what is stored of a widget is a table and its state.
 
 python -m book stale   says which chapters are stale and why (exit status 1 if any is)
 """
@@ -9,6 +10,7 @@ python -m book stale   says which chapters are stale and why (exit status 1 if a
 import ast
 import functools
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from book.places import ROOT, notebooks
 
 PINS = "constraints.txt"
 CELLS = "the chapter's code"
+UNSTORED = (".js", ".css")  # the tests in a browser are for these
 Parts = dict[str, str]
 
 
@@ -101,7 +104,7 @@ class Library:
         """A hash for each folder with files that are not Python and belong to this package and not to one below it."""
         out: dict[str, list[str | bytes]] = {}
         home = self.known[package].parent
-        for path in sorted(p for p in home.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")):
+        for path in sorted(p for p in home.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc", *UNSTORED)):
             owner = next(p for p in path.parents if (p / "__init__.py").exists())
             if owner == home and not any(part.startswith(".") for part in path.relative_to(home).parts):
                 folder = path.parent.relative_to(self.folder.parent).as_posix()
@@ -117,10 +120,26 @@ class Library:
         return out
 
 
-def pins(text: str) -> str:
-    """The hash of the packages and versions of a constraints file; their order and the comments do not count."""
-    lines = (line.split("#")[0].strip() for line in text.splitlines())
-    return hashed(*sorted(filter(None, lines)))
+def packages(trees: Iterable[ast.AST]) -> set[str]:
+    """The names that the code imports, anywhere in it: of an import its first word, in small letters.
+
+    >>> sorted(packages([ast.parse("import torch.nn as nn, IPython; from numpy import ones; from . import x")]))
+    ['ipython', 'numpy', 'torch']
+    """
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.split(".")[0].lower() for name in names}
+
+
+def pins(text: str, used: set[str]) -> Parts:
+    """Of a constraints file, the versions of the packages that are used.
+
+    >>> pins("torch==2.13.0  # a comment\\nruff==1.0\\n", {"torch", "os"})
+    {'torch, in constraints.txt': '2.13.0'}
+    """
+    lines = [line.split("#")[0].strip().split("==") for line in text.splitlines() if "==" in line]
+    return {f"{name}, in {PINS}": version for name, version in lines if name.lower().replace("-", "_") in used}
 
 
 def parts(chapter: Path, root: Path = ROOT, library: Library | None = None) -> Parts:
@@ -128,8 +147,10 @@ def parts(chapter: Path, root: Path = ROOT, library: Library | None = None) -> P
     library = library or Library(root / "llmcore")
     code = [c.source for c in nbformat.read(chapter, as_version=4).cells if c.cell_type == "code"]
     code = [source for source in code if source != COLAB_CELL]  # it acts in Colab only, and a release or another address rewrites it
-    names = set().union(*(imported(ast.parse(source), "", library.known) for source in code))
-    now = {CELLS: hashed(*code), PINS: pins((root / PINS).read_text(encoding="utf-8")), **library.parts(names)}
+    trees = [ast.parse(source) for source in code]
+    names = set().union(*(imported(tree, "", library.known) for tree in trees))
+    used = packages([*trees, *map(library.tree, library.closure(names))])
+    now = {CELLS: hashed(*code), **pins((root / PINS).read_text(encoding="utf-8"), used), **library.parts(names)}
     return dict(sorted(now.items()))
 
 
