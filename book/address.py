@@ -50,6 +50,7 @@ PLACES = [
     ("pyproject.toml", re.compile(r'(?m)^(Documentation = ")(\S+)(")$'), SITE),
     ("CITATION.cff", re.compile(r"(?m)^(repository-code: )(\S+)()$"), ADDRESS),
     ("README.md", re.compile(r"(git clone )(\S+)( )"), ADDRESS),
+    ("CONTRIBUTING.md", re.compile(r"(git clone )(\S+)( )"), ADDRESS),
     ("README.md", re.compile(r"(\[read it\]\()(\S+?)(\))"), SITE),
     ("chapters/index.md", re.compile(r"(\[one PDF\]\()(\S+?)(\))"), SITE + PDF),
 ]
