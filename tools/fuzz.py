@@ -1,6 +1,6 @@
 """Fuzzing: how many examples a test gets, within which bounds of time and memory, and what is done to a file or a tree of values.
 
-python -m tools.fuzz [examples]   runs tests/test_fuzz.py with so many examples in all (100,000) and prints how many were run
+python -m tools.fuzz [examples]   runs the tests below with so many examples in all (100,000) and prints how many were run
 """
 
 import contextlib
@@ -21,20 +21,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-TOTAL = 2910  # examples of all tests together in `make test`; a test compares
-FACTOR = int(os.environ.get("LLMCORE_FUZZ", "0")) / TOTAL or 1.0  # LLMCORE_FUZZ: examples in all
+# examples of each file's tests together in `make test`; a test in each compares
+TOTALS = {"test_fuzz": 2910, "test_fuzz_use": 387}
+FACTOR = int(os.environ.get("LLMCORE_FUZZ", "0")) / sum(TOTALS.values()) or 1.0  # LLMCORE_FUZZ: examples in all
 SECONDS = 20  # of the processor, more than any example needs; a hang ends here
 MEMORY = 1 << 30  # bytes that the examples may add to what the process has
 
-ASKED: list[int] = []
+ASKED: Counter[str] = Counter()
 RUN: Counter[str] = Counter()
 
 
 def fuzz(examples: int, times: int = 1) -> Callable:
     """The test gets a DataObject as `data` and so many examples in `make test` (times: for each of its parameters)."""
-    ASKED.append(examples * times)
 
     def wrap(test: Callable) -> Callable:
+        ASKED[test.__module__] += examples * times
+
         @functools.wraps(test)
         def one(**arguments: Any) -> None:
             RUN[test.__name__] += 1
@@ -174,7 +176,8 @@ def main(examples: int) -> int:
     os.environ["LLMCORE_FUZZ"] = str(examples)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     summary, start = Summary(), time.monotonic()
-    status = pytest.main(["-n", "2", "-q", str(Path(__file__).resolve().parents[1] / "tests/test_fuzz.py")], plugins=[summary])
+    tests = Path(__file__).resolve().parents[1] / "tests"
+    status = pytest.main(["-n", "2", "-q", *(str(tests / f"{name}.py") for name in TOTALS)], plugins=[summary])
     for name, n in sorted(summary.run.items()):
         print(f"{n:9,}  {name}")
     total = sum(summary.run.values())
