@@ -116,8 +116,10 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-FILES = ["text.txt", "other.txt", "one.txt", "empty.txt", "marked.txt", "bytes.txt", "t.json", "broken.json", "a folder", "run", "none",
-         "no/such/folder", "run/train.bin", "run/tokenizer.json"]  # fmt: skip
+FILES = [
+    "text.txt", "other.txt", "one.txt", "empty.txt", "marked.txt", "bytes.txt", "t.json", "broken.json", "a folder", "run",
+    "none", "no/such/folder", "run/train.bin", "run/tokenizer.json",
+]  # fmt: skip
 
 
 def train(corpus: Path, out: Path, *more: str) -> list[str]:
