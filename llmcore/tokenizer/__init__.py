@@ -7,8 +7,9 @@ import regex
 
 from llmcore.files import reading
 from llmcore.tokenizer.base import FORMAT, Tokenizer, check_entries, check_text
-from llmcore.tokenizer.bpe import SPLIT_PATTERNS, BPETokenizer
+from llmcore.tokenizer.bpe import BPETokenizer
 from llmcore.tokenizer.bpe_train import Merge, count_chunks, learn
+from llmcore.tokenizer.cutting import SPLIT_PATTERNS
 from llmcore.tokenizer.dictionary import NOTES, UNKNOWN, CharTokenizer, DictionaryTokenizer, WordTokenizer
 from llmcore.tokenizer.wordpiece import WordPieceTokenizer
 

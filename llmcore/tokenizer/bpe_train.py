@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import regex
 from tqdm import tqdm
 
 from llmcore.tokenizer.base import check_text
+from llmcore.tokenizer.cutting import compiled, cut
 
 TIES = ("bytes", "ids")
 
@@ -30,12 +30,12 @@ class Merge:
 
 def count_chunks(texts: Iterable[str], pattern: str, special_tokens: Iterable[str] = ()) -> dict[bytes, int]:
     """How often each chunk of the pattern occurs; special tokens are cut out and counted nowhere."""
-    compiled, cut = regex.compile(pattern, regex.V1), cutter(special_tokens)
+    chunks, special = compiled(pattern), cutter(special_tokens)
     counts: Counter[str] = Counter()
     for text in texts:
         check_text(text)
-        for part in cut.split(text) if cut else [text]:
-            counts.update(compiled.findall(part))
+        for part in special.split(text) if special else [text]:
+            counts.update(cut(chunks, part))
     return {chunk.encode("utf-8"): n for chunk, n in counts.items()}
 
 
