@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from llmcore.tokenizer.base import Tokenizer, check_text
 from llmcore.tokenizer.bpe_train import Merge, count_chunks, count_file, learn
 from llmcore.tokenizer.compiled import learn_rustbpe, tiktoken_encoder
-from llmcore.tokenizer.cutting import SPLIT_PATTERNS, compiled, cut, matches
+from llmcore.tokenizer.cutting import COVERING, SPLIT_PATTERNS, compiled, cut
 
 CACHE = 1 << 17  # chunks remembered before the cache is emptied
 
@@ -208,9 +208,11 @@ class BPETokenizer(Tokenizer):
 
         A pattern looks at most two characters past a chunk ('ll), but \\s*[\\r\\n] looks through a whole run of white space.
         """
+        if self._regex.pattern not in COVERING:
+            return 0
         limit = min(len(text) - 3, len(text.rstrip()))
         end = 0
-        for match in matches(self._regex, text):
+        for match in self._regex.finditer(text):
             if match.end() > limit:
                 break
             end = match.end()

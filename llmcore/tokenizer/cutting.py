@@ -1,9 +1,13 @@
 """Where a text is cut before byte pairs merge: the published patterns, and a bound on the time that any other pattern may take."""
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 import regex
+
+T = TypeVar("T")
 
 # The published patterns: GPT-2's encoder.py and tiktoken's cl100k_base. "gpt4-han" is cl100k's, but a run of Han characters
 # ends where Latin or other letters begin: in cl100k "用GPU" is one chunk and may become one token of two scripts.
@@ -24,37 +28,73 @@ PUBLISHED = {
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     ),
 }
-COVERING = {*SPLIT_PATTERNS.values(), *PUBLISHED.values()}  # every character is in a match, in time that grows with the text
+ANYTHING = r"[\s\S]+"
+COVERING = {*SPLIT_PATTERNS.values(), *PUBLISHED.values(), ANYTHING}  # every character is in a match, in time that grows with the text
 
 SECONDS, SECONDS_PER_CHARACTER = 5.0, 2e-5  # the published patterns take 1e-7 s a character; regex counts the processor's time
 UNROLLED = 20_000  # parts of a pattern once its counted repetitions are written out, as the compiler does
 
 # One part of a pattern: a set with the sets in it, an escape, the beginning of a group, a repetition, or a character.
+GROUP = r"\((?:\?(?:<?[=!]|P?<[A-Za-z]\w*+>|-?[aims]*+[:)]|>))?"
 PART = regex.compile(
     r"(?P<set>\[\^?\]?(?:\\.|[^\[\]\\]|(?&set))*+\])|\\(?:[pP]\{[^}]*+\}|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|.)"
-    r"|\(\?(?:<[=!]|P?<\w++>|[aimsx-]++[:)]|[:=!>])|\(\?.?|(?:[*+?]|\{\d*+,?\d*+\})[?+]?|.",
+    rf"|{GROUP}|(?:[*+?]|\{{\d*+,?\d*+\}})[?+]?|.",
     regex.DOTALL,
 )
+
+# Hugging Face's regular expressions are Oniguruma's in Ruby's syntax. They write a set difference with a lookahead; ^ and $ are of
+# lines there, of the text here.
+HAN = (r"[\p{L}--\p{Han}]", r"(?:(?!\p{Han})\p{L})")
+ANCHORS = {"^": r"(?:\A|(?<=\n)(?=[\s\S]))", "$": r"(?![^\n])"}
+# What both read alike, in sets, outside, and the sets. Not: {2}? and {2}+, \h, \v, \Z, flags in mid-pattern, what quotes a group.
+ESCAPE = r"\\(?:[pP]\{\^?[A-Za-z_]+\}|x[0-7][0-9A-Fa-f]|u[0-9A-Fa-f]{4}|[sSdDwWrntf]|[^\w\s]| )"
+ALIKE = regex.compile(rf"{ESCAPE}|\\[AbB]|{GROUP}|[*+?][+?]?|\{{\d+(?:,\d*)?\}}|\{{\d+,\d*\}}\?|[^\\\[({{*+?]")
+ALIKE_SET = regex.compile(rf"\[\^?(?![\]:])(?:{ESCAPE}|(?!--|\|\||~~|&&)[^\\\[\]]|(?R))+\]")
+
+
+def portable(pattern: str) -> str:
+    r"""A pattern of Hugging Face's in words that both read alike. ValueError for one that llmcore would read otherwise.
+
+    >>> portable(r"\s+$")
+    '\\s+(?![^\\n])'
+    """
+    out: list[str] = []
+    for part in parts(pattern):
+        fits = (ALIKE_SET if part[0] == "[" else ALIKE).fullmatch(part) is not None
+        fits = fits and all(map(_alike, regex.findall(r"\\[pP]\{\^?(\w+)\}", part)))
+        if part[:2] == "(?" and part[2] in "-aims":
+            fits = part in ("(?i:", "(?-i:") or (part == "(?i)" and not out)
+        if not fits:
+            raise ValueError(f"pattern {pattern!r} holds {part!r}, which Hugging Face's regular expressions may read otherwise")
+        out.append(ANCHORS.get(part, part))
+    return "".join(out)
+
+
+def _alike(name: str) -> bool:
+    """Whether a property is a category or a script: of others Oniguruma has its own idea."""
+    try:
+        return len(name) <= 2 or bool(regex.compile(rf"\p{{Script={name}}}"))
+    except regex.error:
+        return False
 
 
 def compiled(pattern: str) -> regex.Pattern[str]:
     """The pattern, of SPLIT_PATTERNS by name or written out, ready to cut.
 
-    ValueError for one that is no regular expression, calls itself, or repeats repetitions until no memory holds it.
+    ValueError for one that is no regular expression, calls itself or sets unusual flags, or repeats repetitions until no memory
+    holds it.
     """
     text = SPLIT_PATTERNS.get(pattern, pattern)
-    if regex.search(r"\(\?(?:R|&|P>|[+-]?\d)", text):
-        raise ValueError(f"pattern {pattern!r} calls itself, which may take any memory: write it without (?R) and its kind")
+    unusual = next((a + b for a, b in itertools.pairwise(parts(text)) if a == "(" and b[0] == "?"), None)
+    if unusual:  # (?R) takes any memory, (?r) leaves out text, (?#...) hides what it holds
+        raise ValueError(f"pattern {pattern!r} has a group that begins otherwise than (?: (?= (?! (?<= (?<! (?> (?i: or (?<name>")
     size = unrolled(text)
     if size > UNROLLED:
         raise ValueError(f"pattern {pattern!r} has {size:,} parts once its repetitions are written out: {UNROLLED:,} at most")
     try:
-        made = regex.compile(text, regex.V1)
+        return regex.compile(text, regex.V1)
     except (regex.error, RecursionError) as error:
         raise ValueError(f"pattern {pattern!r} is no regular expression that can be read ({error}): correct it") from error
-    if made.flags & regex.REVERSE:
-        raise ValueError(f"pattern {pattern!r} searches from the right: write it without (?r)")
-    return made
 
 
 def parts(pattern: str) -> list[str]:
@@ -100,20 +140,20 @@ def cut(pattern: regex.Pattern[str], text: str) -> list[str]:
     """
     if pattern.pattern in COVERING:
         return pattern.findall(text)
-    bounds = [0, *(bound for match in matches(pattern, text) for bound in match.span()), len(text)]
-    return [text[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    inner = in_time(pattern.pattern, text, lambda timeout: [b for m in pattern.finditer(text, timeout=timeout) for b in m.span()])
+    return [text[a:b] for a, b in itertools.pairwise([0, *inner, len(text)]) if a < b]
 
 
-def matches(pattern: regex.Pattern[str], text: str) -> Iterator[regex.Match[str]]:
-    """The matches from the left. ValueError where they take longer than any sound pattern does."""
-    if pattern.pattern in COVERING:  # a limit doubles the time
-        yield from pattern.finditer(text)
-        return
+def in_time(pattern: str, text: str, search: Callable[[float | None], T]) -> T:
+    """What search(timeout) finds by a pattern in a text. ValueError where that takes longer than any sound pattern does.
+
+    The published patterns have no limit, which would double their time.
+    """
     limit = SECONDS + SECONDS_PER_CHARACTER * len(text)
     try:
-        yield from pattern.finditer(text, timeout=limit)
+        return search(None if pattern in COVERING else limit)
     except TimeoutError as error:
         raise ValueError(
-            f"pattern {pattern.pattern!r} has not cut a text of {len(text):,} characters within {math.ceil(limit)} s: where a repetition "
-            "repeats what can be read in two ways, as in (a|aa)+, the time doubles with each character; write it without"
+            f"pattern {pattern!r} has not cut {len(text):,} characters within {math.ceil(limit)} s: where a repetition "
+            "repeats what can be read in two ways, as in (a|aa)+, each character may double the time; write it without"
         ) from error
