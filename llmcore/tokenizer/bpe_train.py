@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from llmcore.files import not_utf8, text_of
 from llmcore.tokenizer.base import check_text
 from llmcore.tokenizer.cutting import compiled, cut
 
@@ -80,9 +81,9 @@ def _count_part(job: tuple[str, int, int, str, list[str]]) -> dict[bytes, int]:
         file.seek(start)
         data = file.read(end - start)
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8") if start else text_of(data, path)  # a mark is none in the middle
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, byte {start + error.start}: not UTF-8; convert the file first") from error
+        raise not_utf8(path, b"", start + error.start) from error
     return count_chunks([text], pattern, names)
 
 
