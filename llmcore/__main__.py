@@ -26,7 +26,7 @@ from llmcore.corpus import END, open_text, read_text
 from llmcore.data import Windows, read_pieces, read_tokens, write_tokens
 from llmcore.distributed import parallel, sharded
 from llmcore.distributed.parallel import KINDS
-from llmcore.files import check_writable
+from llmcore.files import check_writable, text_of
 from llmcore.model import Transformer
 from llmcore.optim import OPTIMIZERS, SCHEDULES
 from llmcore.sampling import RULES, generate
@@ -103,7 +103,7 @@ def tokenize(options: argparse.Namespace) -> None:
         print(f"{len(learned)} tokens -> {options.out}")
     elif options.tokenizer and options.text is not None:
         tokenizer = load(options.tokenizer)
-        text = sys.stdin.read() if options.text == "-" else options.text
+        text = text_of(sys.stdin.buffer.read(), "standard input") if options.text == "-" else options.text
         for id_ in tokenizer.encode(text, "all"):
             print(f"{id_}\t{tokenizer.token(id_)!r}")
     else:

@@ -19,14 +19,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from llmcore.files import reading, write_whole, writing
+from llmcore.files import not_utf8, reading, write_whole, writing
 
 TYPES = {"uint16": np.uint16, "uint32": np.uint32}
 LINE = re.compile(r"\n(?=\S)")  # a line end after which a word begins
 
 
 def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
-    """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole.
+    """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole, less a byte order mark.
 
     A piece ends at the last line end after which no white space follows, where the patterns of llmcore.tokenizer cut in any case, so
     that a vocabulary learned from the pieces is the one of the whole; where a piece has none it is cut where it is full.
@@ -34,13 +34,18 @@ def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
     """
     if size < 1:
         raise ValueError(f"size={size}: a piece has at least 1 character")
-    decoder, held, done = codecs.getincrementaldecoder("utf-8")(), "", 0
+    decoder, held, done, beginning = codecs.getincrementaldecoder("utf-8")(), "", 0, b""
+    started = False  # a byte order mark is the first character or none
     with open(path, "rb") as file:
         while block := file.read(size):
+            beginning = (beginning + block[:4])[:4]
             try:
-                held += decoder.decode(block)
+                text = decoder.decode(block)
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, near byte {done + error.start}: not UTF-8; convert the file first") from error
+                at = done + len(block) - len(error.object) + error.start
+                raise not_utf8(path, beginning + file.read(4), at) from error
+            held += text if started else text.removeprefix("\ufeff")
+            started = started or text != ""
             done += len(block)
             if len(held) >= size:
                 cut = max((m.end() for m in LINE.finditer(held)), default=len(held))

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and errors of a disk or a file that name it and say what to do."""
 
+import codecs
 import contextlib
 import errno
 import os
@@ -18,6 +19,9 @@ REMEDIES = {
     errno.EACCES: CLOSED,
     errno.EPERM: CLOSED,
 }
+MARKS = {  # the longer first: UTF-16's begins UTF-32's
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -100,3 +104,24 @@ def write_whole(path: str | Path, text: str) -> None:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def text_of(content: bytes, where: str | Path) -> str:
+    """The text of UTF-8 bytes, without the byte order mark that some programs put at the beginning.
+
+    >>> text_of(b"\\xef\\xbb\\xbfab", "a.txt")
+    'ab'
+    """
+    bare = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return bare.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(where, content[:4], len(content) - len(bare) + error.start) from error
+
+
+def not_utf8(where: str | Path, beginning: bytes, at: int) -> ValueError:
+    """The error of a text whose byte `at` is no UTF-8; a byte order mark at its beginning says what it is instead."""
+    named = next((name for mark, name in MARKS.items() if beginning.startswith(mark)), None)
+    if named:
+        return ValueError(f"{where} is {named} by its byte order mark, not UTF-8; convert the file first")
+    return ValueError(f"{where}, byte {at}: not UTF-8; convert the file first")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmcore.download import Remote as Dataset
 from llmcore.download import download
+from llmcore.files import text_of
 
 END = "<|endoftext|>"
 LANGUAGES = ("en", "zh")
@@ -56,11 +57,7 @@ def read_text(source: str | Path) -> str:
         return "\n".join(_packaged(language) for language in LANGUAGES)
     if name.startswith("fables.") and name.removeprefix("fables.") in LANGUAGES:
         return _packaged(name.removeprefix("fables."))
-    path = open_text(source)
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}, byte {error.start}: not UTF-8; convert the file first") from error
+    text = text_of(open_text(source).read_bytes(), source)
     if not text.strip():
         raise ValueError(f"{source} is empty: there is nothing to learn from")
     return text

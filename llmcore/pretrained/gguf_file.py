@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import regex
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -164,7 +163,7 @@ def _model(file: File, dtype: torch.dtype, attention: AttentionPath) -> Transfor
 
 def read_tokenizer(file: File) -> BPETokenizer | None:
     """The file's own tables as a tokenizer; None where there are none, ValueError where they are of another kind."""
-    with reading(file.path, regex.error):
+    with reading(file.path):
         return _tokenizer(file)
 
 

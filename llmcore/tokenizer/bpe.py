@@ -9,22 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import regex
-
 from llmcore.tokenizer.base import Tokenizer, check_text
 from llmcore.tokenizer.bpe_train import Merge, count_chunks, count_file, learn
 from llmcore.tokenizer.compiled import learn_rustbpe, tiktoken_encoder
+from llmcore.tokenizer.cutting import COVERING, SPLIT_PATTERNS, compiled, cut
 
-# The published patterns: GPT-2's encoder.py and tiktoken's cl100k_base. "gpt4-han" is cl100k's, but a run of Han characters
-# ends where Latin or other letters begin: in cl100k "用GPU" is one chunk and may become one token of two scripts.
-SPLIT_PATTERNS = {
-    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "gpt4": (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"),
-    "gpt4-han": (
-        r"'(?i:[sdmt]|ll|ve|re)|\p{Han}+|[^\r\n\p{L}\p{N}]?+[\p{L}--\p{Han}]+|\p{N}{1,3}"
-        r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-    ),
-}
 CACHE = 1 << 17  # chunks remembered before the cache is emptied
 
 
@@ -55,7 +44,7 @@ class BPETokenizer(Tokenizer):
             raise ValueError(f"{len(taken)} entries with {len(set(taken))} ids: each needs its own id of at least 0")
         self.ranks, self.pattern, self.merges = dict(ranks), pattern, merges
         self.unknown, self.whole = unknown, whole
-        self._regex = regex.compile(SPLIT_PATTERNS.get(pattern, pattern), regex.V1)
+        self._regex = compiled(pattern)
         self._bytes_of = {i: b for b, i in self.ranks.items()} | {i: s.encode() for i, s in self._special_names.items()}
         self._first = [self.ranks.get(bytes([b]), -1 if unknown is None else unknown) for b in range(256)]
         self._pairs = self._pair_table()
@@ -156,15 +145,15 @@ class BPETokenizer(Tokenizer):
         return other
 
     def chunks(self, text: str) -> list[str]:
-        """The text cut by the pattern; no merge crosses a cut."""
-        return self._regex.findall(text)
+        """The text cut by the pattern, what it does not match included; no merge crosses a cut."""
+        return cut(self._regex, text)
 
     def encode_ordinary(self, text: str) -> list[int]:
         check_text(text)
         if self._compiled is not None:
             return self._compiled(text)
         cache, out = self._cache, []
-        for chunk in self._regex.findall(text):
+        for chunk in cut(self._regex, text):
             ids = cache.get(chunk)
             if ids is None:
                 ids = self.merge(chunk.encode("utf-8"))
@@ -219,6 +208,8 @@ class BPETokenizer(Tokenizer):
 
         A pattern looks at most two characters past a chunk ('ll), but \\s*[\\r\\n] looks through a whole run of white space.
         """
+        if self._regex.pattern not in COVERING:
+            return 0
         limit = min(len(text) - 3, len(text.rstrip()))
         end = 0
         for match in self._regex.finditer(text):

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import regex
 from tqdm import tqdm
 
+from llmcore.files import not_utf8, text_of
 from llmcore.tokenizer.base import check_text
+from llmcore.tokenizer.cutting import compiled, cut
 
 TIES = ("bytes", "ids")
 
@@ -30,12 +31,12 @@ class Merge:
 
 def count_chunks(texts: Iterable[str], pattern: str, special_tokens: Iterable[str] = ()) -> dict[bytes, int]:
     """How often each chunk of the pattern occurs; special tokens are cut out and counted nowhere."""
-    compiled, cut = regex.compile(pattern, regex.V1), cutter(special_tokens)
+    chunks, special = compiled(pattern), cutter(special_tokens)
     counts: Counter[str] = Counter()
     for text in texts:
         check_text(text)
-        for part in cut.split(text) if cut else [text]:
-            counts.update(compiled.findall(part))
+        for part in special.split(text) if special else [text]:
+            counts.update(cut(chunks, part))
     return {chunk.encode("utf-8"): n for chunk, n in counts.items()}
 
 
@@ -80,9 +81,9 @@ def _count_part(job: tuple[str, int, int, str, list[str]]) -> dict[bytes, int]:
         file.seek(start)
         data = file.read(end - start)
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8") if start else text_of(data, path)  # a mark is none in the middle
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, byte {start + error.start}: not UTF-8; convert the file first") from error
+        raise not_utf8(path, b"", start + error.start) from error
     return count_chunks([text], pattern, names)
 
 
