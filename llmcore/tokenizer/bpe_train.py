@@ -158,9 +158,9 @@ def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: s
 class _Chunks:
     """All chunks in one row, -1 between them, as a linked list: a merge visits only the places of its pair.
 
-    Place i has a token, symbols[i] (-1 once it is joined to the one before it), its neighbours before[i] and after[i],
-    and times[i], how often the chunk occurs. totals counts each pair; places lists where it stands. A pair that has
-    been joined otherwise since stays listed, and is skipped when it is visited.
+    Place i has a token, symbols[i] (-1 once it is joined to the one before it), its neighbours before[i] and
+    after[i], and times[i], how often the chunk occurs. totals counts each pair; places lists where it stands.
+    A pair that has been joined otherwise since stays listed, and is skipped when it is visited.
     """
 
     def __init__(self, counts: dict[bytes, int]):
@@ -182,7 +182,7 @@ class _Chunks:
         symbols, before, after = self.symbols, self.before, self.after
         totals, places = self.totals, self.places
         grown = set()
-        for i in sorted(places.pop((a, b))):  # from the left: in a run, the first two are joined, then the next two
+        for i in sorted(places.pop((a, b))):  # from the left: the first two of a run are joined, then the next two
             j = after[i]
             if symbols[i] != a or symbols[j] != b:
                 continue
