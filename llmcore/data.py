@@ -29,9 +29,10 @@ WHOLE = (re.compile(r"(?s:.*)(?<=\S)\n(?=\S)"), re.compile(r"(?s:.*)(?<=\S)(?=[ 
 def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
     """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole.
 
-    A piece ends at a line end between two words, else before a space that follows a word. There the patterns of
-    llmcore.tokenizer cut in any case, and what they find before does not depend on what follows, so a vocabulary
-    learned from the pieces is that of the whole. A piece that has no such place is cut where it is full.
+    A piece ends at a line end between two words, else before a space that follows a word. There the patterns
+    of llmcore.tokenizer cut in any case, and what they find before does not depend on what follows, so a
+    vocabulary learned from the pieces is that of the whole. A piece that has no such place is cut where it is
+    full.
     Raises ValueError for a file that is not UTF-8.
     """
     if size < 1:
