@@ -12,6 +12,7 @@ python -m torch.distributed.run --nproc-per-node=2 -m llmcore train --plan fsdp 
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -31,6 +32,7 @@ from llmcore.model import Transformer
 from llmcore.optim import OPTIMIZERS, SCHEDULES
 from llmcore.sampling import RULES, generate
 from llmcore.tokenizer import SPLIT_PATTERNS, BPETokenizer, CharTokenizer, Tokenizer, load
+from llmcore.tokenizer.base import in_no_entry
 from llmcore.trainer import TrainConfig, Trainer
 
 TOKENIZER = "tokenizer.json"
@@ -168,9 +170,11 @@ def prepare(options: argparse.Namespace) -> None:
     )
     tokenizer.save(options.out / TOKENIZER)
     for name, start, stop in (("train", 0, cut), ("held-out", cut, total)):
-        part = between(pieces(options.corpus), start, stop)
-        lines = (line for piece in part for line in piece.splitlines(True))  # ids line by line: few are held at a time
-        write_tokens(options.out / f"{name}.bin", tokenizer.encode_iterable(lines, "all"), len(tokenizer))
+        part, unknown = between(pieces(options.corpus), start, stop), Counter[str]()
+        ids = tokenizer.encode_iterable(part, "all", unknown)
+        write_tokens(options.out / f"{name}.bin", ids, len(tokenizer))
+        if unknown:
+            print(f"{name} part: {in_no_entry(unknown)}", file=sys.stderr)
 
 
 def train(options: argparse.Namespace) -> None:

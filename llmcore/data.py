@@ -22,14 +22,17 @@ from torch import Tensor
 from llmcore.files import not_utf8, reading, write_whole, writing
 
 TYPES = {"uint16": np.uint16, "uint32": np.uint32}
-LINE = re.compile(r"\n(?=\S)")  # a line end after which a word begins
+# up to the last line end between two words, else up to the last word before a space
+WHOLE = (re.compile(r"(?s:.*)(?<=\S)\n(?=\S)"), re.compile(r"(?s:.*)(?<=\S)(?=[ \t])"))
 
 
 def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
     """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole, less a byte order mark.
 
-    A piece ends at the last line end after which no white space follows, where the patterns of llmcore.tokenizer cut in any case, so
-    that a vocabulary learned from the pieces is the one of the whole; where a piece has none it is cut where it is full.
+    A piece ends at a line end between two words, else before a space that follows a word. There the patterns
+    of llmcore.tokenizer cut in any case, and what they find before does not depend on what follows, so a
+    vocabulary learned from the pieces is that of the whole. A piece that has no such place is cut where it is
+    full.
     Raises ValueError for a file that is not UTF-8.
     """
     if size < 1:
@@ -48,7 +51,8 @@ def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
             started = started or text != ""
             done += len(block)
             if len(held) >= size:
-                cut = max((m.end() for m in LINE.finditer(held)), default=len(held))
+                found = WHOLE[0].match(held) or WHOLE[1].match(held)
+                cut = found.end() if found else len(held)
                 yield held[:cut]
                 held = held[cut:]
     try:

@@ -6,7 +6,6 @@ import re
 import time
 
 import pytest
-from fuzz import bounded, within
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tokenizer import TEXT
@@ -14,6 +13,7 @@ from tokenizers import Tokenizer as HuggingFace
 
 from llmcore.tokenizer import SPLIT_PATTERNS, BPETokenizer, count_chunks, cutting, formats, learn, load
 from llmcore.tokenizer.cutting import ANYTHING, PUBLISHED, compiled, cut, portable
+from tools.fuzz import bounded, within
 
 # ------------------------------------------------------------------------------------ tokenizer.json, as the library reads it
 

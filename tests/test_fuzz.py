@@ -13,6 +13,7 @@ import shutil
 import struct
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def test_any_text(data, trained, kind):
         return
     assert set(ids) <= set(t.ids())
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6), label="cuts"))
-    assert list(t.encode_iterable([text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])], allowed)) == ids
+    assert list(t.encode_iterable([text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])], allowed, Counter())) == ids
     whole = t.decode(ids)
     stream = codecs.getincrementaldecoder("utf-8")("replace")
     if kind != "wordpiece":  # puts a space between two words

@@ -51,6 +51,17 @@ ESCAPE = r"\\(?:[pP]\{\^?[A-Za-z_]+\}|x[0-7][0-9A-Fa-f]|u[0-9A-Fa-f]{4}|[sSdDwWr
 ALIKE = regex.compile(rf"{ESCAPE}|\\[AbB]|{GROUP}|[*+?][+?]?|\{{\d+(?:,\d*)?\}}|\{{\d+,\d*\}}\?|[^\\\[({{*+?]")
 ALIKE_SET = regex.compile(rf"\[\^?(?![\]:])(?:{ESCAPE}|(?!--|\|\||~~|&&)[^\\\[\]]|(?R))+\]")
 
+# Whether later text can change a chunk is known for patterns of these parts only: characters and sets, repeated or not,
+# lookaheads, and groups that capture nothing and are not repeated. A lookbehind, an anchor or \b sees text that was cut off;
+# what a group captured lasts into the next chunk; and inside a repeated group the regex package does not always notice that
+# it has reached the end of the text.
+_SET = r"(?P<set>\[(?:\\.|[^\[\]\\]|(?&set))++\])"
+_ESCAPE = r"\\[pP]\{[^{}]+\}|\\[sSdDwWrntfv]|\\[^\w\s]|\\x[\da-fA-F]{2}|\\u[\da-fA-F]{4}"
+_CHARACTER = rf"(?:{_SET}|{_ESCAPE}|[^\\\[\](){{}}^$*+?|])"
+_REPEAT = r"(?:[*+?]|\{\d+(?:,\d*)?\})\+?+(?![*+?{])"
+_GROUP = r"\(\?(?:[is]*:|[>=!])|\)\??+(?![*+?{])|\|"
+_KNOWN_PARTS = regex.compile(rf"(?:{_CHARACTER}(?:{_REPEAT})?+|{_GROUP})*+", regex.V1)
+
 
 def portable(pattern: str) -> str:
     r"""A pattern of Hugging Face's in words that both read alike. ValueError for one that llmcore would read otherwise.
@@ -142,6 +153,30 @@ def cut(pattern: regex.Pattern[str], text: str) -> list[str]:
         return pattern.findall(text)
     inner = in_time(pattern.pattern, text, lambda timeout: [b for m in pattern.finditer(text, timeout=timeout) for b in m.span()])
     return [text[a:b] for a, b in itertools.pairwise([0, *inner, len(text)]) if a < b]
+
+
+def decider(pattern: regex.Pattern[str]) -> regex.Pattern[str] | None:
+    """A pattern for `decided`: its partial match finds the chunks (group 1) that no later text can change.
+
+    It reads chunk after chunk, each as `pattern` alone would ((?>...): once found, no other way is tried), and a character that
+    is in no chunk by itself. It never matches as a whole ((?!)), so a partial match stops where a character behind the end of
+    the text is asked for, for the first time, be it by a lookahead. None for a pattern with parts of which this is not known.
+    """
+    if not _KNOWN_PARTS.fullmatch(pattern.pattern):
+        return None
+    return regex.compile(rf"(?:(?>({pattern.pattern})|(?s:.))())*+(?!)", regex.V1)
+
+
+def decided(pattern: regex.Pattern[str], decider: regex.Pattern[str], text: str) -> list[str]:
+    """The first pieces of `cut` that stay as they are whatever follows the text.
+
+    >>> digits = compiled(r"\\d+")
+    >>> decided(digits, decider(digits), "of 1066, and 12")
+    ['of ', '1066']
+    """
+    found = in_time(pattern.pattern, text, lambda timeout: decider.match(text, partial=True, timeout=timeout))
+    spans = [b for span in found.spans(1) for b in span if span[1] <= found.end(2)] if found else []
+    return [text[a:b] for a, b in itertools.pairwise([0, *spans]) if a < b]
 
 
 def in_time(pattern: str, text: str, search: Callable[[float | None], T]) -> T:
