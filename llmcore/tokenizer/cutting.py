@@ -29,9 +29,11 @@ PUBLISHED = {
     ),
 }
 ANYTHING = r"[\s\S]+"
-COVERING = {*SPLIT_PATTERNS.values(), *PUBLISHED.values(), ANYTHING}  # every character is in a match, in time that grows with the text
+# Patterns whose matches cover every text, in time that grows with its length: nothing lies between them, no limit is needed.
+COVERING = {*SPLIT_PATTERNS.values(), *PUBLISHED.values(), ANYTHING}
 
-SECONDS, SECONDS_PER_CHARACTER = 5.0, 2e-5  # the published patterns take 1e-7 s a character; regex counts the processor's time
+# What any other pattern may take. The published ones take 1e-7 s per character; regex counts the processor's time.
+SECONDS, SECONDS_PER_CHARACTER = 5.0, 2e-5
 UNROLLED = 20_000  # parts of a pattern once its counted repetitions are written out, as the compiler does
 
 # One part of a pattern: a set with the sets in it, an escape, the beginning of a group, a repetition, or a character.
@@ -42,8 +44,8 @@ PART = regex.compile(
     regex.DOTALL,
 )
 
-# Hugging Face's regular expressions are Oniguruma's in Ruby's syntax. They write a set difference with a lookahead; ^ and $ are of
-# lines there, of the text here.
+# Hugging Face's regular expressions are Oniguruma's in Ruby's syntax. They write a set difference with a lookahead; ^ and $ stand at
+# the ends of lines there, of the text here.
 HAN = (r"[\p{L}--\p{Han}]", r"(?:(?!\p{Han})\p{L})")
 ANCHORS = {"^": r"(?:\A|(?<=\n)(?=[\s\S]))", "$": r"(?![^\n])"}
 # What both read alike, in sets, outside, and the sets. Not: {2}? and {2}+, \h, \v, \Z, flags in mid-pattern, what quotes a group.
@@ -87,7 +89,8 @@ def compiled(pattern: str) -> regex.Pattern[str]:
     text = SPLIT_PATTERNS.get(pattern, pattern)
     unusual = next((a + b for a, b in itertools.pairwise(parts(text)) if a == "(" and b[0] == "?"), None)
     if unusual:  # (?R) takes any memory, (?r) leaves out text, (?#...) hides what it holds
-        raise ValueError(f"pattern {pattern!r} has a group that begins otherwise than (?: (?= (?! (?<= (?<! (?> (?i: or (?<name>")
+        allowed = "( (?: (?= (?! (?<= (?<! (?> (?i: (?<name>"
+        raise ValueError(f"pattern {pattern!r} has a group that begins with {unusual!r}: use one of {allowed}")
     size = unrolled(text)
     if size > UNROLLED:
         raise ValueError(f"pattern {pattern!r} has {size:,} parts once its repetitions are written out: {UNROLLED:,} at most")

@@ -242,9 +242,8 @@ def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
     *before, level = steps or [{}]
     if level.get("type") != "ByteLevel" or level.get("add_prefix_space", True) or len(before) > 1:
         kinds = [s.get("type") for s in steps]
-        raise ValueError(
-            f"{path} splits by {kinds}: only one Split or Digits, and then ByteLevel without add_prefix_space, can be read"
-        )
+        can = "one Split or Digits, and then ByteLevel without add_prefix_space"
+        raise ValueError(f"{path} splits by {kinds}: only {can}, can be read")
     published = level.get("use_regex", True)
     if not before:
         return "gpt2" if published else ANYTHING
@@ -252,7 +251,7 @@ def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
     if step.get("type") == "Digits":
         single = step.get("individual_digits", False)
         if published and not single:
-            raise ValueError(f"{path} splits by Digits of more than one and then by ByteLevel's own pattern: that is not done here")
+            raise ValueError(f"{path} splits by runs of Digits and then by ByteLevel's own pattern, which is not done here")
         return PUBLISHED["smollm"] if published else r"\p{N}" if single else r"\p{N}+"
     if step.get("type") != "Split" or "Regex" not in step.get("pattern", {}):
         raise ValueError(f"{path} splits by {step.get('type')!r}: only Split by a Regex, or Digits, can be read")
@@ -261,7 +260,8 @@ def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
     pattern, behavior, inverted = step["pattern"]["Regex"], step.get("behavior"), bool(step.get("invert"))
     if behavior != "Isolated" and not (pattern in COVERING and behavior == "Removed" and inverted):  # nothing is left to remove
         raise ValueError(f"{path} splits with behavior {behavior!r}, invert={inverted}: only 'Isolated' can be read")
-    return next((name for name, known in SPLIT_PATTERNS.items() if pattern in (known, known.replace(*HAN))), portable(pattern))
+    ours = next((name for name, known in SPLIT_PATTERNS.items() if pattern == known.replace(*HAN)), None)
+    return ours or portable(pattern)
 
 
 def _beside(path: Path, name: str) -> str | None:
