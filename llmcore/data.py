@@ -26,7 +26,9 @@ LINE = re.compile(r"\n(?=\S)")  # a line end after which a word begins
 
 
 def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
-    """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole, less a byte order mark.
+    """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole.
+
+    A byte order mark at its beginning is left out.
 
     A piece ends at the last line end after which no white space follows, where the patterns of llmcore.tokenizer cut in any case, so
     that a vocabulary learned from the pieces is the one of the whole; where a piece has none it is cut where it is full.

@@ -2,8 +2,8 @@
 
 A block of Q4_1 holds 32 numbers in 20 bytes: d and m as 16-bit floats and 32 whole numbers q in 0..15; the number is d q + m.
 Q4_0 has d (q - 8), Q8_0 d q with q in -128..127. Weights are given back as 32-bit floats, whatever the file's types; the gguf
-package opens them all. The table at the head is read here, where no number that it announces is believed before the file has as
-many bytes.
+package opens them all. The table at the head is read here, where no number that it announces is believed
+before the file has as many bytes.
 """
 
 import math
@@ -55,7 +55,7 @@ GPT2 = {
 NAMES = {"llama": LLAMA, "gpt2": GPT2}
 
 
-# the specification's types of a setting, by number; its strings and arrays have a count of 8 bytes before them
+# the specification's types of a setting, by number; before a string or an array stands a count of 8 bytes
 SCALARS = {0: "u1", 1: "i1", 2: "u2", 3: "i2", 4: "u4", 5: "i4", 6: "f4", 7: "?", 10: "u8", 11: "i8", 12: "f8"}
 STRING, ARRAY = 8, 9
 PLAIN = {"F16": "f2", "F32": "f4", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8"}  # types that are no blocks
@@ -64,7 +64,7 @@ AXES = 4  # of a tensor at most, by the specification
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as the file has it: `shape` the fastest axis first, `data` the other way round, blocks as bytes."""
+    """A tensor as the file has it: `shape` has the fastest axis first, `data` last; blocks are bytes."""
 
     name: str
     tensor_type: Any
@@ -77,7 +77,7 @@ class Stored:
 
 
 class Head:
-    """The values at the beginning of a file, one after the other; ValueError where more is announced than the file holds."""
+    """The values at the beginning of a file, one by one; ValueError where it announces more than it holds."""
 
     def __init__(self, data: np.ndarray):
         self.data, self.at = data, 0

@@ -169,11 +169,12 @@ def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
 
 
 def read_hugging_face(path: str | Path) -> BPETokenizer | WordPieceTokenizer:
-    """The byte-level BPE or the WordPiece of a tokenizer.json, with the ids that Hugging Face's tokenizers give.
+    """The byte-level BPE or WordPiece of a tokenizer.json, with the ids that Hugging Face's tokenizers give.
 
     What it says of padding, truncation and tokens to be put around a text is the caller's to do: encode gives the text's own ids.
-    Raises ValueError that names what the file asks for and llmcore does not do: another model or normalizer, another way of
-    splitting, tokens that take in the white space around them, regular expressions that mean something else here.
+    Raises ValueError that names what the file asks for and llmcore does not do: another model or normalizer,
+    another way of splitting, tokens that take in the white space around them, regular expressions that mean
+    something else here.
     """
     with reading(path):
         return _hugging_face(_json(Path(path)), path)
@@ -212,7 +213,7 @@ def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
 def _added_tokens(
     added: list[dict[str, Any]], vocabulary: dict[str, int], normalizers: list[Any], path: str | Path
 ) -> dict[str, int]:  # fmt: skip
-    """Text -> id. Theirs are found in every text; those that are `normalized` after the others, in what is then left of it."""
+    """Text -> id. Tokens that are `normalized` are looked for in what the others leave of a text."""
     found: dict[str, int] = {}
     for token in added:
         content, flags = token["content"], [f for f in ("lstrip", "rstrip", "single_word") if token.get(f)]
