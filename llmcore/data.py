@@ -27,7 +27,9 @@ WHOLE = (re.compile(r"(?s:.*)(?<=\S)\n(?=\S)"), re.compile(r"(?s:.*)(?<=\S)(?=[ 
 
 
 def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
-    """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole, less a byte order mark.
+    """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole.
+
+    A byte order mark at its beginning is left out.
 
     A piece ends at a line end between two words, else before a space that follows a word. There the patterns
     of llmcore.tokenizer cut in any case, and what they find before does not depend on what follows, so a

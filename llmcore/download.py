@@ -1,8 +1,9 @@
 """Files from the network, kept in one folder: whole and checked, or not there at all. A transfer that breaks off goes on later.
 
 A file grows under a name of this process and is renamed when its hash is right. What a broken transfer leaves is kept only where
-it can be continued: the server serves ranges, and a SHA-256 will tell whether the joined halves belong together. A file without a
-SHA-256 may change at its address: the server is asked each time whether it has, by the tag or the date that it gave.
+it can be continued: the server serves ranges, and a SHA-256 will tell whether the joined halves belong
+together. A file without a SHA-256 may change at its address: the server is asked each time whether it has, by
+the tag or the date that it gave.
 """
 
 import contextlib
@@ -59,13 +60,15 @@ def download(
 ) -> Path:  # fmt: skip
     """The file of an address, from the cache where it is there; a transfer that broke off is continued. target: keep it there.
 
-    With a SHA-256 what is in the cache is known to be right. Without one the server is asked whether it has changed; where that
-    cannot be asked the kept one is taken, with a UserWarning. A file:// address without target is the local file itself.
+    With a SHA-256 what is in the cache is known to be right. Without one the server is asked whether it has
+    changed; where that cannot be asked the kept one is taken, with a UserWarning. A file:// address without
+    target is the local file itself.
 
-    Raises ConnectionError where there is no network, the server refuses, is too slow or breaks off, ValueError where what came
-    does not have the size or the hash or has more than max_bytes (4 GiB where neither that nor size is given, or what
-    LLMCORE_MAX_BYTES says), and another OSError where it cannot be written; all say what to do. LLMCORE_OFFLINE=1 in the
-    environment refuses every transfer: for checks, which should not bring hundreds of megabytes each time.
+    Raises ConnectionError where there is no network, the server refuses, is too slow or breaks off,
+    ValueError where what came does not have the size or the hash or has more than max_bytes (4 GiB where
+    neither that nor size is given, or what LLMCORE_MAX_BYTES says), and another OSError where it cannot be
+    written; all say what to do. LLMCORE_OFFLINE=1 in the environment refuses every transfer: for checks,
+    which should not bring hundreds of megabytes each time.
     """
     address = urllib.parse.urlsplit(url)
     if address.scheme == "file" and target is None:
@@ -105,7 +108,7 @@ def _most(max_bytes: int | None) -> int:
 
 
 def _bring(transfer: "_Transfer", sha256: str | None, target: Path) -> None:
-    """Make the target what the address holds; it stays as it is where that cannot be, or where it is that already."""
+    """Make the target what the address holds. Where that cannot be, or it is that already, it stays as it is."""
     url = transfer.url
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +148,7 @@ def _bring(transfer: "_Transfer", sha256: str | None, target: Path) -> None:
 
 
 def _put(temporary: Path, target: Path, tag: dict[str, str]) -> None:
-    """Rename, and keep what asks the server whether the file has changed, with the hash of what it belongs to."""
+    """Rename, and keep what asks the server for changes, with the hash of the file that it belongs to."""
     digest = file_sha256(temporary) if tag else ""
     with writing(target):
         _origin(target).unlink(missing_ok=True)
@@ -156,7 +159,7 @@ def _put(temporary: Path, target: Path, tag: dict[str, str]) -> None:
 
 
 def _unchanged_since(target: Path) -> dict[str, str]:
-    """The headers that ask for the file only if it is another now; none where that is not known of what is kept."""
+    """The headers that ask for the file only if it has changed; none where the kept one is of no known state."""
     try:
         kept = json.loads(_origin(target).read_text(encoding="utf-8"))
         tag = {str(name): str(value) for name, value in kept["tag"].items()}
@@ -166,7 +169,8 @@ def _unchanged_since(target: Path) -> dict[str, str]:
 
 
 def _tag(headers: Any) -> dict[str, str]:
-    """What a later request says of this answer: its ETag, or its date where the file was at least a second old then.
+    """What a later request says of this answer: its ETag, or its date where the file was at least a second
+    old then.
 
     A date counts seconds: a file that changed in the second of the answer may change once more in it.
     """
@@ -221,10 +225,10 @@ def _adopt(target: Path, temporary: Path) -> bool:
 
 
 class _Transfer:
-    """Appends to a file what its beginning lacks; `unless` are headers of a request for a file that may be unchanged.
+    """Appends to a file what its beginning lacks. `unless` are headers that ask for the file only if it has changed.
 
-    Afterwards `ranges` tells whether the server can go on from the middle, `wrong` what is known to be false without a hash, `tag`
-    the headers that ask later whether the file has changed.
+    Afterwards `ranges` tells whether the server can go on from the middle, `wrong` what is known to be false
+    without a hash, `tag` the headers that ask later whether the file has changed.
     """
 
     def __init__(self, url: str, size: int | None, most: int, unless: dict[str, str]):
@@ -303,7 +307,7 @@ class _Transfer:
 
 
 class _Pace:
-    """Breaks off a transfer that goes on too slowly, whatever is being sent: the beginning, the length of a chunk, the file."""
+    """Breaks off a transfer that is too slow, whatever is being sent: headers, the length of a chunk, the file."""
 
     def __init__(self) -> None:
         self.since, self.count = clock(), 0

@@ -120,7 +120,7 @@ def text_of(content: bytes, where: str | Path) -> str:
 
 
 def not_utf8(where: str | Path, beginning: bytes, at: int) -> ValueError:
-    """The error of a text whose byte `at` is no UTF-8; a byte order mark at its beginning says what it is instead."""
+    """The error of a text whose byte `at` is no UTF-8; names the encoding that a byte order mark tells."""
     named = next((name for mark, name in MARKS.items() if beginning.startswith(mark)), None)
     if named:
         return ValueError(f"{where} is {named} by its byte order mark, not UTF-8; convert the file first")

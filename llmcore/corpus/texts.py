@@ -50,7 +50,8 @@ def _packaged(language: str) -> str:
 def read_text(source: str | Path) -> str:
     """The text of "fables", "fables.en", "fables.zh", "shakespeare", a path or a URL (http, https, file).
 
-    Raises FileNotFoundError, ConnectionError (no network), or ValueError for an empty file or one that is not UTF-8.
+    A byte order mark is no part of the text. Raises FileNotFoundError, ConnectionError (no network), or ValueError for an
+    empty file or one that is not UTF-8.
     """
     name = str(source)
     if name == "fables":
@@ -64,7 +65,10 @@ def read_text(source: str | Path) -> str:
 
 
 def open_text(source: str | Path) -> Path:
-    """A local file with the source's bytes; what comes from the network is kept in download.cache_dir()."""
+    """A local file with the source's bytes.
+
+    What comes from the network is kept in download.cache_dir(), and brought again where the server says that it has changed.
+    """
     name = str(source)
     if name in DATASETS:
         return download(DATASETS[name].url, DATASETS[name].sha256, DATASETS[name].size)

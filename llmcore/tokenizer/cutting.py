@@ -1,4 +1,4 @@
-"""Where a text is cut before byte pairs merge: the published patterns, and a bound on the time that any other pattern may take."""
+"""Where a text is cut before byte pairs merge: the published patterns, and bounds for any other pattern."""
 
 import itertools
 import math
@@ -9,8 +9,9 @@ import regex
 
 T = TypeVar("T")
 
-# The published patterns: GPT-2's encoder.py and tiktoken's cl100k_base. "gpt4-han" is cl100k's, but a run of Han characters
-# ends where Latin or other letters begin: in cl100k "用GPU" is one chunk and may become one token of two scripts.
+# The published patterns: GPT-2's encoder.py and tiktoken's cl100k_base. "gpt4-han" is cl100k's, but a run of
+# Han characters ends where Latin or other letters begin: in cl100k "用GPU" is one chunk and may become one
+# token of two scripts.
 SPLIT_PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "gpt4": (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"),
@@ -19,8 +20,9 @@ SPLIT_PATTERNS = {
         r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
     ),
 }
-# Patterns of published models that are not learned with here, by the names that GGUF files give them. "smollm" is GPT-2's after
-# each digit has been cut out, which SmolLM's tokenizer.json says in two steps; "llama-bpe" is of Llama 3's tokenizer.py.
+# Patterns of published models that are not learned with here, by the names that GGUF files give them.
+# "smollm" is GPT-2's after each digit has been cut out, which SmolLM's tokenizer.json says in two steps;
+# "llama-bpe" is of Llama 3's tokenizer.py.
 PUBLISHED = {
     "gpt-2": SPLIT_PATTERNS["gpt2"],
     "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
@@ -29,12 +31,15 @@ PUBLISHED = {
     ),
 }
 ANYTHING = r"[\s\S]+"
-COVERING = {*SPLIT_PATTERNS.values(), *PUBLISHED.values(), ANYTHING}  # every character is in a match, in time that grows with the text
+# Patterns whose matches cover every text, in time that grows with its length: nothing lies between them, no
+# limit is needed.
+COVERING = {*SPLIT_PATTERNS.values(), *PUBLISHED.values(), ANYTHING}
 
-SECONDS, SECONDS_PER_CHARACTER = 5.0, 2e-5  # the published patterns take 1e-7 s a character; regex counts the processor's time
+# What any other pattern may take, in the processor's time. The published ones take 1e-7 s per character.
+SECONDS, SECONDS_PER_CHARACTER = 5.0, 2e-5
 UNROLLED = 20_000  # parts of a pattern once its counted repetitions are written out, as the compiler does
 
-# One part of a pattern: a set with the sets in it, an escape, the beginning of a group, a repetition, or a character.
+# One part of a pattern: a set with the sets in it, an escape, the beginning of a group, a repetition, a character.
 GROUP = r"\((?:\?(?:<?[=!]|P?<[A-Za-z]\w*+>|-?[aims]*+[:)]|>))?"
 PART = regex.compile(
     r"(?P<set>\[\^?\]?(?:\\.|[^\[\]\\]|(?&set))*+\])|\\(?:[pP]\{[^}]*+\}|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|.)"
@@ -42,11 +47,12 @@ PART = regex.compile(
     regex.DOTALL,
 )
 
-# Hugging Face's regular expressions are Oniguruma's in Ruby's syntax. They write a set difference with a lookahead; ^ and $ are of
-# lines there, of the text here.
+# Hugging Face's regular expressions are Oniguruma's in Ruby's syntax. They write a set difference with a
+# lookahead; ^ and $ stand at the ends of lines there, of the text here.
 HAN = (r"[\p{L}--\p{Han}]", r"(?:(?!\p{Han})\p{L})")
 ANCHORS = {"^": r"(?:\A|(?<=\n)(?=[\s\S]))", "$": r"(?![^\n])"}
-# What both read alike, in sets, outside, and the sets. Not: {2}? and {2}+, \h, \v, \Z, flags in mid-pattern, what quotes a group.
+# What both read alike, in sets, outside, and the sets. Not: {2}? and {2}+, \h, \v, \Z, flags in mid-pattern,
+# what quotes a group.
 ESCAPE = r"\\(?:[pP]\{\^?[A-Za-z_]+\}|x[0-7][0-9A-Fa-f]|u[0-9A-Fa-f]{4}|[sSdDwWrntf]|[^\w\s]| )"
 ALIKE = regex.compile(rf"{ESCAPE}|\\[AbB]|{GROUP}|[*+?][+?]?|\{{\d+(?:,\d*)?\}}|\{{\d+,\d*\}}\?|[^\\\[({{*+?]")
 ALIKE_SET = regex.compile(rf"\[\^?(?![\]:])(?:{ESCAPE}|(?!--|\|\||~~|&&)[^\\\[\]]|(?R))+\]")
@@ -64,7 +70,8 @@ _KNOWN_PARTS = regex.compile(rf"(?:{_CHARACTER}(?:{_REPEAT})?+|{_GROUP})*+", reg
 
 
 def portable(pattern: str) -> str:
-    r"""A pattern of Hugging Face's in words that both read alike. ValueError for one that llmcore would read otherwise.
+    r"""A pattern of Hugging Face's in words that both read alike. ValueError for one that llmcore would read
+    otherwise.
 
     >>> portable(r"\s+$")
     '\\s+(?![^\\n])'
@@ -92,13 +99,14 @@ def _alike(name: str) -> bool:
 def compiled(pattern: str) -> regex.Pattern[str]:
     """The pattern, of SPLIT_PATTERNS by name or written out, ready to cut.
 
-    ValueError for one that is no regular expression, calls itself or sets unusual flags, or repeats repetitions until no memory
-    holds it.
+    ValueError for one that is no regular expression, calls itself or sets unusual flags, or repeats
+    repetitions until no memory holds it.
     """
     text = SPLIT_PATTERNS.get(pattern, pattern)
     unusual = next((a + b for a, b in itertools.pairwise(parts(text)) if a == "(" and b[0] == "?"), None)
     if unusual:  # (?R) takes any memory, (?r) leaves out text, (?#...) hides what it holds
-        raise ValueError(f"pattern {pattern!r} has a group that begins otherwise than (?: (?= (?! (?<= (?<! (?> (?i: or (?<name>")
+        allowed = "( (?: (?= (?! (?<= (?<! (?> (?i: (?<name>"
+        raise ValueError(f"pattern {pattern!r} has a group that begins with {unusual!r}: use one of {allowed}")
     size = unrolled(text)
     if size > UNROLLED:
         raise ValueError(f"pattern {pattern!r} has {size:,} parts once its repetitions are written out: {UNROLLED:,} at most")
@@ -180,7 +188,7 @@ def decided(pattern: regex.Pattern[str], decider: regex.Pattern[str], text: str)
 
 
 def in_time(pattern: str, text: str, search: Callable[[float | None], T]) -> T:
-    """What search(timeout) finds by a pattern in a text. ValueError where that takes longer than any sound pattern does.
+    """What search(timeout) finds by a pattern in a text. ValueError where it takes longer than a sound pattern.
 
     The published patterns have no limit, which would double their time.
     """

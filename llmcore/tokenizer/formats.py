@@ -169,11 +169,12 @@ def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
 
 
 def read_hugging_face(path: str | Path) -> BPETokenizer | WordPieceTokenizer:
-    """The byte-level BPE or the WordPiece of a tokenizer.json, with the ids that Hugging Face's tokenizers give.
+    """The byte-level BPE or WordPiece of a tokenizer.json, with the ids that Hugging Face's tokenizers give.
 
     What it says of padding, truncation and tokens to be put around a text is the caller's to do: encode gives the text's own ids.
-    Raises ValueError that names what the file asks for and llmcore does not do: another model or normalizer, another way of
-    splitting, tokens that take in the white space around them, regular expressions that mean something else here.
+    Raises ValueError that names what the file asks for and llmcore does not do: another model or normalizer,
+    another way of splitting, tokens that take in the white space around them, regular expressions that mean
+    something else here.
     """
     with reading(path):
         return _hugging_face(_json(Path(path)), path)
@@ -212,7 +213,7 @@ def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
 def _added_tokens(
     added: list[dict[str, Any]], vocabulary: dict[str, int], normalizers: list[Any], path: str | Path
 ) -> dict[str, int]:  # fmt: skip
-    """Text -> id. Theirs are found in every text; those that are `normalized` after the others, in what is then left of it."""
+    """Text -> id. Tokens that are `normalized` are looked for in what the others leave of a text."""
     found: dict[str, int] = {}
     for token in added:
         content, flags = token["content"], [f for f in ("lstrip", "rstrip", "single_word") if token.get(f)]
@@ -242,9 +243,8 @@ def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
     *before, level = steps or [{}]
     if level.get("type") != "ByteLevel" or level.get("add_prefix_space", True) or len(before) > 1:
         kinds = [s.get("type") for s in steps]
-        raise ValueError(
-            f"{path} splits by {kinds}: only one Split or Digits, and then ByteLevel without add_prefix_space, can be read"
-        )
+        can = "one Split or Digits, and then ByteLevel without add_prefix_space"
+        raise ValueError(f"{path} splits by {kinds}: only {can}, can be read")
     published = level.get("use_regex", True)
     if not before:
         return "gpt2" if published else ANYTHING
@@ -252,7 +252,7 @@ def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
     if step.get("type") == "Digits":
         single = step.get("individual_digits", False)
         if published and not single:
-            raise ValueError(f"{path} splits by Digits of more than one and then by ByteLevel's own pattern: that is not done here")
+            raise ValueError(f"{path} splits by runs of Digits and then by ByteLevel's own pattern, which is not done here")
         return PUBLISHED["smollm"] if published else r"\p{N}" if single else r"\p{N}+"
     if step.get("type") != "Split" or "Regex" not in step.get("pattern", {}):
         raise ValueError(f"{path} splits by {step.get('type')!r}: only Split by a Regex, or Digits, can be read")
@@ -261,7 +261,8 @@ def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
     pattern, behavior, inverted = step["pattern"]["Regex"], step.get("behavior"), bool(step.get("invert"))
     if behavior != "Isolated" and not (pattern in COVERING and behavior == "Removed" and inverted):  # nothing is left to remove
         raise ValueError(f"{path} splits with behavior {behavior!r}, invert={inverted}: only 'Isolated' can be read")
-    return next((name for name, known in SPLIT_PATTERNS.items() if pattern in (known, known.replace(*HAN))), portable(pattern))
+    ours = next((name for name, known in SPLIT_PATTERNS.items() if pattern == known.replace(*HAN)), None)
+    return ours or portable(pattern)
 
 
 def _beside(path: Path, name: str) -> str | None:
