@@ -200,7 +200,7 @@ def test_unknown_bytes_are_one_id_each_or_refused(fuse, tmp_path):
 NAMES = ["<s>", "<mask>", "a", "aa", "s>", "日本", " <s>", "  ", "<s> ", "2024"]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_added_tokens_with_any_flags(data, tmp_path_factory):
     """lstrip, rstrip, single_word and normalized, ids that fit and that do not, names that overlap, normalizers, pre-tokenizers."""

@@ -74,7 +74,7 @@ def reference(bpe: BPETokenizer) -> tiktoken.Encoding:
     return tiktoken.Encoding("ours", pat_str=pattern, mergeable_ranks=bpe.ranks, special_tokens=bpe.special_tokens)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(text=TEXTS)
 @example(text=TEXT)
 def test_equals_tiktoken_on_every_text(bpe, text):
@@ -86,7 +86,7 @@ def test_equals_tiktoken_on_every_text(bpe, text):
     assert bpe.decode(bpe.encode(text)) == text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_any_ids_decode_as_tiktoken_decodes_them(bpe, data):
     """Also bytes that are no valid UTF-8."""
@@ -94,7 +94,7 @@ def test_any_ids_decode_as_tiktoken_decodes_them(bpe, data):
     assert bpe.decode(ids) == reference(bpe).decode(ids)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=TEXTS)
 @example(text=TEXT)
 def test_hugging_face_loads_what_is_written_and_agrees(bpe, tmp_path_factory, text):
@@ -145,7 +145,7 @@ def test_ties_go_to_the_greater_pair_of_byte_strings():
 
 
 @pytest.mark.parametrize("pattern", SPLIT_PATTERNS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(ASSIGNED | st.text("abc ", max_size=40), min_size=1, max_size=6))
 @example(texts=["abc abc ab bc abcabc aabbcc"])
 def test_compiled_learning_gives_the_same_merges(pattern, texts):
@@ -169,7 +169,7 @@ def test_where_compiled_code_gives_bytes_two_ids_the_python_code_learns(monkeypa
     assert learned[0].ranks == learned[1].ranks
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=ASSIGNED | st.sampled_from([TEXT, *SPECIAL]))
 def test_compiled_encoding_gives_the_same_ids(bpe, text):
     fast = bpe.using("tiktoken")
@@ -235,7 +235,7 @@ def test_parts_begin_at_special_tokens_and_cover_the_file(tmp_path):
     assert [start for start, _ in parts[1:]] == [70_000, 140_007, 210_014]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 60), max_size=8), kind=st.sampled_from(list(TOKENIZERS)))
 def test_lazy_encoding_equals_encoding_the_whole(trained, text, cuts, kind):
     tokenizer = trained[kind]
@@ -288,7 +288,7 @@ def every_way_of_cutting(text: str, cuts: list[int]):
 CUTS = st.lists(st.integers(1, 40), max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=WHITE_TEXTS, cuts=CUTS)
 @example(text="x  12\n", cuts=[])
 @example(text="a\n\nb \n c\r\n\r\nd\u3000\u3000水", cuts=[2])
@@ -299,7 +299,7 @@ def test_however_a_text_is_cut_the_ids_are_those_of_the_whole(white, text, cuts)
             assert list(white.encode_iterable(parts, allowed)) == ids, parts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=WHITE_TEXTS, cuts=CUTS)
 def test_compiled_code_takes_the_parts_as_the_whole(text, cuts):
     for pattern in ("gpt2", "gpt4"):
@@ -312,7 +312,7 @@ def test_compiled_code_takes_the_parts_as_the_whole(text, cuts):
 COMPILED: dict[str, BPETokenizer] = {}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=WHITE_TEXTS, cuts=CUTS, kind=st.sampled_from(["dictionary", "char", "word", "wordpiece"]))
 def test_however_a_text_is_cut_other_kinds_give_the_ids_of_the_whole(trained, text, cuts, kind):
     tokenizer = trained[kind]
@@ -352,7 +352,7 @@ def patterns_of_known_parts(draw: random.Random, depth: int = 2) -> str:
     return "".join(parts) + draw.choice(["", "", r"|\s+(?!\S)|\s+|\S+"] if depth == 2 else [""])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(draw=st.randoms(use_true_random=False), text=st.text("x1 \n'ßX", max_size=14), cut=st.integers(0, 14))
 def test_no_continuation_changes_a_chunk_that_is_decided(draw, text, cut):
     """With any pattern of known parts the chunks of a beginning, and then those of the rest, are the chunks of the whole."""
@@ -407,7 +407,7 @@ def test_the_command_line_writes_the_ids_of_encode(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", SPLIT_PATTERNS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.lists(st.sampled_from([*WHITE, "\n", "\n\n", " ", *WORDS]), max_size=60).map("".join), size=st.integers(1, 30))
 def test_a_vocabulary_of_the_pieces_of_a_file_is_that_of_the_whole(tmp_path_factory, pattern, text, size):
     path = tmp_path_factory.mktemp("pieces") / "t.txt"
