@@ -42,9 +42,10 @@ Loss = Callable[[Callable[[Tensor], Tensor], Batch], tuple[Tensor, int]]
 LEAST = {
     "steps": 1, "accumulation": 1, "keep": 1, "warmup": 0, "eval_every": 0, "eval_batches": 0, "patience": 0, "checkpoint_every": 0,
 }  # fmt: skip
+LARGEST = torch.finfo(torch.float32).max
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "lr": (lambda x: 0 < x < math.inf, "need lr > 0, and finite"),
-    "weight_decay": (lambda x: 0 <= x < math.inf, "need weight_decay >= 0, and finite"),
+    "lr": (lambda x: 0 < x <= LARGEST, "need lr > 0, and finite in float32"),
+    "weight_decay": (lambda x: 0 <= x <= LARGEST, "need weight_decay >= 0, and finite in float32"),
     "betas": (lambda x: 0 <= x < 1, "each is a share of the past; choose 0 <= beta < 1"),
     "momentum": (lambda x: 0 <= x < 1, "is a share of the past; choose 0 <= momentum < 1"),
     "floor": (lambda x: 0 <= x <= 1, "is a share of lr; choose 0 <= floor <= 1"),
@@ -321,7 +322,7 @@ class Trainer:
         different = [k for k in here if k not in MAY_DIFFER and _plain(here[k]) != _plain(stored.get(k))]
         if different == ["steps"]:
             with reading(where, remedy="use another checkpoint"):
-                self._check_steps(where, TrainConfig(**stored), done)
+                self._check_steps(where, TrainConfig(**stored | {"betas": tuple(stored["betas"])}), done)
         elif different:
             was = ", ".join(f"{k}={stored.get(k)!r} there, {here[k]!r} here" for k in different)
             raise ValueError(f"{where} was trained with other settings: {was}. Use those, or start a new run from its weights")

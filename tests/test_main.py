@@ -163,7 +163,7 @@ def test_a_preparation_that_is_killed_is_done_again(tiny, tmp_path, monkeypatch)
     """At each file that is written, before and after."""
     written = command_line.run.write_tokens
     for stop in range(4):
-        at = iter(range(stop + 1))
+        at = iter(range(stop))
 
         def dying(*arguments, at=at):
             if next(at, None) is None:
@@ -297,6 +297,7 @@ def test_head_ends_it_quietly(run):
     ("options", "said"),
     [
         (["--lr", "inf"], "lr=inf: need lr > 0, and finite"),
+        (["--lr", "1e39"], "lr=1e+39: need lr > 0, and finite"),
         (["--lr", "nan"], "lr=nan: need lr > 0, and finite"),
         (["--weight-decay", "nan"], "weight_decay=nan: need weight_decay >= 0, and finite"),
         (["--weight-decay", "-5"], "weight_decay=-5.0: need weight_decay >= 0, and finite"),
@@ -326,9 +327,11 @@ def test_rotary_scaling_can_be_set():
 
 
 def test_weights_that_are_no_numbers_do_not_end_with_status_0(tiny, tmp_path, capsys):
-    """One step at a rate that overflows float32, and no evaluation after it."""
-    assert main(tiny("a", "--steps", "1", "--lr", "1e39", "--eval-every", "0", "--schedule", "constant")) == 2
-    assert "after step 1 " in capsys.readouterr().err
+    """One step whose decay overflows float32, and no evaluation after it."""
+    huge = ["--lr", "1e38", "--weight-decay", "3", "--schedule", "constant"]
+    options = ["--set", "init_std=1", *TINY[3:8]]
+    assert main(tiny("a", *huge, "--steps", "1", "--eval-every", "0", *options)) == 2
+    assert "holds numbers that are not finite: lower lr=1e+38" in capsys.readouterr().err
     assert checkpoint.checkpoints(tmp_path / "run") == []
 
 

@@ -145,7 +145,7 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None)
         raise ValueError(f"{path} holds no shards: it was written by one process or by ddp; use the plan ddp, or llmcore.checkpoint")
     values = checkpoint.verify(path)
     checkpoint.check_place(model)
-    with reading(path, dcp.api.CheckpointException, remedy="use another checkpoint"):
+    with reading(path, RuntimeError, remedy="use another checkpoint"):
         checkpoint.check_config(path, values, model)
         if optimizer is not None:
             _make_state(model, optimizer, values)
@@ -153,9 +153,7 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None)
         wrong = sorted(set(tensors) - set(values["tensors"]))
         if wrong:
             raise ValueError(f"{path} does not fit the model: {wrong[:5]} are missing in it")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*intent is to load in a single process")  # it is
-            dcp.load(tensors, storage_reader=_Reader(path / "shards"), no_dist=not dist.is_initialized())
+        _read(tensors, path / "shards")
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         if optimizer is not None:
             for group, stored in zip(optimizer.param_groups, values["optimizer"]["groups"], strict=True):
@@ -163,6 +161,20 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None)
         if dist.is_initialized():
             restore_random(load_file(path / "state.safetensors"))
     return values
+
+
+def _read(tensors: dict[str, Tensor], shards: Path) -> None:
+    """Fill the tensors, however they are cut, from a folder of shards. ValueError says in one line what failed on which rank."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*intent is to load in a single process")  # it is
+            dcp.load(tensors, storage_reader=_Reader(shards), no_dist=not dist.is_initialized())
+    except dcp.api.CheckpointException as error:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        if isinstance(cause, ValueError) and str(shards) in str(cause):
+            raise cause from error
+        said = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise ValueError(f"{shards} cannot be read on rank {rank} ({said}): use another checkpoint") from error
 
 
 def load_model(path: str | Path) -> Transformer:
