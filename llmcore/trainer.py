@@ -244,7 +244,12 @@ class Trainer:
         norm = clip_gradients(parameters, self.config.clip or float("inf"))
         if not self.scaler.is_enabled() and not bool(norm.isfinite()):
             raise FloatingPointError(f"the gradient of step {self.step + 1} has norm {float(norm)}: lower lr={self.config.lr}")
-        self.scaler.step(self.optimizer)
+        try:
+            self.scaler.step(self.optimizer)
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise FloatingPointError(f"the update of step {self.step + 1} overflows: lower lr={lr}") from error
         self.scaler.update()
         self.step, self.tokens = self.step + 1, self.tokens + total
         seconds = time.perf_counter() - start

@@ -327,11 +327,13 @@ def test_rotary_scaling_can_be_set():
 
 
 def test_weights_that_are_no_numbers_do_not_end_with_status_0(tiny, tmp_path, capsys):
-    """One step whose decay overflows float32, and no evaluation after it."""
-    huge = ["--lr", "1e38", "--weight-decay", "3", "--schedule", "constant"]
+    """One step whose decay overflows float32, and no evaluation after it; one whose rate does by Adam's first correction."""
+    huge = ["--lr", "3e37", "--weight-decay", "10", "--schedule", "constant"]
     options = ["--set", "init_std=1", *TINY[3:8]]
     assert main(tiny("a", *huge, "--steps", "1", "--eval-every", "0", *options)) == 2
-    assert "holds numbers that are not finite: lower lr=1e+38" in capsys.readouterr().err
+    assert "holds numbers that are not finite: lower lr=3e+37" in capsys.readouterr().err
+    assert main(tiny("a", *huge, "--lr", "1e38", "--steps", "1", "--eval-every", "0", *options)) == 2
+    assert "the update of step 1 overflows: lower lr=1e+38" in capsys.readouterr().err
     assert checkpoint.checkpoints(tmp_path / "run") == []
 
 
