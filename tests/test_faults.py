@@ -391,7 +391,7 @@ def test_the_processs_status_is_not_0_and_there_is_no_traceback(text, tmp_path):
 def test_a_loss_that_is_not_finite_is_one_line_too(tmp_path, text, capsys, monkeypatch):
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
     assert main([*TRAIN, *text, "--out", str(tmp_path / "run"), "--lr", "1e30", "--schedule", "constant"]) == 2
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("llmcore train: the loss of step ")
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("llmcore train: the gradient of step 2 has norm nan: lower lr=1e+30")
 
 
 # ---------------------------------------------------------------------------------------------------------------- servers
