@@ -25,7 +25,9 @@ def temperature(value: float) -> Rule:
     tensor([[2., 4.]])
     """
     if not value > 0:
-        raise ValueError(f"temperature={value}: must be above 0; for the limit 0 use greedy=True")
+        raise ValueError(
+            f"temperature={value}: must be above 0; for the limit 0 always take the most probable token (greedy=True, --greedy)"
+        )
     return lambda logits, ids: logits / value
 
 
@@ -40,7 +42,7 @@ def top_k(k: int) -> Rule:
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         order = logits.sort(dim=-1, descending=True, stable=True).indices
-        return _keep(logits, order, torch.arange(logits.shape[-1], device=logits.device) < k)
+        return _keep(logits, order, torch.arange(logits.shape[-1], device=logits.device) < min(k, logits.shape[-1]))
 
     return rule
 

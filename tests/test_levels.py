@@ -18,6 +18,7 @@ LEVELS = [
     {"trace", "toy", "sampling", "accounting", "checkpoint", "pretrained"},
     {"distributed", "planning", "roofline"},
     {"trainer", "widgets"},
+    {"run"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from fuzz import bounded, within
 from helpers import BASE, ids_of, model_of, serving
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -31,6 +30,7 @@ from llmcore.mask import Padding
 from llmcore.model import Transformer
 from llmcore.pretrained import gguf_file, tables
 from llmcore.tokenizer import BPETokenizer, WordPieceTokenizer, formats
+from tools.fuzz import bounded, within
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 LLAMA = BASE.with_(norm="rms", feed_forward="swiglu", position="rotary", bias=False)
