@@ -77,6 +77,8 @@ class AttentionInspector(Widget):
         for path in traced:
             if path.startswith(f"{stack}.blocks.") and path.endswith(f".{part}.q"):
                 base = path.removesuffix("q")
+                if base + "k" not in traced:
+                    raise ValueError(f"the trace has {path} and no {base}k: pass it whole, as llmcore.trace gives it")
                 q, k = take(traced[path], path), take(traced[base + "k"], base + "k")
                 layers[f"block {path.split('.')[2]}"] = (q, k)
                 if base + "weights" in traced:
