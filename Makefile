@@ -103,7 +103,7 @@ test: lint $(BROWSER)
 else
 # the library alone: the pages do not depend on the processor, and `make notebooks VARIANT=...` runs the chapters
 test: $(READY) $(JS)
-	$(BIN)/python -m tools.variants $(VARIANT) $(PYTEST) tests --ignore=tests/pages --deselect tests/test_notebooks.py::test_nbval \
+	$(BIN)/python -m tools.variants $(VARIANT) $(PYTEST) tests --ignore=tests/pages --ignore=tests/test_notebooks.py \
 		--ignore=tests/test_colab.py
 endif
 
