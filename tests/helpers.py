@@ -26,6 +26,17 @@ def model_of(config: ModelConfig, seed: int = 0) -> Transformer:
     return model
 
 
+def within(n: int, dtype: torch.dtype, size: float = 1.0) -> dict[str, float]:
+    """How far two computations of one number may lie apart by rounding alone, as assert_close takes it.
+
+    A sum of n products, in any order and with any number of additions fused, errs by at most n u times the sum of the products'
+    sizes, u = eps / 2 the unit roundoff  [Higham 2002, Accuracy and Stability, 3.1]; two of them differ by twice that, n eps. n
+    counts the roundings on the longest way from input to result, size is the sum of absolute terms (of about 1 if left out).
+    """
+    bound = n * torch.finfo(dtype).eps
+    return {"atol": bound * size, "rtol": bound}
+
+
 def ids_of(B: int, T: int, V: int = 23, seed: int = 0) -> torch.Tensor:
     return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(seed))
 

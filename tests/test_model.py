@@ -277,7 +277,7 @@ def test_mistakes_are_named(as_a_reader_calls_it):
         model(ids_of(1, 3), padding=Padding(stop=torch.tensor([1, 2])))
     with pytest.raises(ValueError, match=r"must lie in 0\.\.3"):
         model(ids_of(1, 3), padding=Padding(stop=torch.tensor([4])))
-    with pytest.raises(ValueError, match="one integer a sequence"):
+    with pytest.raises(ValueError, match="one integer per sequence"):
         Padding(stop=torch.tensor([[True]]))
 
 
