@@ -15,6 +15,7 @@ from llmcore.functional import softmax
 from llmcore.linear import Linear
 from llmcore.mask import Mask
 from llmcore.position import Turn
+from llmcore.quantities import count
 from llmcore.tiled import tiled_attention
 
 
@@ -37,7 +38,7 @@ class KVCache:
     """
 
     def __init__(self, capacity: int):
-        checks.count(0, capacity=capacity)
+        count(0, capacity=capacity)
         self.capacity = capacity
         self.length = 0
         self.keys: Tensor | None = None

@@ -5,11 +5,12 @@ different shapes broadcast. Signatures say no shapes here: what is looked at may
 H heads, Dh d_head, V vocabulary.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from llmcore.quantities import amount, count
 
 Mask = Padding = Any  # of llmcore.mask, which stands above
 RULES = (
@@ -21,20 +22,6 @@ INTEGERS = {getattr(torch, f"{kind}{bits}") for kind in ("int", "uint") for bits
 
 def _kind(x: object) -> str:
     return f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-
-
-def count(least: int = 1, **values: int) -> None:
-    """Whole numbers, each at least so large."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}")
-
-
-def amount(zero: bool = False, **values: float) -> None:
-    """Finite numbers above 0, or with zero=True also 0 itself."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not (0 <= value < math.inf) or (value == 0 and not zero):
-            raise ValueError(f"{name}={value!r}: must be a finite number {'of at least' if zero else 'above'} 0")
 
 
 def whole_numbers(x: Tensor, name: str) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from llmcore import checks
 from llmcore.functional import linear
+from llmcore.quantities import count
 
 
 class Linear(nn.Module):
@@ -19,7 +20,7 @@ class Linear(nn.Module):
 
     def __init__(self, d_in: int, d_out: int, bias: bool = True):
         super().__init__()
-        checks.count(d_in=d_in, d_out=d_out)
+        count(d_in=d_in, d_out=d_out)
         self.weight = nn.Parameter(torch.empty(d_in, d_out))
         self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
         self.register_load_state_dict_pre_hook(checks.layout)

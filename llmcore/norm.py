@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from llmcore import checks
 from llmcore.functional import layer_norm, rms_norm
+from llmcore.quantities import amount, count
 
 
 def _gain(d_model: int, eps: float) -> nn.Parameter:
-    checks.count(d_model=d_model)
-    checks.amount(zero=True, eps=eps)
+    count(d_model=d_model)
+    amount(zero=True, eps=eps)
     return nn.Parameter(torch.ones(d_model))
 
 

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from llmcore import checks
 from llmcore.functional import _wide, log_softmax, softmax
 from llmcore.mask import Padding
 from llmcore.model import Transformer
+from llmcore.quantities import count
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 
@@ -171,7 +171,7 @@ def generate(
     Raises ValueError when prompt and new tokens together exceed the context, FloatingPointError when the logits, the model's or
     those that a rule returned, are no distribution: one is NaN or inf, or all are -inf.
     """
-    checks.count(max_new_tokens=max_new_tokens)
+    count(max_new_tokens=max_new_tokens)
     if model.decoder is None:
         raise ValueError("generate with family='encoder': it predicts no next token; use a decoder")
     device = model.embedding.table.device
