@@ -31,7 +31,10 @@ def whole_numbers(x: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name}s have type {kind}: each is a row number; pass a tensor of integers")
     if x.is_meta:
         raise ValueError(f"{name}s are on the device 'meta', which holds no numbers: put them and the model on a real one")
-    return x.long()
+    rows = x.long()
+    if x.dtype == torch.uint64 and bool((rows < 0).any()):  # from 2^63 on int64 begins again at -2^63
+        raise ValueError(f"{name} {int(rows.min()) + 2**64} is above 2^63 - 1: no table has so many rows; where does it come from?")
+    return rows
 
 
 def ids(x: Tensor, size: int, name: str = "id", remedy: str = "does the tokenizer fit the model?") -> Tensor:
@@ -39,8 +42,7 @@ def ids(x: Tensor, size: int, name: str = "id", remedy: str = "does the tokenize
     rows = whole_numbers(x, name)
     outside = (rows < 0) | (rows >= size)
     if bool(outside.any()):
-        first = x.flatten()[int(outside.flatten().nonzero()[0])].item()
-        raise ValueError(f"{name} {first} is outside 0..{size - 1}: {remedy}")
+        raise ValueError(f"{name} {int(rows[outside][0])} is outside 0..{size - 1}: {remedy}")
     return rows
 
 
