@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from llmcore.accounting import activation_bytes, flops, parameters, training_flops
 from llmcore.config import GPT2, LLAMA, ModelConfig
+from llmcore.quantities import amount, count
 
 Recompute = Literal["none", "selective", "full"]
 Precision = Literal["fp32", "bf16"]
@@ -50,9 +51,7 @@ class Plan:
     precision: Precision = "bf16"
 
     def __post_init__(self) -> None:
-        for name in ("data", "tensor", "pipeline", "microbatches", "chunks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        count(data=self.data, tensor=self.tensor, pipeline=self.pipeline, microbatches=self.microbatches, chunks=self.chunks)
         for name, known in (("zero", (0, 1, 2, 3)), ("recompute", get_args(Recompute)), ("precision", get_args(Precision))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {list(known)}")
@@ -92,6 +91,10 @@ class Hardware:
     inside: float  # bytes/s to a GPU of the same node
     between: float  # bytes/s to a GPU of another node
 
+    def __post_init__(self) -> None:
+        count(memory=self.memory, node_size=self.node_size)
+        amount(peak_bf16=self.peak_bf16, peak_fp32=self.peak_fp32, inside=self.inside, between=self.between)
+
 
 # NVIDIA's A100 data sheet: 80 GB, 312 TFLOP/s bf16, 19.5 fp32, NVLink 600 GB/s both ways together. Eight 200 Gbit/s adapters a node of
 # eight, as in the cluster of Narayanan et al. 2021, 5.
@@ -120,6 +123,7 @@ MODELS = {
 
 def check(config: ModelConfig, plan: Plan, B: int, T: int) -> None:
     """Raise ValueError where this model and batch cannot be split by this plan; the message says what to change."""
+    count(0, B=B, T=T)
     if config.family == "encoder-decoder":
         raise ValueError("family='encoder-decoder' cannot be planned: count its two stacks as an encoder and a decoder")
     for name in ("n_heads", "n_kv_heads", "d_ff"):
@@ -335,6 +339,7 @@ def ring_rate(hardware: Hardware, ranks: int, apart: int = 1) -> float:
     >>> [ring_rate(H100, 8) / 1e9, ring_rate(H100, 16) / 1e9, ring_rate(H100, 16, apart=8) / 1e9]
     [450.0, 400.0, 50.0]
     """
+    count(ranks=ranks, apart=apart)
     if ranks * apart <= hardware.node_size:
         return hardware.inside
     return min(hardware.inside, max(1, hardware.node_size // apart) * hardware.between)
@@ -371,6 +376,7 @@ def step_time(config: ModelConfig, plan: Plan, hardware: Hardware, B: int, T: in
 
 def utilization(config: ModelConfig, plan: Plan, hardware: Hardware, B: int, T: int, seconds: float) -> float:
     """MFU: training_flops of the step, recomputation left out, over what the GPUs could do in that time  [Chowdhery et al. 2022]"""
+    amount(seconds=seconds)
     peak = hardware.peak_bf16 if plan.precision == "bf16" else hardware.peak_fp32
     return training_flops(config, B, T) / (seconds * plan.ranks * peak)
 
@@ -381,6 +387,7 @@ def training_days(n_parameters: float, tokens: float, gpus: int, flops_per_gpu: 
     >>> round(training_days(175e9, 300e9, 1024, 140e12)), round(training_days(1008e9, 450e9, 3072, 163e12))
     (34, 84)
     """
+    amount(n_parameters=n_parameters, tokens=tokens, gpus=gpus, flops_per_gpu=flops_per_gpu)
     return (8 if recompute else 6) * tokens * n_parameters / (gpus * flops_per_gpu) / 86400
 
 
@@ -401,6 +408,9 @@ class Run:
 
     def measured(self) -> float:
         """Seconds of a step as reported, or as they follow from TFLOP/s a GPU."""
+        amount(zero=True, seconds=self.seconds, tflops=self.tflops)
+        if not self.seconds and not self.tflops:
+            raise ValueError(f"{self.name} has neither seconds nor tflops: a published run reports one of them")
         return self.seconds or hardware_flops(self.config, self.plan, self.B, self.T) / (self.plan.ranks * self.tflops * 1e12)
 
     def predicted(self, efficiency: float = 0.6) -> float:

@@ -8,7 +8,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 
 LEVELS = [
-    {"files"},
+    {"files", "quantities"},
+    {"checks"},
     {"autograd", "config", "functional", "device", "tokenizer", "download", "optim", "data", "tiled_triton"},
     {"linear", "loss", "norm", "mask", "position", "corpus"},
     {"feedforward", "embedding", "tiled"},

@@ -1,5 +1,6 @@
 """Plans: equal to accounting where nothing is split, to counted shards and sends where something is, near to published runs."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -323,6 +324,10 @@ def test_layers_are_shared_out_or_one_fewer_at_both_ends():
     ("changes", "message"),
     [
         ({"data": 0}, "data=0: must be at least 1"),
+        ({"tensor": 2.5}, "tensor=2.5: must be"),
+        ({"pipeline": math.nan}, "pipeline=nan: must be"),
+        ({"microbatches": True}, "microbatches=True: must be"),
+        ({"chunks": "2"}, "chunks='2': must be"),
         ({"zero": 4}, "zero=4 is unknown"),
         ({"recompute": "half"}, "recompute='half' is unknown"),
         ({"precision": "fp8"}, "precision='fp8' is unknown"),
@@ -348,16 +353,38 @@ def test_plans_that_cannot_be_are_named(as_a_reader_calls_it, changes, message):
         (Plan(recompute="selective"), 1, 8, "choose 'none', 'full' or attention='explicit'"),
         (Plan(), 1, 13, "T=13, S=0 with context_length=12"),
         (Plan(), 0, 8, "B=0 is no multiple"),
+        (Plan(), -8, 8, "B=-8: must be"),
+        (Plan(), 8.0, 8, "B=8.0: must be"),
+        (Plan(), 1, math.nan, "T=nan: must be"),
     ],
 )
-def test_plans_that_do_not_fit_a_model_are_named(plan, B, T, message):
+def test_plans_that_do_not_fit_a_model_are_named(as_a_reader_calls_it, plan, B, T, message):
     with pytest.raises(ValueError, match=message):
         memory(WIDE, plan, B, T)
     with pytest.raises(ValueError, match=message):
         step_time(WIDE, plan, A100, B, T)
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -1.0, 0.0])
+def test_numbers_that_are_no_amount_are_named(as_a_reader_calls_it, wrong):
+    for name in ("memory", "peak_bf16", "peak_fp32", "node_size", "inside", "between"):
+        with pytest.raises(ValueError, match=f"{name}={wrong}: must be"):
+            replace(A100, **{name: wrong})
+    with pytest.raises(ValueError, match=f"efficiency={wrong}"):
+        step_time(BASE, Plan(), A100, 1, 8, efficiency=wrong)
+    with pytest.raises(ValueError, match=f"seconds={wrong}: must be"):
+        utilization(BASE, Plan(), A100, 1, 8, wrong)
+    with pytest.raises(ValueError, match=f"ranks={wrong}: must be"):
+        ring_rate(A100, wrong)
+    good = {"n_parameters": 175e9, "tokens": 300e9, "gpus": 1024, "flops_per_gpu": 140e12}
+    for name in good:
+        with pytest.raises(ValueError, match=f"{name}={wrong}: must be"):
+            training_days(**{**good, name: wrong})
+
+
 def test_other_mistakes_are_named():
+    with pytest.raises(ValueError, match="neither seconds nor tflops"):
+        replace(PUBLISHED[0], seconds=0.0, tflops=0.0).measured()
     with pytest.raises(ValueError, match="family='encoder-decoder' cannot be planned"):
         memory(replace(BASE, family="encoder-decoder"), Plan(), 1, 8)
     with pytest.raises(ValueError, match="efficiency=60"):
