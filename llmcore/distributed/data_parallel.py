@@ -31,7 +31,9 @@ class DataParallel:
 
     parallel = DataParallel(model); loss.backward(); parallel.finish(); now each p.grad is the sum over all ranks. The loss of a
     rank must be its part of the global loss (its sum of -log p over the number of targets of all ranks), so that the sum of the
-    gradients is the gradient of one process that reads the whole batch. Rank 0's parameters are sent to all at the start.
+    gradients is the gradient of one process that reads the whole batch. Rank 0's parameters and buffers are sent to all at the
+    start, frozen ones too; a frozen parameter has no gradient and takes no further part. A buffer that forward changes (running
+    statistics) stays each rank's own from then on.
 
     Buckets are filled in the reverse order of the parameters, which is about the order in which backward reaches them, up to
     bucket_bytes each. A tied parameter is one parameter with one gradient, complete only when all its uses are done.
@@ -51,8 +53,7 @@ class DataParallel:
                 room = bucket_bytes
             self.buckets[-1].append(parameter)
             room -= n_bytes
-        for parameter in self.parameters:
-            collectives.broadcast(parameter.data, group=group)
+        collectives.share(model, group=group)
         self.events: list[Event] = []
         self._number = {p: i for i, bucket in enumerate(self.buckets) for p in bucket}
         self._active = True
