@@ -230,7 +230,7 @@ def marked(mark: str) -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def leaving_nothing(monkeypatch, folder):
-    """Afterwards no process that was started inside is left, and so none of their ports, and no file."""
+    """Afterwards no process that was started inside is left, and so none of their ports, and no folder of theirs."""
     folder.mkdir()
     monkeypatch.setenv("LLMCORE_TEST_MARK", mark := uuid.uuid4().hex)
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -238,7 +238,7 @@ def leaving_nothing(monkeypatch, folder):
     yield mark
     monkeypatch.delenv("LLMCORE_TEST_MARK")
     until = time.monotonic() + 60  # only for a test that fails: what is killed is gone a moment later
-    while (left := marked(mark)) or list(folder.iterdir()):
+    while (left := marked(mark)) or list(folder.glob("llmcore-ranks-*")):
         assert time.monotonic() < until, (left, list(folder.iterdir()))
         time.sleep(0.05)
 
@@ -333,11 +333,12 @@ def test_ending_the_caller_ends_the_ranks_and_removes_their_folder(number, tmp_p
     there.mkdir()
     script.write_text(CALLER.format(folder=str(there)))
     with leaving_nothing(monkeypatch, tmp_path / "t"):
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         caller = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE)
         while len(list(there.iterdir())) < 2:
             assert caller.poll() is None, caller.stderr.read()
             time.sleep(0.05)
-        assert len(list((tmp_path / "t").iterdir())) == 1
+        assert len(list((tmp_path / "t").glob("llmcore-ranks-*"))) == 1
         caller.send_signal(number)
         caller.communicate()
         assert caller.returncode == -number
@@ -361,7 +362,7 @@ def test_a_caller_that_ends_while_the_ranks_start_leaves_nothing(tmp_path, monke
     [(0, 1.0, "ranks=0"), (2.0, 1.0, "ranks=2.0"), (True, 1.0, "ranks=True"), (1, 0.0, "timeout=0"), (1, -1, "timeout=-1"),
      (1, float("nan"), "timeout=nan: must be above 0 seconds; math.inf waits")],
 )  # fmt: skip
-def test_launch_refuses(ranks, timeout, message):
+def test_launch_refuses(ranks, timeout, message, as_a_reader_calls_it):
     with pytest.raises(ValueError, match=message):
         launch(print, ranks, timeout=timeout)
 

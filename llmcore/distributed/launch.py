@@ -54,7 +54,7 @@ def launch(fn: Callable[..., Any], ranks: int, *args: Any, timeout: float = 60.0
     has not returned after `timeout` seconds (math.inf: no limit) is a hang: all are ended, and the error shows where each rank
     stood.
 
-    No process, port or file is left behind, also when this process is interrupted or killed: a process between it and the ranks
+    No process, port or folder is left behind, also when this process is interrupted or killed: a process between it and the ranks
     sees that, ends them and removes their folder. On Linux that holds for whatever the ranks have started, in sessions of its own
     too; elsewhere a process that has left the ranks' session stays. Where the process between is itself killed, the ranks end
     (on Linux), but processes that left their session stay, and if this process is killed with it, so does the folder.
