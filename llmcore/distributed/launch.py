@@ -235,7 +235,7 @@ def _verdict(folder: Path, failed: dict[int, str]) -> dict[str, Any]:
 
 
 def _be(folder: Path, rank: int, ranks: int, timeout: float, task: tuple[Callable[..., Any], tuple], server: int) -> None:
-    """A rank's life, forked from the process `server`. It ends by os._exit: the interpreter of the server must not run on in the child."""
+    """The life of a rank, a child of `server`. It ends by os._exit: the server's interpreter must not run on in the child."""
     status = 1
     try:
         _process_control(PR_SET_PDEATHSIG, signal.SIGKILL)  # a rank does not outlive the server
