@@ -149,7 +149,6 @@ def finish(parts: Sequence[Part], group: Group = None) -> None:
 def clip(parts: Sequence[Part], max_norm: float, group: Group = None) -> float:
     """Scale the gradients of all stages to a global norm of at most max_norm; a tied table is counted once. The norm before."""
     p, s = collectives.size(group), collectives.rank(group)
-    own = [q for part in parts for q in part.parameters() if q.grad is not None]
+    own = {q: q.grad for part in parts for q in part.parameters() if q.grad is not None}
     counted_there = _shared_table(parts, p, s) if s == p - 1 else None  # by the first stage
-    counted = [q.grad for q in own if q is not counted_there]
-    return collectives.clip([q.grad for q in own], counted, max_norm, group)  # type: ignore[misc]
+    return collectives.clip(own.values(), [g for q, g in own.items() if q is not counted_there], max_norm, group)

@@ -203,9 +203,9 @@ class TensorParallel:
 
     def clip(self, max_norm: float) -> float:
         """Scale the gradients to a global norm of at most max_norm; a cut matrix is counted by its parts, a whole one once."""
-        made = [p for p in self.model.parameters() if p.grad is not None]
-        counted = [p.grad for p in made if p in self.cut or self.rank == 0]
-        return collectives.clip([p.grad for p in made], counted, max_norm, self.group)  # type: ignore[misc]
+        gradients = {p: p.grad for p in self.model.parameters() if p.grad is not None}
+        counted = [g for p, g in gradients.items() if p in self.cut or self.rank == 0]
+        return collectives.clip(gradients.values(), counted, max_norm, self.group)
 
     @torch.no_grad()
     def whole(self, gradients: bool = False) -> dict[str, Tensor]:

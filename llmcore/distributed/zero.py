@@ -131,8 +131,9 @@ class Zero:
 
     def _gather(self, unit: list[nn.Parameter], backward: bool = False) -> None:
         if backward:  # frozen parameters too are needed until the input's gradient is there
-            passes_on = {"input"} if id(unit) in self._passes_on else set()
-            self._waiting[id(unit)] = {p for p in unit if p.requires_grad} | passes_on
+            self._waiting[id(unit)] = {p for p in unit if p.requires_grad}
+            if id(unit) in self._passes_on:
+                self._waiting[id(unit)].add("input")
         for p in unit:
             storage = p.data.untyped_storage()
             if storage.size() == 0:
