@@ -1,8 +1,9 @@
 """Small configs and models that several test files share."""
 
 import http.server
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -50,6 +51,44 @@ def roundings(config: ModelConfig, T: int) -> int:
 
 def ids_of(B: int, T: int, V: int = 23, seed: int = 0) -> torch.Tensor:
     return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+# What a training yields, by kind: "losses": values of all steps, "weights": tensors by name, ...
+Figures = dict[str, torch.Tensor | dict[str, torch.Tensor]]
+
+
+def apart(found: Figures, expected: Figures) -> dict[str, float]:
+    """By kind: the largest difference, relative to the largest expected number of that kind. Names that `found` lacks are left out."""
+    shares = {}
+    for kind, values in found.items():
+        pairs = [(values, expected[kind])] if isinstance(values, torch.Tensor) else [(v, expected[kind][n]) for n, v in values.items()]
+        assert all(a.shape == b.shape for a, b in pairs), kind
+        largest = max((float(b.abs().max()) for _, b in pairs), default=1.0)
+        difference = max((float((a.double() - b.double()).abs().max()) for a, b in pairs), default=0.0)
+        shares[kind] = difference / largest if math.isfinite(difference) else math.inf
+    return shares
+
+
+def rounding(training: Callable[[float], Figures], longest: int, dtype: torch.dtype) -> float:
+    """How far two computations of one training, equal in exact arithmetic, may lie `apart`: from steps, sizes and eps.
+
+    They differ in the order of their sums. A sum of n terms, each rounding of a sign of its own, is off by about sqrt(n) eps of the
+    terms' size [Higham & Mary 2019], and `longest` is the largest n. How that grows through layers and steps is no matter of the
+    processor: training(noise) multiplies each weight, at each step, by 1 + noise x, x standard normal, and computes in float64; so
+    kappa = apart / noise is what an error of relative size 1 in each product with a weight amounts to in the end. Errors add in
+    squares. A product has two more in backward; a block has as many sums without a weight (norms, scores, softmax, weights V); and
+    both computations round: sqrt(3 * 2 * 2).
+    """
+    noise = 1e-9  # small, so that kappa is a derivative, and far above float64's own rounding
+    kappa = max(apart(training(noise), training(0.0)).values()) / noise
+    return math.sqrt(3 * 2 * 2) * math.sqrt(longest) * kappa * torch.finfo(dtype).eps
+
+
+@torch.no_grad()
+def shake(model: torch.nn.Module, noise: float, draw: torch.Generator) -> None:
+    """Multiply each weight by 1 + noise x, x standard normal: one step's errors, as `rounding` wants them."""
+    for p in model.parameters() if noise else ():
+        p.mul_(1 + noise * torch.randn(p.shape, generator=draw, dtype=p.dtype))
 
 
 @contextmanager

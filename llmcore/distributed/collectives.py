@@ -6,13 +6,13 @@ place or returns a new tensor of its own, blocks until its rank is done, and is 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmcore.distributed import schedules
 from llmcore.distributed.schedules import Steps
@@ -156,3 +156,33 @@ def all_gather(chunk: Shaped[Tensor, " n"], total: int, group: Group = None) -> 
     mine.copy_(chunk)
     run(schedules.ring_all_gather(p), chunks, whole, group, "ring all-gather")
     return whole
+
+
+@torch.no_grad()
+def share(model: nn.Module, root: int = 0, group: Group = None) -> None:
+    """The root's model for all ranks: its parameters, frozen ones too, and its buffers, in place.
+
+    Whatever splits the work calls it at the start, so that ranks which drew different weights do not train different models.
+    """
+    for x in (*model.parameters(), *model.buffers()):
+        x.data.copy_(broadcast(x.data.contiguous(), root, group))
+
+
+@torch.no_grad()
+def clip(gradients: Iterable[Tensor], counted: Iterable[Tensor], max_norm: float, group: Group = None) -> float:
+    """Scale this rank's gradients to a global norm of at most max_norm; returns the norm before.
+
+    The norm is taken over the `counted` gradients of all ranks: each number of the model is counted by one rank, and scaled by
+    every rank that holds it. A norm that is not finite makes the gradients NaN, as llmcore.optim.clip_gradients does.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm={max_norm}: must be above 0; infinity leaves gradients as they are")
+    gradients = list(gradients)
+    total = torch.zeros(1, dtype=torch.float64, device=gradients[0].device if gradients else None)
+    for g in counted:
+        total += g.square().sum()
+    norm = ring_all_reduce(total, group).sqrt()
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for g in gradients:
+        g.mul_(scale.to(g.dtype))
+    return float(norm)

@@ -9,13 +9,12 @@ Shapes: B batch, H heads, t tokens of this rank, T all tokens, Dh d_head.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmcore.attention import Attention
 from llmcore.distributed import collectives
@@ -107,7 +106,8 @@ class ContextParallel:
     """Replaces the path of every attention of a decoder by the ring, in place; model sees this rank's tokens only.
 
     parallel = ContextParallel(model); logits = parallel(own ids); the loss of a rank is its part of the global loss; after
-    backward parallel.finish() sums the gradients over the ranks, since all have the same weights and different tokens.
+    backward parallel.finish() sums the gradients over the ranks, since all have the same weights (rank 0's, sent at the start) and
+    different tokens.
     """
 
     def __init__(self, model: Transformer, group: Group = None):
@@ -116,6 +116,7 @@ class ContextParallel:
         if model.config.dropout:
             raise ValueError(f"dropout={model.config.dropout}: weights that travel in parts are not dropped; set dropout=0")
         self.model, self.group = model, group
+        collectives.share(model, group=group)
 
         def path(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
             if not mask.padding.empty:
@@ -143,9 +144,6 @@ class ContextParallel:
     @torch.no_grad()
     def finish(self) -> None:
         """Sum the gradients over the ranks."""
-        for parameter in self._parameters():
-            assert parameter.grad is not None
-            collectives.ring_all_reduce(parameter.grad, self.group)
-
-    def _parameters(self) -> Iterator[nn.Parameter]:
-        return (p for p in self.model.parameters() if p.requires_grad)
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:  # all ranks have computed with the same parameters; a frozen one has no gradient
+                collectives.ring_all_reduce(parameter.grad, self.group)

@@ -31,10 +31,13 @@ class DataParallel:
 
     parallel = DataParallel(model); loss.backward(); parallel.finish(); now each p.grad is the sum over all ranks. The loss of a
     rank must be its part of the global loss (its sum of -log p over the number of targets of all ranks), so that the sum of the
-    gradients is the gradient of one process that reads the whole batch. Rank 0's parameters are sent to all at the start.
+    gradients is the gradient of one process that reads the whole batch. Rank 0's parameters and buffers are sent to all at the
+    start, frozen ones too; a frozen parameter has no gradient and takes no further part. A buffer that forward changes (running
+    statistics) stays each rank's own from then on.
 
     Buckets are filled in the reverse order of the parameters, which is about the order in which backward reaches them, up to
-    bucket_bytes each. A tied parameter is one parameter with one gradient, complete only when all its uses are done.
+    bucket_bytes each; a bucket holds parameters of one type. A tied parameter is one parameter with one gradient, complete only
+    when all its uses are done.
     """
 
     def __init__(self, model: nn.Module, bucket_bytes: int = 1 << 20, group: Group = None):
@@ -43,16 +46,16 @@ class DataParallel:
         self.model, self.group = model, group
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.buckets: list[list[nn.Parameter]] = []
-        room = 0
+        filling: dict[torch.dtype, list[nn.Parameter]] = {}
+        room: dict[torch.dtype, int] = {}
         for parameter in reversed(self.parameters):
-            n_bytes = parameter.numel() * parameter.element_size()
-            if not self.buckets or n_bytes > room:
-                self.buckets.append([])
-                room = bucket_bytes
-            self.buckets[-1].append(parameter)
-            room -= n_bytes
-        for parameter in self.parameters:
-            collectives.broadcast(parameter.data, group=group)
+            kind, n_bytes = parameter.dtype, parameter.numel() * parameter.element_size()
+            if n_bytes > room.get(kind, -1):
+                filling[kind], room[kind] = [], bucket_bytes
+                self.buckets.append(filling[kind])
+            filling[kind].append(parameter)
+            room[kind] -= n_bytes
+        collectives.share(model, group=group)
         self.events: list[Event] = []
         self._number = {p: i for i, bucket in enumerate(self.buckets) for p in bucket}
         self._active = True

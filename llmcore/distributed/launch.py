@@ -6,12 +6,15 @@ there are. The ranks meet through a file, not a port. What crosses between this 
 """
 
 import contextlib
+import ctypes
 import faulthandler
 import io
 import json
+import math
 import os
 import pickle
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +32,8 @@ import torch.distributed as dist
 
 POLL = 0.01  # seconds between two looks at the ranks
 GATHER = 0.1  # after the first failure: time for the ranks that fail with it to say so
+END = 5.0  # for the server to end what the ranks have started
+LONGEST = 10.0 * 365 * 86400  # torch's own timeouts overflow somewhere above
 
 
 class RankError(RuntimeError):
@@ -45,23 +50,28 @@ def launch(fn: Callable[..., Any], ranks: int, *args: Any, timeout: float = 60.0
     Backend gloo, one thread a rank; nccl, one device a rank, where there are as many CUDA devices as ranks (device() says
     which). What a rank prints is printed here when all have ended, rank after rank. Results should lie on the CPU.
 
-    Raises RankError with the traceback of the rank that raised or was killed: the others are ended within a second. A call
-    that has not returned after `timeout` seconds is a hang: all are ended, and the error shows where each rank stood. No
-    process, port or file is left behind, also when this process is interrupted or killed.
+    Raises RankError with the traceback of the rank that raised, was killed or exited: the others are ended at once. A call that
+    has not returned after `timeout` seconds (math.inf: no limit) is a hang: all are ended, and the error shows where each rank
+    stood.
+
+    No process, port or folder is left behind, also when this process is interrupted or killed: a process between it and the ranks
+    sees that, ends them and removes their folder. On Linux that holds for whatever the ranks have started, in sessions of its own
+    too; elsewhere a process that has left the ranks' session stays. Where the process between is itself killed, the ranks end
+    (on Linux), but processes that left their session stay, and if this process is killed with it, so does the folder.
     """
-    if ranks < 1:
-        raise ValueError(f"ranks={ranks}: at least one process must run")
-    if timeout <= 0:
-        raise ValueError(f"timeout={timeout}: must be above 0 seconds")
+    if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
+        raise ValueError(f"ranks={ranks!r}: at least one process must run; pass a whole number from 1")
+    if not timeout > 0:  # neither is nan
+        raise ValueError(f"timeout={timeout}: must be above 0 seconds; math.inf waits without limit")
     if not hasattr(os, "fork"):
         raise OSError("launch forks, which this system cannot: use Linux, macOS or WSL, or start a script with torchrun")
     with tempfile.TemporaryDirectory(prefix="llmcore-ranks-") as name:
         folder = Path(name)
         (folder / "task").write_bytes(cloudpickle.dumps((fn, args)))
-        (folder / "path.json").write_text(json.dumps(sys.path))
+        (folder / "call.json").write_text(json.dumps({"path": sys.path, "ranks": ranks, "timeout": timeout, "caller": os.getpid()}))
         code = (
-            f"import sys, json; sys.path[:] = json.load(open({str(folder / 'path.json')!r}));"
-            f"from llmcore.distributed.launch import _serve; _serve({name!r}, {ranks}, {timeout})"
+            f"import sys, json; call = json.load(open({str(folder / 'call.json')!r})); sys.path[:] = call.pop('path');"
+            f"from llmcore.distributed.launch import _serve; _serve({name!r}, **call)"
         )
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"}
         with (folder / "noise").open("wb") as noise:
@@ -74,16 +84,24 @@ def launch(fn: Callable[..., Any], ranks: int, *args: Any, timeout: float = 60.0
                 env=environment,
             )
         try:
-            server.wait(timeout + 60)  # the server itself keeps the time; this is for a machine that cannot even import torch
+            # the server itself keeps the time; this is for a machine that cannot even import torch
+            server.wait(None if math.isinf(timeout) else timeout + 60)
         except subprocess.TimeoutExpired:
             raise RankError(0, f"the ranks could not be started within {timeout + 60:.0f} s") from None
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(server.pid, signal.SIGKILL)  # the server and whatever its ranks have started
-            server.wait()
-            if server.stdin:
-                server.stdin.close()
-        return _collect(folder, ranks)
+            _end(server)
+        return _collect(folder, ranks, server.returncode)
+
+
+def _end(server: subprocess.Popen) -> None:
+    """Ask the server to end all that the ranks have started, by closing its input; then make sure of it."""
+    assert server.stdin is not None
+    server.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.wait(END)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
 
 
 def device() -> torch.device:
@@ -92,11 +110,12 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_cuda else torch.device("cpu")
 
 
-def _collect(folder: Path, ranks: int) -> list[Any]:
+def _collect(folder: Path, ranks: int, status: int) -> list[Any]:
     """Results by rank, with what was printed; or the RankError that the server's verdict describes."""
     verdict = folder / "verdict.json"
     if not verdict.exists():
-        raise RankError(0, f"the ranks did not start:\n{(folder / 'noise').read_text(errors='replace')[-4000:]}")
+        how = f"ended by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"exited with status {status}"
+        raise RankError(0, f"the process that starts the ranks was {how}:\n{_read(folder / 'noise')[-4000:]}")
     failed = json.loads(verdict.read_text())
     if failed:
         raise RankError(failed["rank"], failed["message"])
@@ -109,45 +128,49 @@ def _collect(folder: Path, ranks: int) -> list[Any]:
     return results
 
 
-def _serve(name: str, ranks: int, timeout: float) -> None:
+def _serve(name: str, ranks: int, timeout: float, caller: int) -> None:
     """The process between: forks the ranks, watches them, and writes the verdict: {} or {rank, message}."""
     folder = Path(name)
+    _process_control(PR_SET_CHILD_SUBREAPER, 1)  # whatever the ranks start, in whatever session, becomes this process's child
     # unpickled before the fork: what the function imports is imported once
     task = pickle.loads((folder / "task").read_bytes())
     if "llmcore.optim" in sys.modules:
         import torch._dynamo  # noqa: F401 - an optimizer's first step imports it, on every rank
-    numbers = {}
+    server, numbers = os.getpid(), {}
     for rank in range(ranks):
         child = os.fork()
         if child == 0:
-            _be(folder, rank, ranks, timeout, task)
+            _be(folder, rank, ranks, timeout, task, server)
         numbers[child] = rank
     end = time.monotonic() + timeout
     failed: dict[int, str] = {}
     while numbers and not failed:
         time.sleep(POLL)
-        failed = _ended(numbers)
+        failed = _ended(folder, numbers)
         if failed:
             time.sleep(GATHER)
-            failed |= _ended(numbers)
+            failed |= _ended(folder, numbers)
         elif time.monotonic() > end:
             late = sorted(numbers.values())
             _signal(numbers, signal.SIGUSR1)  # faulthandler writes where they stand
             time.sleep(0.5)
             stacks = "\n".join(f"rank {r} stood at:\n{_read(folder / f'stack-{r}')}" for r in late)
             failed = {late[0]: f"rank {late[0]} had not returned after {timeout:g} s (nor had {late[1:]}): all were ended\n\n{stacks}"}
-        elif select.select([0], [], [], 0)[0] and not os.read(0, 1):
-            _signal(numbers, signal.SIGKILL)  # whoever called launch is gone
+        elif os.getppid() != caller or (select.select([0], [], [], 0)[0] and not os.read(0, 1)):
+            _end_all(numbers)  # whoever called launch is gone, or was interrupted
+            shutil.rmtree(folder, ignore_errors=True)
             os._exit(1)
-    _signal(numbers, signal.SIGKILL)
+    _end_all(numbers)
     verdict = _verdict(folder, failed) if failed else {}
     (folder / "verdict.tmp").write_text(json.dumps(verdict))
     os.rename(folder / "verdict.tmp", folder / "verdict.json")
+    if os.getppid() != caller:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 
-def _ended(numbers: dict[int, int]) -> dict[int, str]:
-    """Take the ranks that have ended out of `numbers`; those that failed, with how."""
+def _ended(folder: Path, numbers: dict[int, int]) -> dict[int, str]:
+    """Take the ranks that have ended out of `numbers`; those that failed, with how ("" where an exception was raised)."""
     failed = {}
     for child, rank in list(numbers.items()):
         done, status = os.waitpid(child, os.WNOHANG)
@@ -156,26 +179,68 @@ def _ended(numbers: dict[int, int]) -> dict[int, str]:
             if os.WIFSIGNALED(status):
                 number = os.WTERMSIG(status)
                 failed[rank] = f"rank {rank} was ended by signal {number} ({signal.Signals(number).name}); the others were ended"
-            elif os.WEXITSTATUS(status):
+            elif (folder / f"error-{rank}").exists():
                 failed[rank] = ""
+            elif not (folder / f"result-{rank}").exists():
+                failed[rank] = (
+                    f"rank {rank} exited with status {os.WEXITSTATUS(status)} before its function returned; the others were ended"
+                )
     return failed
 
 
+def _end_all(numbers: dict[int, int]) -> None:
+    """Kill the ranks and, on Linux, all that they have started: whoever loses its parent becomes a child of this process."""
+    _signal(numbers, signal.SIGKILL)
+    until = time.monotonic() + END / 2
+    while time.monotonic() < until:
+        for child in _children():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return  # there is none left
+        time.sleep(POLL)
+
+
+def _children() -> list[int]:
+    """This process's children as Linux lists them; elsewhere none, and the caller ends the session that they share."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == os.getpid():  # pid (name) state parent ...
+                found.append(int(status.parent.name))
+    return found
+
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def _process_control(option: int, value: int) -> None:
+    """Linux's prctl; elsewhere nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, *(ctypes.c_ulong(x) for x in (value, 0, 0, 0)))
+
+
 def _verdict(folder: Path, failed: dict[int, str]) -> dict[str, Any]:
-    """The rank to blame: one that a signal ended or that hung, else the one that raised first."""
-    errors = {r: json.loads(_read(folder / f"error-{r}") or '{"time": 0, "text": "it exited"}') for r in failed if not failed[r]}
+    """The rank to blame: one that a signal ended, that exited or hung, else the one that raised first."""
+    errors = {r: json.loads(_read(folder / f"error-{r}")) for r in failed if not failed[r]}
     told = [r for r in failed if failed[r]]
     rank = told[0] if told else min(errors, key=lambda r: errors[r]["time"])
     message = failed[rank] or f"rank {rank} raised; the others were ended\n\n{errors[rank]['text']}"
-    if rank in told and "signal" in message:
+    if rank in told and "stood at" not in message:
         message += f"\n\n{_read(folder / f'noise-{rank}')[-2000:]}"
     return {"rank": rank, "message": message}
 
 
-def _be(folder: Path, rank: int, ranks: int, timeout: float, task: tuple[Callable[..., Any], tuple]) -> None:
-    """A rank's life. It ends by os._exit: the interpreter of the server must not run on in the child."""
+def _be(folder: Path, rank: int, ranks: int, timeout: float, task: tuple[Callable[..., Any], tuple], server: int) -> None:
+    """The life of a rank, a child of `server`. It ends by os._exit: the server's interpreter must not run on in the child."""
     status = 1
     try:
+        _process_control(PR_SET_PDEATHSIG, signal.SIGKILL)  # a rank does not outlive the server
+        if os.getppid() != server:
+            os._exit(1)
         noise = os.open(folder / f"noise-{rank}", os.O_WRONLY | os.O_CREAT)
         os.dup2(noise, 1)
         os.dup2(noise, 2)
@@ -188,7 +253,11 @@ def _be(folder: Path, rank: int, ranks: int, timeout: float, task: tuple[Callabl
             torch.cuda.set_device(rank)
         store = dist.FileStore(str(folder / "store"), ranks)
         dist.init_process_group(
-            "nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout + 30)
+            "nccl" if on_cuda else "gloo",
+            store=store,
+            rank=rank,
+            world_size=ranks,
+            timeout=timedelta(seconds=min(timeout + 30, LONGEST)),
         )
         fn, args = task
         printed = io.StringIO()

@@ -80,8 +80,12 @@ class Parallel:
             return DistributedDataParallel(model, device_ids=ids, process_group=self.mesh["data"].get_group())
         if config is None:
             raise ValueError(f"plan {self.kind!r} for a {type(model).__name__}: only llmcore's Transformer is known; use ddp")
-        for parameter in model.parameters():  # rank 0's weights for all, as ddp does by itself
-            dist.broadcast(parameter.data, 0)
+        if "fsdp" in self.kind:
+            _check_types(model)
+        for x in (*model.parameters(), *model.buffers()):  # rank 0's for all, frozen ones too, as ddp does by itself
+            whole = x.data.contiguous()
+            dist.broadcast(whole, 0)
+            x.data.copy_(whole)
         if "tp" in self.kind:
             for name in ("n_heads", "n_kv_heads", "d_ff"):
                 if getattr(config, name) % self.tensor:
@@ -110,6 +114,18 @@ class Parallel:
         return values
 
 
+def _check_types(model: nn.Module) -> None:
+    """ValueError where FSDP would fail in the first backward: it adds up the gradients of a unit as one buffer of one type."""
+    blocks = {p: i for i, m in enumerate(model.modules()) if isinstance(m, Block) for p in m.parameters()}
+    kinds: dict[int, set[str]] = {}  # by unit: a block, or what lies outside all blocks
+    for p in model.parameters():
+        if p.requires_grad:
+            kinds.setdefault(blocks.get(p, -1), set()).add(str(p.dtype).removeprefix("torch."))
+    for found in kinds.values():
+        if len(found) > 1:
+            raise ValueError(f"parameters of {sorted(found)} beside each other: fsdp sums gradients of one type; convert the model")
+
+
 def cut(layer: Attention | FeedForward, mesh: DeviceMesh) -> None:
     """The matrices of an attention or feed-forward as DTensors: SPLITS, the same as tensor_parallel's, through torch's machinery."""
     if isinstance(layer, Attention):
@@ -127,7 +143,8 @@ def _place(by_columns: bool) -> Callable[[str, nn.Module, DeviceMesh], None]:
     def place(_: str, module: nn.Module, mesh: DeviceMesh) -> None:
         for key, parameter in list(module.named_parameters()):
             where = Shard(parameter.ndim - 1) if by_columns else Shard(0) if key == "weight" else Replicate()
-            module.register_parameter(key, nn.Parameter(distribute_tensor(parameter.data, mesh, [where])))
+            part = distribute_tensor(parameter.data, mesh, [where])
+            module.register_parameter(key, nn.Parameter(part, requires_grad=parameter.requires_grad))  # a frozen one stays frozen
 
     return place
 

@@ -27,7 +27,8 @@ Loss = Callable[[Tensor, Batch], Tensor]
 class Part(nn.Module):
     """Part k of n of a decoder: the k-th share of its blocks; the first also embeds, the last also has the norm and the head.
 
-    ids (B, T) -> x (B, T, D) -> ... -> logits (B, T, V). A tied table stands in the first and in the last part.
+    ids (B, T) -> x (B, T, D) -> ... -> logits (B, T, V). A tied table stands in the first and in the last part. The parts are of one
+    model: ranks that have drawn different weights call collectives.share(model) first.
     """
 
     def __init__(self, model: Transformer, part: int, parts: int):
@@ -46,6 +47,7 @@ class Part(nn.Module):
         self.head = model.head if self.last else None
         self.table = model.embedding.table if config.tied and (self.first or self.last) else None
         self.turner = model.embedding.position.turner  # how queries and keys are turned: all parts do it
+        self.dtype = model.embedding.table.dtype  # of what goes from part to part: all of them must know it
 
     def forward(self, x: Shaped[Tensor, "B T ..."]) -> Shaped[Tensor, "B T _"]:
         positions = Padding().positions(x.shape[1], 0, x.device)
@@ -86,7 +88,7 @@ def run(parts: Sequence[Part], order: Sequence[Work], batches: Sequence[Batch], 
         sending.append((x, collectives.send(x, to % p, group, kind, tag=2 * (microbatch * count + part) + (kind == "gradients"))))
 
     def arrive(like: Sequence[int], source: int, microbatch: int, part: int, gradient: bool) -> Tensor:
-        x = torch.empty(*like)
+        x = torch.empty(*like, dtype=parts[0].dtype, device=batches[microbatch].ids.device)
         collectives.receive(x, source % p, group, tag=2 * (microbatch * count + part) + gradient).wait()
         return x
 
@@ -109,7 +111,8 @@ def run(parts: Sequence[Part], order: Sequence[Work], batches: Sequence[Batch], 
             x, y = held.pop((i, work.chunk))
             gradient = None if part == count - 1 else arrive(y.shape, s + 1, i, part, True)
             start = time.monotonic()
-            torch.autograd.backward(y, gradient)
+            if y.requires_grad:  # the first part, where all of it is frozen, has nothing to learn
+                torch.autograd.backward(y, gradient)
             end = time.monotonic()
             if part > 0:
                 assert x.grad is not None
@@ -134,7 +137,8 @@ def finish(parts: Sequence[Part], group: Group = None) -> None:
     table = _shared_table(parts, p, s)
     if table is None:
         return
-    assert table.grad is not None
+    if table.grad is None:  # frozen, and so on both stages
+        return
     own, other = table.grad.clone(), torch.empty_like(table.grad)
     sent = collectives.send(own, p - 1 - s, group, "tied table")
     collectives.receive(other, p - 1 - s, group).wait()
@@ -142,14 +146,9 @@ def finish(parts: Sequence[Part], group: Group = None) -> None:
     table.grad.add_(other)
 
 
-@torch.no_grad()
 def clip(parts: Sequence[Part], max_norm: float, group: Group = None) -> float:
     """Scale the gradients of all stages to a global norm of at most max_norm; a tied table is counted once. The norm before."""
     p, s = collectives.size(group), collectives.rank(group)
-    own = [q for part in parts for q in part.parameters() if q.grad is not None]
+    own = {q: q.grad for part in parts for q in part.parameters() if q.grad is not None}
     counted_there = _shared_table(parts, p, s) if s == p - 1 else None  # by the first stage
-    squares = sum((q.grad.square().sum() for q in own if q is not counted_there), torch.zeros(()))  # type: ignore[union-attr]
-    norm = float(collectives.ring_all_reduce(squares.reshape(1), group).sqrt())
-    for q in own:
-        q.grad.mul_(min(1.0, max_norm / (norm + 1e-6)))  # type: ignore[union-attr]
-    return norm
+    return collectives.clip(own.values(), [g for q, g in own.items() if q is not counted_there], max_norm, group)

@@ -110,8 +110,9 @@ class TensorParallel:
     """Cuts a decoder's matrices in place; afterwards model(ids) returns this rank's part of the logits, (B, T, V / p).
 
     parallel = TensorParallel(model); loss = cross_entropy(model(ids), targets, parallel.start, group); loss.backward();
-    parallel.finish(); every rank has read the same batch. Raises ValueError where p does not divide the heads, and for
-    dropout, which the ranks would draw apart.
+    parallel.finish(); every rank has read the same batch. The parts are cut from rank 0's weights, which are sent to all first; a
+    frozen parameter stays frozen. Raises ValueError where p does not divide the heads, and for dropout, which the ranks would
+    draw apart.
     """
 
     def __init__(self, model: Transformer, group: Group = None, sequence: bool = False):
@@ -127,7 +128,8 @@ class TensorParallel:
         if p > config.vocab_size or p > config.d_ff:
             raise ValueError(f"{p} ranks for vocab_size={config.vocab_size}, d_ff={config.d_ff}: some would hold nothing")
         self.model, self.group, self.p, self.rank, self.sequence = model, group, p, collectives.rank(group), sequence
-        self.cut: dict[nn.Parameter, int] = {}  # parameter -> axis
+        collectives.share(model, group=group)
+        self.cut: dict[nn.Parameter, tuple[int, int]] = {}  # parameter -> axis, its size before the cut
         self.partial: list[nn.Parameter] = []  # whole parameters that see only this rank's tokens
         self.start = sum(len(part) for part in torch.arange(config.vocab_size).tensor_split(p)[: self.rank])
         for module in list(model.modules()):
@@ -140,8 +142,8 @@ class TensorParallel:
             self.partial = norms + sums
 
     def _cut(self, parameter: nn.Parameter, axis: int) -> None:
+        self.cut[parameter] = axis, parameter.shape[axis]
         parameter.data = parameter.data.tensor_split(self.p, axis)[self.rank].clone()
-        self.cut[parameter] = axis
 
     def _cut_layer(self, layer: nn.Module) -> None:
         if isinstance(layer, Attention):
@@ -196,41 +198,32 @@ class TensorParallel:
     def finish(self) -> None:
         """After backward: sum the gradients of parameters that saw only a part of the tokens (sequence parallelism)."""
         for parameter in self.partial:
-            assert parameter.grad is not None
-            collectives.ring_all_reduce(parameter.grad, self.group)
+            if parameter.grad is not None:  # a frozen one has none
+                collectives.ring_all_reduce(parameter.grad, self.group)
 
-    @torch.no_grad()
     def clip(self, max_norm: float) -> float:
         """Scale the gradients to a global norm of at most max_norm; a cut matrix is counted by its parts, a whole one once."""
-        squares = torch.zeros(2)
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                squares[0 if parameter in self.cut else 1] += parameter.grad.square().sum()
-        collectives.ring_all_reduce(squares[:1], self.group)
-        norm = float(squares.sum().sqrt())
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(min(1.0, max_norm / (norm + 1e-6)))
-        return norm
+        gradients = {p: p.grad for p in self.model.parameters() if p.grad is not None}
+        counted = [g for p, g in gradients.items() if p in self.cut or self.rank == 0]
+        return collectives.clip(gradients.values(), counted, max_norm, self.group)
 
     @torch.no_grad()
     def whole(self, gradients: bool = False) -> dict[str, Tensor]:
-        """All parameters (or their gradients), whole, by name. All ranks must call it."""
-        found = {}
-        for name, parameter in self.model.named_parameters():
-            value = parameter.grad if gradients else parameter.data
-            assert value is not None
-            if parameter in self.cut:
-                axis, parts = self.cut[parameter], []
-                width = torch.tensor(value.shape[axis])
-                for root in range(self.p):
-                    n = int(collectives.broadcast(width.clone(), root, self.group))
-                    shape = [*value.shape[:axis], n, *value.shape[axis + 1 :]]
-                    part = value.clone() if root == self.rank else value.new_empty(shape)
-                    parts.append(collectives.broadcast(part.contiguous(), root, self.group))
-                value = torch.cat(parts, axis)
-            found[name] = value.clone()
-        return found
+        """The model's state_dict, whole; or the gradients of all parameters that have one, by name. All ranks must call it."""
+        held = self.model.state_dict(keep_vars=True)  # frozen parameters and buffers too
+        if gradients:
+            held = {name: p for name, p in self.model.named_parameters() if p.grad is not None}
+        return {name: self._join(x, x.grad if gradients else x.detach()) for name, x in held.items()}
+
+    def _join(self, x: Tensor, value: Tensor) -> Tensor:
+        """A copy of the parameter x or of its gradient (`value`), put together from the ranks' parts where x is cut."""
+        if x not in self.cut:
+            return value.clone()
+        axis, n = self.cut[x]  # type: ignore[index]
+        shape = [*value.shape[:axis], n, *value.shape[axis + 1 :]]
+        parts = [part.contiguous() for part in value.new_empty(shape).tensor_split(self.p, axis)]
+        parts[self.rank].copy_(value)
+        return torch.cat([collectives.broadcast(part, root, self.group) for root, part in enumerate(parts)], axis)
 
 
 def cross_entropy(logits: Float[Tensor, "B T v"], targets: Int[Tensor, "B T"], start: int, group: Group = None) -> Float[Tensor, ""]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Variable
 from torch.optim import Optimizer
 
 from llmcore.block import Block
@@ -27,47 +28,79 @@ MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 class Zero:
     """Shards the state of training `model` over the ranks of `group`.
 
-    make_optimizer gets groups of shards (matrices decay, gains and biases do not) and must treat each number alone, as SGD and
-    AdamW do. The loss of a rank is its part of the global loss, as for DataParallel. One step:
-    loss.backward() (as often as batches are accumulated); zero.clip(max_norm); zero.step().
+    make_optimizer gets groups of shards, as llmcore.optim.decay_groups makes them of whole parameters: with weight_decay matrices
+    decay by it, gains and biases do not; without (None) the groups name no decay, and the optimizer's own holds for all. It must
+    treat each number alone, as SGD and AdamW do. The loss of a rank is its part of the global loss, as for DataParallel. One step:
+    loss.backward() (as often as batches are accumulated, on all ranks alike); zero.clip(max_norm); zero.step().
+
+    All ranks start from rank 0's parameters and buffers. What is frozen (requires_grad=False at the start) is never updated:
+    stages 1 and 2 leave it whole on every rank, stage 3 shards it like the rest. Buffers stay whole.
     """
 
-    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, stage: int, weight_decay: float = 0.0, group: Group = None):
+    def __init__(
+        self, model: nn.Module, make_optimizer: MakeOptimizer, stage: int, weight_decay: float | None = None, group: Group = None
+    ):
         if stage not in (1, 2, 3):
             raise ValueError(f"stage={stage}: ZeRO has the stages 1 (optimizer), 2 (and gradients), 3 (and parameters)")
         self.model, self.stage, self.group = model, stage, group
         self.ranks, self.rank = collectives.size(group), collectives.rank(group)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        for parameter in self.parameters:
-            collectives.broadcast(parameter.data, group=group)
+        self.parameters = list(model.parameters())
+        self.trained = [p for p in self.parameters if p.requires_grad]
+        collectives.share(model, group=group)
+        for p in self.parameters:
+            p.data = p.data.contiguous()
         # stages 1 and 2: views of the parameters, so an update of a shard is an update of its part; stage 3: their own memory
         cut = lambda p: self._cut(p.data) if stage < 3 else self._cut(p.data).clone()
-        self.shards = {p: nn.Parameter(cut(p)) for p in self.parameters}
-        self.optimizer = make_optimizer(
-            [
-                {"params": [s for p, s in self.shards.items() if p.ndim >= 2], "weight_decay": weight_decay},
-                {"params": [s for p, s in self.shards.items() if p.ndim < 2], "weight_decay": 0.0},
-            ]
-        )
+        sharded = self.parameters if stage == 3 else self.trained
+        self.shards = {p: nn.Parameter(cut(p), requires_grad=p.requires_grad) for p in sharded}
+        self.optimizer = make_optimizer(self._groups(weight_decay))
         self.most_gathered = 0  # bytes of whole parameters that were there at once, stage 3
+        self._to_sum: list[nn.Parameter] | None = None  # in the backward pass that runs: whose gradients are still to be summed
+        self._made: set[Tensor] = set()
         if stage >= 2:
-            for p in self.parameters:
-                p.register_post_accumulate_grad_hook(self._scatter)
+            for p in self.trained:
+                p.register_post_accumulate_grad_hook(self._arrived)
         if stage == 3:
             self._shard_parameters()
 
     def _cut(self, x: Tensor) -> Tensor:
         return x.reshape(-1).tensor_split(self.ranks)[self.rank]
 
-    def _scatter(self, parameter: Tensor) -> None:
+    def _groups(self, weight_decay: float | None) -> list[dict[str, Any]]:
+        if weight_decay is None:
+            return [{"params": [self.shards[p] for p in self.trained]}]
+        return [
+            {"params": [self.shards[p] for p in self.trained if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [self.shards[p] for p in self.trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+
+    # Stages 2 and 3: gradients are summed while backward runs, in the same order on all ranks, whatever the order in which they
+    # are made here: the last parameter first, which is about how backward reaches them.
+
+    def _arrived(self, parameter: Tensor) -> None:
+        if self._to_sum is None:
+            self._to_sum = list(self.trained)
+            Variable._execution_engine.queue_callback(self._finish_backward)
+        self._made.add(parameter)
+        while self._to_sum and self._to_sum[-1] in self._made:
+            self._scatter(self._to_sum.pop())
+        if self.stage == 3:
+            self._need_less(self._unit[parameter], parameter)  # type: ignore[index]
+
+    def _finish_backward(self) -> None:
+        for p in reversed(self._to_sum or []):  # this rank has not used all of them; another has perhaps
+            self._scatter(p)
+        self._to_sum, self._made = None, set()
+        if self.stage == 3:
+            self._free(self.units[-1])
+
+    def _scatter(self, parameter: nn.Parameter) -> None:
         """The whole gradient of this rank becomes the summed gradient of its own shard, and its memory is given back."""
-        assert parameter.grad is not None
-        own = collectives.reduce_scatter(parameter.grad.contiguous(), self.group)
-        shard = self.shards[parameter]  # type: ignore[index]
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        own = collectives.reduce_scatter(gradient.contiguous(), self.group)
+        shard = self.shards[parameter]
         shard.grad = own if shard.grad is None else shard.grad.add_(own)
         parameter.grad = None
-        if self.stage == 3:
-            self._arrived(parameter)
 
     # Stage 3: a unit is a block, or the rest of the model (embedding, last norm, head), which is needed from first to last.
 
@@ -77,21 +110,30 @@ class Zero:
         self.units: list[list[nn.Parameter]] = [list(block.parameters()) for block in blocks]
         self.units.append([p for p in self.parameters if p not in taken])
         self._unit = {p: unit for unit in self.units for p in unit}
-        self._waiting: dict[int, set[Tensor]] = {}
+        self._passes_on: set[int] = set()  # units whose input needs a gradient
+        self._waiting: dict[int, set[Tensor | str]] = {}  # for what a unit is still needed in backward
         root = self.units[-1]
         self.model.register_forward_pre_hook(lambda *_: self._gather(root))
         self.model.register_forward_hook(lambda *_: None if torch.is_grad_enabled() else self._free(root))
         for block, unit in zip(blocks, self.units):
-            block.register_forward_pre_hook(lambda *_, unit=unit: self._gather(unit))
+            block.register_forward_pre_hook(lambda _, args, unit=unit: self._enter(unit, args[0]))
             block.register_forward_hook(lambda *_, unit=unit: self._free(unit))
             block.register_full_backward_pre_hook(lambda *_, unit=unit: self._gather(unit, backward=True))
-        self.model.register_full_backward_pre_hook(lambda *_: self._gather(root, backward=True))
+        self.model.register_full_backward_pre_hook(lambda *_: self._gather(root))
         for unit in self.units:
             self._free(unit)
 
+    def _enter(self, unit: list[nn.Parameter], x: Tensor) -> None:
+        self._gather(unit)
+        if torch.is_grad_enabled() and x.requires_grad:
+            self._passes_on.add(id(unit))
+            x.register_hook(lambda _: self._need_less(unit, "input"))
+
     def _gather(self, unit: list[nn.Parameter], backward: bool = False) -> None:
-        if backward:
-            self._waiting[id(unit)] = set(unit)
+        if backward:  # frozen parameters too are needed until the input's gradient is there
+            self._waiting[id(unit)] = {p for p in unit if p.requires_grad}
+            if id(unit) in self._passes_on:
+                self._waiting[id(unit)].add("input")
         for p in unit:
             storage = p.data.untyped_storage()
             if storage.size() == 0:
@@ -104,51 +146,51 @@ class Zero:
         for p in unit:
             p.data.untyped_storage().resize_(0)
 
-    def _arrived(self, parameter: Tensor) -> None:
-        unit = self._unit[parameter]  # type: ignore[index]
-        waiting = self._waiting.get(id(unit), set())
-        waiting.discard(parameter)
-        if not waiting:
-            self._free(unit)
+    def _need_less(self, unit: list[nn.Parameter], what: Tensor | str) -> None:
+        """Free a block in backward once its parameters' gradients and that of its input are there."""
+        waiting = self._waiting.get(id(unit))
+        if waiting:
+            waiting.discard(what)
+            if not waiting:
+                self._free(unit)
 
     @torch.no_grad()
     def _sum_gradients(self) -> None:
         """Stage 1: whole gradients stay on every rank until now, when each gets the sum of its own shard."""
         if self.stage == 1:
-            for p, shard in self.shards.items():
-                if shard.grad is None:
-                    p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                    shard.grad = collectives.reduce_scatter(p.grad, self.group)
-                    p.grad = None
+            for p in self.trained:
+                if self.shards[p].grad is None:
+                    self._scatter(p)
 
-    @torch.no_grad()
     def clip(self, max_norm: float) -> float:
         """Scale the gradients to a global norm of at most max_norm; returns the norm before. Each rank adds its shards' squares."""
         self._sum_gradients()
-        own = [s.grad.square().sum() for s in self.shards.values() if s.grad is not None]
-        total = torch.stack(own).sum()[None] if own else torch.zeros(1)
-        norm = float(collectives.ring_all_reduce(total, self.group).sqrt())
-        scale = min(1.0, max_norm / (norm + 1e-6))
-        for shard in self.shards.values():
-            if shard.grad is not None:
-                shard.grad.mul_(scale)
-        return norm
+        own = [s.grad for s in self.shards.values() if s.grad is not None]
+        return collectives.clip(own, own, max_norm, self.group)
 
     @torch.no_grad()
     def step(self) -> None:
         """Update the own shards, give them to all (stages 1 and 2; stage 3 gathers when a block needs them), drop gradients."""
         self._sum_gradients()
         self.optimizer.step()
-        for p, shard in self.shards.items():
-            shard.grad = p.grad = None
+        for p in self.trained:
+            self.shards[p].grad = p.grad = None
             if self.stage < 3:
-                p.data.view(-1).copy_(collectives.all_gather(shard.data, p.numel(), self.group))
+                p.data.view(-1).copy_(collectives.all_gather(self.shards[p].data, p.numel(), self.group))
+        if self.stage == 3:
+            for unit in self.units:  # what a forward without a backward has left is old now
+                self._free(unit)
 
     @torch.no_grad()
     def whole(self) -> dict[str, Tensor]:
-        """Copies of all parameters, whole, by name: for a look, or a checkpoint. All ranks must call it."""
-        names = [(n, p) for n, p in self.model.named_parameters() if p in self.shards]
-        return {n: collectives.all_gather(self.shards[p].data.clone(), p.numel(), self.group).view(p.shape) for n, p in names}
+        """The model's state_dict, whole: copies of all parameters, frozen ones too, and of its buffers. All ranks must call it."""
+        held = self.model.state_dict(keep_vars=True)
+        return {name: self._whole(x) for name, x in held.items()}
+
+    def _whole(self, x: Tensor) -> Tensor:
+        if x not in self.shards:
+            return x.detach().clone()
+        return collectives.all_gather(self.shards[x].data, x.numel(), self.group).view(x.shape)  # type: ignore[index]
 
     def held(self) -> dict[str, int]:
         """Bytes that this rank holds now: parameters, gradients, optimizer; views of others' memory are counted once."""
