@@ -19,27 +19,22 @@ from llmcore.planning import MODELS, Plan
 from llmcore.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 from llmcore.toy import IDS, TOKENS, toy_model
 from llmcore.trace import trace
-from llmcore.widgets import (
-    WIDGETS,
-    AttentionInspector,
-    CollectiveSimulator,
-    LossSurface,
-    MatrixInspector,
-    MemoryPlanner,
-    OperationInspector,
-    OptimizerRace,
-    PipelineSchedule,
-    PositionExplorer,
-    SamplingExplorer,
-    TokenizerExplorer,
-    TraceExplorer,
-    TrainingStep,
-    VocabularyExplorer,
-)
 from llmcore.widgets.arrays import as_array, reduce
-from llmcore.widgets.attention import attend
+from llmcore.widgets.attention import AttentionInspector, attend
+from llmcore.widgets.collective import CollectiveSimulator
+from llmcore.widgets.descent import LossSurface, OptimizerRace
+from llmcore.widgets.gallery import WIDGETS
 from llmcore.widgets.markup import element
-from llmcore.widgets.vocabulary import coverage, rank_counts
+from llmcore.widgets.matrix import MatrixInspector
+from llmcore.widgets.operation import OperationInspector
+from llmcore.widgets.pipeline import PipelineSchedule
+from llmcore.widgets.planner import MemoryPlanner
+from llmcore.widgets.position import PositionExplorer
+from llmcore.widgets.sampling import SamplingExplorer
+from llmcore.widgets.tokenizers import TokenizerExplorer
+from llmcore.widgets.trace import TraceExplorer
+from llmcore.widgets.training import TrainingStep
+from llmcore.widgets.vocabulary import VocabularyExplorer, coverage, rank_counts
 
 NASTY = ["<img src=x onerror=alert(1)>", "</script>", "\"&'", "世界"]
 TEXT = "the old fox and the young fox met at the old well"

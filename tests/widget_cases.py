@@ -13,8 +13,10 @@ from llmcore.planning import Plan
 from llmcore.tokenizer import BPETokenizer, CharTokenizer
 from llmcore.toy import IDS, toy_model
 from llmcore.trace import trace
-from llmcore.widgets import WIDGETS, AttentionInspector, OperationInspector
+from llmcore.widgets.attention import AttentionInspector
 from llmcore.widgets.base import Widget
+from llmcore.widgets.gallery import WIDGETS
+from llmcore.widgets.operation import OperationInspector
 
 TEXT = "the old fox and the young fox met at the old well"
 X = np.arange(8.0).reshape(2, 4) - 3

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from llmcore.planning import Plan
-from llmcore.widgets import CollectiveSimulator, MemoryPlanner, PipelineSchedule, bundle
+from llmcore.widgets import bundle
+from llmcore.widgets.collective import CollectiveSimulator
+from llmcore.widgets.pipeline import PipelineSchedule
+from llmcore.widgets.planner import MemoryPlanner
 
 AXE = Path(__file__).resolve().parents[1] / "js/node_modules/axe-core/axe.min.js"
 GPT3 = Plan(data=16, tensor=8, pipeline=8, microbatches=96, recompute="full")
