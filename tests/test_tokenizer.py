@@ -326,9 +326,9 @@ def test_however_a_text_is_cut_other_kinds_give_the_ids_of_the_whole(trained, te
 
 
 def test_one_special_token_may_begin_within_another():
-    """In "abc" stands <ab>; the b of "bcd" that might have begun does not undo it."""
+    """In "abc" the special token "ab" is complete; that "bcd" might have begun within it does not undo it."""
     tokenizer = CharTokenizer.train(["abcd"], special_tokens=["ab", "bcd", "abcc", "cabd"])
-    for text in map("".join, itertools.product("abcd", repeat=5)):
+    for text in map("".join, itertools.product("abcd", repeat=4)):
         for parts in every_way_of_cutting(text, [1, 3]):
             assert list(tokenizer.encode_iterable(parts, "all")) == tokenizer.encode(text, "all"), parts
 
@@ -377,13 +377,13 @@ def test_where_a_chunk_may_depend_on_more_all_is_held_back(pattern):
 
 @pytest.mark.parametrize("kind", [*SPLIT_PATTERNS, *formats.PUBLISHED, *TOKENIZERS])
 def test_lazy_encoding_holds_back_little(trained, kind):
-    """Ids come while the text comes: after a million characters of input no more than a few words are held."""
+    """Ids come while the text comes: after 50,000 characters of input no more than a few words are held."""
     tokenizer, fed = trained[kind] if kind in TOKENIZERS else rich_in_white_space(PATTERNS[kind]), 0
     text = "abba fig " if kind == "dictionary" else "The low well "
 
     def feed():
         nonlocal fed
-        for _ in range(20_000):
+        for _ in range(4_000):
             fed += 1
             yield text
 
@@ -423,6 +423,7 @@ def test_a_vocabulary_of_the_pieces_of_a_file_is_that_of_the_whole(tmp_path_fact
     assert count_chunks(joined, SPLIT_PATTERNS[pattern]) == count_chunks([text], SPLIT_PATTERNS[pattern])
 
 
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_what_was_learned_from_a_text_encodes_it_without_loss(text):
     for cls in (CharTokenizer, WordTokenizer):
@@ -554,7 +555,7 @@ def test_a_word_is_cut_in_as_many_looks_as_it_has_letters(trained):
     assert tokenizer.encode("a" + "b" * 99) == [0] + [2] * 33
     assert Looks.letters < 100 * (1 + 2 + 3 + 4 + 5)
     Looks.letters = 0
-    assert tokenizer.encode("c" * 200_000) == [3]  # longer than BERT's code reads: unknown without a look
+    assert tokenizer.encode("c" * 20_000) == [3]  # longer than BERT's code reads: unknown without a look
     assert Looks.letters == 0
 
 
@@ -701,7 +702,7 @@ def test_ids_are_read_from_arrays_and_tensors_of_every_integer_type(trained):
             assert tokenizer.decode(given_ids) == expected
         assert tokenizer.token(torch.tensor(ids[0])) == tokenizer.token(np.int16(ids[0])) == tokenizer.token(ids[0])
         for bad, message in {
-            "a batch": (torch.tensor([ids, ids]), f"a list of {len(ids)}, so they have several axes: decode one sequence at a time"),
+            "a batch": (torch.tensor([ids, ids]), f"a list of {len(ids)}, so they have several axes: decode one sequence"),
             "a batch of numpy": (np.asarray([ids]), "several axes"),
             "floats": (torch.tensor(ids).float(), "of type float: an id is a whole number, so pass an integer type"),
             "truth": (torch.tensor(ids) > 0, "of type bool"),
