@@ -44,6 +44,7 @@ def test_every_argument_has_an_example():
         state_of(make(**example).figure())
 
 
+@pytest.mark.slow
 @every
 def test_an_argument_is_right_or_refused(make, as_a_reader_calls_it):
     """One argument after the other, and a place inside it, gets each odd value."""

@@ -89,7 +89,7 @@ FOLDER = Path(llmcore.widgets.__file__).parent
 TAG = re.compile(r"</?[A-Za-z!][^<]*")
 # every way of a browser to make markup, or to run text, of a string
 MAKES_MARKUP = re.compile(
-    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|setHTML|srcdoc|"
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|setHTML|\.srcdoc|"
     r"createElement|\beval\b|\bFunction\(|setTimeout\(\s*[\"'`]|javascript:|setAttribute\(\s*[\"'`](on|href|src|style)"
 )
 

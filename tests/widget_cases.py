@@ -21,6 +21,7 @@ from llmcore.widgets.operation import OperationInspector
 TEXT = "the old fox and the young fox met at the old well"
 X = np.arange(8.0).reshape(2, 4) - 3
 HEADS = X.reshape(2, 2, 2)
+LONG = np.sin(np.arange(2 * 2 * 2100.0)).reshape(2, 2, 2100)  # reduced, which a note says
 WORDS = ["w0", "w1", "w2", "w3"]
 
 
@@ -52,7 +53,7 @@ EXAMPLES: dict[Callable[..., Widget], dict[str, Any]] = {
         "caption": "caption",
     },
     WIDGETS["matrix"]: {
-        "values": X, "name": "name", "labels": [WORDS[:2], WORDS], "axes": ["down", "across"], "scale": "diverging",
+        "values": LONG, "name": "name", "labels": [WORDS[:2], WORDS[2:], None], "axes": ["in", "down", "across"], "scale": "diverging",
         "caption": "caption",
     },
     WIDGETS["pipeline"]: {
