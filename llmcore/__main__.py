@@ -10,34 +10,41 @@ python -m torch.distributed.run --nproc-per-node=2 -m llmcore train --plan fsdp 
 """
 
 import argparse
+import contextlib
+import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from llmcore import checkpoint, device
-from llmcore.config import PRESETS, ModelConfig
-from llmcore.corpus import END, open_text, read_text
-from llmcore.data import Windows, read_pieces, read_tokens, write_tokens
+from llmcore import checkpoint, device, run
+from llmcore.config import PRESETS, ModelConfig, RotaryScaling
+from llmcore.corpus import END
+from llmcore.data import Windows, read_tokens
 from llmcore.distributed import parallel, sharded
 from llmcore.distributed.parallel import KINDS
-from llmcore.files import check_writable
+from llmcore.files import alone, check_writable, text_of
 from llmcore.model import Transformer
 from llmcore.optim import OPTIMIZERS, SCHEDULES
 from llmcore.sampling import RULES, generate
-from llmcore.tokenizer import SPLIT_PATTERNS, BPETokenizer, CharTokenizer, Tokenizer, load
+from llmcore.tokenizer import SPLIT_PATTERNS, BPETokenizer, load
 from llmcore.trainer import TrainConfig, Trainer
 
-TOKENIZER = "tokenizer.json"
-LEVELS: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {
-    "bpe": lambda texts, vocab_size: BPETokenizer.train(texts, vocab_size, [END]),
-    "char": lambda texts, vocab_size: CharTokenizer.train(texts, special_tokens=[END]),
-}
+INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports of a program that SIGINT or SIGPIPE ended
+
+
+def seed(text: str) -> int:
+    """A whole number that python, numpy and torch all take."""
+    number = int(text)
+    if not 0 <= number < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text}: choose 0..2^32 - 1")
+    return number
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -49,19 +56,19 @@ def arguments() -> argparse.ArgumentParser:
     add("--corpus", help="learn from this text")
     add("--vocab-size", type=int, default=4096, help="256 bytes + merges + the end-of-text token")
     add("--pattern", choices=list(SPLIT_PATTERNS), default="gpt4-han", help="how a text is cut into chunks first")
-    add("--out", type=Path, help="where the learned vocabulary is saved")
+    add("--out", type=Path, help="where the learned vocabulary is saved; only another vocabulary is written over")
     add("--tokenizer", type=Path, help="show how this saved vocabulary cuts --text")
     add("--text", help="the text to cut; - reads standard input")
 
     add = commands.add_parser("train", help="train a decoder on a text", formatter_class=shown).add_argument
     add("--corpus", required=True, help="the text to learn; a tenth at its end is held out")
     add("--tokenizer", type=Path, help="a saved vocabulary; without it one of --vocab-size is learned")
-    add("--level", choices=list(LEVELS), default="bpe", help="what a learned vocabulary holds: byte pairs or single characters")
+    add("--level", choices=list(run.LEVELS), default="bpe", help="what a learned vocabulary holds: byte pairs or single characters")
     add("--vocab-size", type=int, default=1024, help="of byte pairs that are learned")
-    add("--out", type=Path, required=True, help="folder for tokens, vocabulary and checkpoints; resumes if it holds one")
+    add("--out", type=Path, required=True, help="folder for tokens, vocabulary and checkpoints; the same command again resumes")
     add("--preset", choices=[n for n, c in PRESETS.items() if c.family == "decoder"], default="small", help="the model's config")
     add("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="change fields of the config, e.g. n_layers=6 d_model=256")
-    add("--steps", type=int, default=1000, help="updates")
+    add("--steps", type=int, default=1000, help="updates; a run with a constant schedule can be made longer later")
     add("--batch-size", type=int, default=32, help="windows an update, of all processes together")
     add("--accumulation", type=int, default=1, help="batches an update")
     add("--lr", type=float, default=2e-3, help="the highest learning rate")
@@ -78,102 +85,89 @@ def arguments() -> argparse.ArgumentParser:
     add("--eval-batches", type=int, default=0, help="held-out batches an evaluation reads; 0 all")
     add("--patience", type=int, default=0, help="stop after so many evaluations without a better loss; 0 never")
     add("--checkpoint-every", type=int, default=200, help="steps between checkpoints")
-    add("--seed", type=int, default=0, help="of weights, dropout and the order of windows")
+    add("--seed", type=seed, default=0, help="of weights, dropout and the order of windows")
 
     add = commands.add_parser("sample", help="continue a prompt", formatter_class=shown).add_argument
     add("run", type=Path, help="a folder that train wrote")
     add("--prompt", default="", help="empty: begin a text")
     add("--tokens", type=int, default=100, help="at most so many new tokens")
-    add("--greedy", action="store_true", help="always the most probable token")
+    add("--greedy", action="store_true", help="always the most probable token, the limit of temperature 0")
     add("--temperature", type=float, help="below 1 bolder towards the probable, above 1 wilder")
     add("--top-k", type=int, help="only the k most probable tokens")
     add("--top-p", type=float, help="only the most probable tokens that hold this probability together")
     add("--min-p", type=float, help="only tokens at least this share as probable as the most probable")
     add("--repetition-penalty", type=float, help="above 1: tokens already there become less probable")
-    add("--seed", type=int, default=0, help="the same seed, the same text")
+    add("--seed", type=seed, default=0, help="the same seed, the same text")
     return parser
 
 
 def tokenize(options: argparse.Namespace) -> None:
     if options.corpus:
-        learned = BPETokenizer.train(pieces(options.corpus), options.vocab_size, [END], options.pattern, progress=True)
         if options.out is None:
             raise ValueError("--corpus without --out: say where to save the vocabulary")
+        check_vocabulary_file(options.out)
+        learned = BPETokenizer.train(
+            run.pieces(run.located(options.corpus)), options.vocab_size, [END], options.pattern, progress=True
+        )
         learned.save(options.out)
         print(f"{len(learned)} tokens -> {options.out}")
     elif options.tokenizer and options.text is not None:
         tokenizer = load(options.tokenizer)
-        text = sys.stdin.read() if options.text == "-" else options.text
+        text = text_of(sys.stdin.buffer.read(), "standard input") if options.text == "-" else options.text
         for id_ in tokenizer.encode(text, "all"):
             print(f"{id_}\t{tokenizer.token(id_)!r}")
     else:
         raise ValueError("tokenize needs --corpus and --out to learn, or --tokenizer and --text to show")
 
 
+def check_vocabulary_file(path: Path) -> None:
+    """Refuse, before the long work, a place where no vocabulary can be written or where something else would be lost."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--out {path}: {path.parent} is no folder; make it first, or choose another")
+    check_writable(path.parent)
+    if not path.exists():
+        return
+    if run.is_run(path.parent) and path.name in run.FILES:
+        raise ValueError(f"--out {path} belongs to the run {path.parent}: choose another file")
+    try:
+        load(path)
+    except (ValueError, OSError):
+        raise ValueError(f"--out {path} exists and is no vocabulary: choose another file, or remove it first") from None
+
+
 def changed(config: ModelConfig, settings: list[str]) -> ModelConfig:
-    """The config with FIELD=VALUE applied; ValueError names a field that does not exist."""
-    known = {f.name for f in fields(ModelConfig)}
-    changes = {}
+    """The config with FIELD=VALUE applied; ValueError names the field that does not exist, or what its value must be."""
+    known = {f.name: str(f.type) for f in fields(ModelConfig)}
+    changes: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or name not in known:
             raise ValueError(f"--set {setting}: use FIELD=VALUE with one of {sorted(known)}")
-        now = getattr(config, name)
-        if isinstance(now, bool):
-            if value.lower() not in ("true", "false"):
-                raise ValueError(f"--set {setting}: {name} is true or false")
-            changes[name] = value.lower() == "true"
-        else:
-            changes[name] = type(now)(value)
+        try:
+            changes[name] = VALUES.get(known[name], str)(value)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError(f"--set {setting}: {name} is {SAID.get(known[name], 'a name')}") from None
     return config.with_(**changes)
 
 
-def pieces(source: str) -> Iterator[str]:
-    """The text of a corpus piece by piece: a file of any size is never in memory as a whole."""
-    if source in ("fables", "fables.en", "fables.zh"):
-        yield read_text(source)
-        return
-    path, empty = open_text(source), True
-    for piece in read_pieces(path):
-        empty = empty and not piece.strip()
-        yield piece
-    if empty:
-        raise ValueError(f"{source} is empty: there is nothing to learn from")
+def _scaling(text: str) -> RotaryScaling | None:
+    return None if text.lower() == "none" else RotaryScaling(**json.loads(text))
 
 
-def between(parts: Iterable[str], start: int, stop: int) -> Iterator[str]:
-    """Characters start .. stop of the parts' concatenation.
-
-    >>> list(between(["abc", "def", "ghi"], 2, 5))
-    ['c', 'de']
-    """
-    at = 0
-    for part in parts:
-        if at < stop and at + len(part) > start:
-            yield part[max(0, start - at) : stop - at]
-        at += len(part)
-
-
-def prepare(options: argparse.Namespace) -> None:
-    """Vocabulary and token files of a run's folder, made once."""
-    check_writable(options.out)
-    if (options.out / "held-out.bin.json").exists():
-        return
-    total = sum(map(len, pieces(options.corpus)))
-    cut = int(total * 0.9)
-    tokenizer: Tokenizer = (
-        load(options.tokenizer)
-        if options.tokenizer
-        else LEVELS[options.level](between(pieces(options.corpus), 0, cut), options.vocab_size)
-    )
-    tokenizer.save(options.out / TOKENIZER)
-    for name, start, stop in (("train", 0, cut), ("held-out", cut, total)):
-        part = between(pieces(options.corpus), start, stop)
-        lines = (line for piece in part for line in piece.splitlines(True))  # ids line by line: few are held at a time
-        write_tokens(options.out / f"{name}.bin", tokenizer.encode_iterable(lines, "all"), len(tokenizer))
+# how the value of a field is read, and what it is, by the field's type
+VALUES: dict[Any, Any] = {
+    "int": int, "float": float, "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "RotaryScaling | None": _scaling,
+}  # fmt: skip
+SAID = {
+    "int": "a whole number", "float": "a number", "bool": "true or false",
+    "RotaryScaling | None": 'none, or {"factor": 8, "low": 1, "high": 4, "original": 8192} in quotes',
+}  # fmt: skip
 
 
 def train(options: argparse.Namespace) -> None:
+    settings = settings_of(options)
+    check_model(options)
     rank, place, plan = int(os.environ.get("RANK", 0)), device.pick(), None
     if "WORLD_SIZE" in os.environ:  # started by torchrun
         place = parallel.start(place)
@@ -181,59 +175,111 @@ def train(options: argparse.Namespace) -> None:
     elif options.plan != "ddp" or options.tensor:
         raise ValueError(f"--plan {options.plan} without torchrun: start with python -m torch.distributed.run -m llmcore train ...")
     try:
-        if rank == 0:
-            prepare(options)
-        if plan:
-            dist.barrier()
-        tokens, vocab_size = read_tokens(options.out / "train.bin")
-        held_out, _ = read_tokens(options.out / "held-out.bin")
-        config = changed(PRESETS[options.preset], [f"vocab_size={vocab_size}", *options.set])
-        device.seed(options.seed)
-        model = Transformer(config).to(place)
-        part, parts = (plan.data_rank, plan.data_ranks) if plan else (0, 1)
-        torch.manual_seed(options.seed + part)  # the same weights on every rank, different dropout for different tokens
-        settings = TrainConfig(
-            steps=options.steps, lr=options.lr, weight_decay=options.weight_decay, schedule=options.schedule,
-            warmup=options.warmup, accumulation=options.accumulation, precision=options.precision, compile=options.compile,
-            optimizer=options.optimizer, betas=(0.9, options.beta2), eval_batches=options.eval_batches,
-            eval_every=options.eval_every, patience=options.patience, checkpoint_every=options.checkpoint_every,
-        )  # fmt: skip
-        windows = Windows(np.asarray(tokens), config.context_length, options.batch_size, vocab_size, options.seed, True, part, parts)
-        count = max(1, (len(held_out) - 1) // config.context_length)
-        held = Windows(np.asarray(held_out), config.context_length, min(options.batch_size, count), vocab_size)
-        trainer = Trainer(model, windows, settings, held, options.out, progress=None if rank == 0 else False, plan=plan)
-        if checkpoint.checkpoints(options.out):
-            trainer.resume()
-        for record in trainer.run():
-            if rank == 0 and record.eval_loss is not None:
-                print(
-                    f"step {record.step}  loss {record.loss:.3f}  held out {record.eval_loss:.3f}  lr {record.lr:.1e}  "
-                    f"{record.tokens_per_second:,.0f} tokens/s",
-                    flush=True,
-                )
-        last = checkpoint.checkpoints(options.out)
-        if not last or not last[-1].name.endswith(f"{trainer.step:08d}"):
-            trainer.save()
+        with alone(options.out) if rank == 0 else contextlib.nullcontext():
+            if rank == 0:
+                for remark in run.prepare(options.out, options.corpus, options.tokenizer, options.level, options.vocab_size):
+                    print(remark, file=sys.stderr)
+                config = config_of(options)
+                run.settle(options.out, config.to_dict() | {"batch_size": options.batch_size, "seed": options.seed})
+            if plan:
+                dist.barrier()
+            trainer = trainer_of(options, settings, place, plan, progress=None if rank == 0 else False)
+            go(trainer, options.out, first=rank == 0)
     finally:
         if plan:
             dist.destroy_process_group()
 
 
+def settings_of(options: argparse.Namespace) -> TrainConfig:
+    return TrainConfig(
+        steps=options.steps, lr=options.lr, weight_decay=options.weight_decay, schedule=options.schedule,
+        warmup=options.warmup, accumulation=options.accumulation, precision=options.precision, compile=options.compile,
+        optimizer=options.optimizer, betas=(0.9, options.beta2), eval_batches=options.eval_batches,
+        eval_every=options.eval_every, patience=options.patience, checkpoint_every=options.checkpoint_every,
+    )  # fmt: skip
+
+
+def check_model(options: argparse.Namespace) -> None:
+    """Refuse an impossible model before vocabulary and tokens are made."""
+    size = len(load(options.tokenizer)) if options.tokenizer else max(options.vocab_size, 1)
+    config = changed(PRESETS[options.preset], [f"vocab_size={size}", *options.set])
+    if config.family != "decoder":
+        raise ValueError(
+            f"--set family={config.family}: train teaches to predict the next token, which only a decoder cannot read beforehand; "
+            "leave the family as it is"
+        )
+
+
+def config_of(options: argparse.Namespace) -> ModelConfig:
+    """The model's config, for the vocabulary of the run's folder."""
+    _, vocab_size = read_tokens(options.out / "train.bin")
+    return changed(PRESETS[options.preset], [f"vocab_size={vocab_size}", *options.set])
+
+
+def trainer_of(
+    options: argparse.Namespace, settings: TrainConfig, place: torch.device, plan: parallel.Parallel | None, progress: bool | None
+) -> Trainer:
+    """Model, data and optimizer of a run whose folder is prepared; from its newest checkpoint where it has one."""
+    config = config_of(options)
+    part, parts = (plan.data_rank, plan.data_ranks) if plan else (0, 1)
+    with naming("the part of the corpus to learn from (its first nine tenths)"):
+        tokens, vocab_size = read_tokens(options.out / "train.bin")
+        windows = Windows(np.asarray(tokens), config.context_length, options.batch_size, vocab_size, options.seed, True, part, parts)
+    with naming("the held-out part of the corpus (its last tenth)"):
+        tokens, _ = read_tokens(options.out / "held-out.bin")
+        count = max(1, (len(tokens) - 1) // config.context_length)
+        held_out = Windows(np.asarray(tokens), config.context_length, min(options.batch_size, count), vocab_size)
+    device.seed(options.seed)
+    model = Transformer(config).to(place)
+    torch.manual_seed(options.seed + part)  # the same weights on every rank, different dropout for different tokens
+    trainer = Trainer(model, windows, settings, held_out, options.out, progress=progress, plan=plan)
+    return trainer.resume() if checkpoint.checkpoints(options.out) else trainer
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """A ValueError of this block begins with what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+
+
+def go(trainer: Trainer, out: Path, first: bool) -> None:
+    """Train to the end; the first process prints."""
+    say = print if first else lambda *_, **__: None
+    last = trainer.config.steps
+    if trainer.step >= last or trainer.stopped:
+        why = f"no better held-out loss for {trainer.waited} evaluations" if trainer.step < last else "all that --steps asks for"
+        say(f"{out} is finished: step {trainer.step} of {last} is done, {why}. Go on with llmcore sample {out}")
+        return
+    if trainer.step:
+        say(f"{out} goes on after step {trainer.step}", flush=True)
+    for record in trainer.run():
+        if record.eval_loss is not None:
+            say(
+                f"step {record.step}  loss {record.loss:.3f}  held out {record.eval_loss:.3f}  lr {record.lr:.1e}  "
+                f"{record.tokens_per_second:,.0f} tokens/s",
+                flush=True,
+            )
+    found = checkpoint.checkpoints(out)
+    if not found or checkpoint.step_of(found[-1]) != trainer.step:
+        trainer.save()
+
+
 def sample(options: argparse.Namespace) -> None:
-    tokenizer = load(options.run / TOKENIZER)
+    tokenizer = run.vocabulary(options.run)
+    rules = [RULES[name](getattr(options, name)) for name in RULES if getattr(options, name) is not None]
     model = sharded.load_model(options.run).to(device.pick())
     end = tokenizer.special_tokens.get(END)
     prompt = tokenizer.encode(options.prompt, "all") or ([end] if end is not None else [])
-    rules = [RULES[name](getattr(options, name)) for name in RULES if getattr(options, name) is not None]
     ids: list[int] = []
-    shown = options.prompt
-    print(shown, end="", flush=True)
+    shown = ""
     for step in generate(model, [prompt], options.tokens, rules=rules, greedy=options.greedy, eos=end, seed=options.seed):
-        if bool(step.finished.all()):
-            break
-        ids.append(int(step.ids[0]))
+        if not bool(step.finished.all()):
+            ids.append(int(step.ids[0]))
         text = options.prompt + tokenizer.decode(ids)
-        if not text.endswith("\ufffd"):  # half a character: wait for the rest
+        if not text.endswith("\ufffd") or not ids:  # half a character: wait for the rest
             print(text[len(shown) :], end="", flush=True)
             shown = text
     print()
@@ -244,10 +290,28 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     try:
         {"tokenize": tokenize, "train": train, "sample": sample}[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read, as head does, has enough
+        with contextlib.suppress(OSError, ValueError):  # nor may the interpreter's end complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"llmcore {options.command}: interrupted{how_to_go_on(options)}", file=sys.stderr)
+        return INTERRUPTED
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"llmcore {options.command}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def how_to_go_on(options: argparse.Namespace) -> str:
+    if options.command != "train":
+        return ""
+    found = checkpoint.checkpoints(options.out)
+    if not found:
+        return f"; no checkpoint is in {options.out} yet, so the same command begins at step 0"
+    return f"; the same command goes on after step {checkpoint.step_of(found[-1])}, the last checkpoint in {options.out}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ F d_ff, V vocab_size, L n_layers of each stack. Every count is exact for llmcore
 from dataclasses import dataclass
 
 from llmcore.config import ModelConfig
+from llmcore.quantities import count
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
@@ -44,7 +45,7 @@ def flops(config: ModelConfig, B: int, T: int, S: int = 0) -> dict[str, int]:
     Scores are counted for the whole T x T square, as the explicit path computes them, causal or not. What is not a matrix
     product (norms, softmax, activations) is left out: it is below 1 % at real sizes. S is an encoder-decoder's source length.
     """
-    _lengths(config, T, S)
+    _lengths(config, B, T, S)
     D, F, L = config.d_model, config.d_ff, config.n_layers
     q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
     ups = 2 if config.feed_forward == "swiglu" else 1
@@ -75,6 +76,7 @@ def kv_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int = 2) -> 
     >>> kv_bytes(LLAMA, 1, 8192) / 2**30  # GiB at 16 bits
     1.0
     """
+    count(B=B, T=T, bytes_per_number=bytes_per_number)
     return 2 * config.n_layers * config.n_kv_heads * config.d_head * B * T * bytes_per_number
 
 
@@ -101,7 +103,8 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     """
     if config.family == "encoder-decoder":
         raise ValueError("activation_bytes with family='encoder-decoder': count its two stacks as an encoder and a decoder")
-    _lengths(config, T, 0)
+    _lengths(config, B, T, 0)
+    count(bytes_per_number=bytes_per_number)
     D, F, H, q = config.d_model, config.d_ff, config.n_heads, config.n_heads * config.d_head
     rows, L, rotary = B * T, config.n_layers, config.position.startswith("rotary")
     # layer: its input, mean and 1 / deviation of each row; rms, written out: its input, normalised rows, 1 / size
@@ -132,7 +135,9 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     return {name: saved.numbers * bytes_per_number + saved.flags for name, saved in parts.items()}
 
 
-def _lengths(config: ModelConfig, T: int, S: int) -> None:
+def _lengths(config: ModelConfig, B: int, T: int, S: int) -> None:
+    count(B=B)
+    count(0, T=T, S=S)
     if (S > 0) != (config.family == "encoder-decoder"):
         raise ValueError(f"S={S} with family={config.family!r}: a source length belongs to an encoder-decoder, and only there")
     if not 1 <= T <= config.context_length or config.context_length < S:

@@ -9,16 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llmcore import checks
 from llmcore.config import ModelConfig
 from llmcore.functional import softmax
 from llmcore.linear import Linear
 from llmcore.mask import Mask
 from llmcore.position import Turn
+from llmcore.quantities import count
 from llmcore.tiled import tiled_attention
 
 
 def split_heads(x: Float[Tensor, "B T HDh"], n_heads: int) -> Float[Tensor, "B H T Dh"]:
     """Cut the last axis into heads, then move the heads forward: view first, then transpose, or tokens get mixed."""
+    checks.heads(x, n_heads)
     B, T, width = x.shape
     return x.view(B, T, n_heads, width // n_heads).transpose(1, 2)
 
@@ -35,6 +38,7 @@ class KVCache:
     """
 
     def __init__(self, capacity: int):
+        count(0, capacity=capacity)
         self.capacity = capacity
         self.length = 0
         self.keys: Tensor | None = None
@@ -44,16 +48,10 @@ class KVCache:
         self, k: Float[Tensor, "B Hkv T Dh"], v: Float[Tensor, "B Hkv T Dh"]
     ) -> tuple[Float[Tensor, "B Hkv S Dh"], Float[Tensor, "B Hkv S Dh"]]:
         """Store T more keys and values; returns all S = length + T of them."""
-        if k.requires_grad or v.requires_grad:
-            raise ValueError("a KVCache takes no gradients: use torch.no_grad() to generate, or leave the cache out to train")
-        B, Hkv, T, Dh = k.shape
-        end = self.length + T
-        if end > self.capacity:
-            raise ValueError(f"{end} tokens do not fit a cache of {self.capacity}: make it larger or read fewer")
+        checks.cached(k, v, self.keys, self.length, self.capacity)
+        (B, Hkv, _, Dh), end = k.shape, self.length + k.shape[2]
         if self.keys is None or self.values is None:
             self.keys, self.values = k.new_empty(B, Hkv, self.capacity, Dh), v.new_empty(B, Hkv, self.capacity, Dh)
-        if self.keys.shape[0] != B:
-            raise ValueError(f"batch of {B} with a cache of {self.keys.shape[0]} sequences: start a new cache")
         self.keys[:, :, self.length : end] = k
         self.values[:, :, self.length : end] = v
         self.length = end
@@ -91,6 +89,8 @@ class Attention(nn.Module):
         context: Float[Tensor, "B S D"] | None = None,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "B T D"]:
+        checks.mask(mask, len(x))
+        checks.context(x, context, cache.keys if cache else None)
         q = self.q(turn(split_heads(self.W_q(x), self.n_heads)))  # (B, H, T, Dh)
         if context is not None and cache is not None and cache.keys is not None and cache.values is not None:
             k, v = cache.keys, cache.values  # the source does not change while the target grows

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llmcore.config import ModelConfig
-from llmcore.files import reading, writing
+from llmcore.files import alone, reading, writing
 from llmcore.model import Transformer
 
-NAME = re.compile(r"^step-(\d{8})$")
+NAME = re.compile(r"^step-(\d{8}|[1-9]\d{8,})$")  # from 10^8 on a step has more than the eight digits of the others
 FORMAT = 1
 
 
@@ -43,8 +43,10 @@ def save(
     """
     if keep < 1:
         raise ValueError(f"keep={keep}: at least the newest checkpoint must stay")
-    folder, temporary = Path(folder), Path(folder) / f".writing-{os.getpid()}"
+    folder = Path(folder)
     config = getattr(model, "config", None)
+    check_place(model)
+    weights = _own_memory(model.state_dict())
     state, values = _random_states()
     state |= more or {}
     if optimizer is not None:
@@ -55,35 +57,92 @@ def save(
         "format": FORMAT, "step": step, "config": config.to_dict() if isinstance(config, ModelConfig) else None,
         "extra": extra or {},
     }  # fmt: skip
-    with writing(folder):
-        prepare(folder, step)
+    text = plain_text(values)
+    with writing(folder), alone(folder):
+        temporary = prepare(folder, step)
         try:
             temporary.mkdir()
-            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
+            save_file(weights, temporary / "model.safetensors")
             save_file(state, temporary / "state.safetensors")
-            (temporary / "state.json").write_text(json.dumps(values), encoding="utf-8")
+            (temporary / "state.json").write_text(text, encoding="utf-8")
             return publish(temporary, folder, step, keep)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # no longer there where it was given its name
 
 
-def prepare(folder: Path, step: int) -> None:
-    """Make the folder, refuse a step that is there already, and clear away what died half-written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / f"step-{step:08d}").exists():
-        raise ValueError(f"{folder / f'step-{step:08d}'} exists: resume from it, or write to another folder")
+def name_of(step: int) -> str:
+    """step-00000042"""
+    return f"step-{step:08d}"
+
+
+def temporary_of(step: int) -> str:
+    """The name of a checkpoint that is being written."""
+    return f".writing-{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """42 of step-00000042."""
+    return int(path.name.removeprefix("step-"))
+
+
+def _own_memory(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor in memory of its own: safetensors writes no two names of one table, nor a part of a larger one."""
+    seen, own = set(), {}
+    for name, tensor in weights.items():
+        if tensor.is_meta:
+            raise ValueError(f"{name} is on the meta device, where a tensor has no values: make the model on cpu or cuda first")
+        memory = tensor.untyped_storage()
+        shared = memory.data_ptr() in seen or memory.nbytes() > tensor.nbytes
+        own[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+        seen.add(memory.data_ptr())
+    return own
+
+
+def plain_text(values: dict[str, Any]) -> str:
+    """JSON of what a checkpoint holds beside tensors; ValueError names the value that JSON has no form for."""
+
+    def refuse(value: Any) -> Any:
+        raise TypeError(f"a {type(value).__name__}")
+
+    try:
+        return json.dumps(values, default=refuse)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"extra and the optimizer's settings may hold numbers, texts, lists and dicts, not {error}: leave it out, or make it "
+            "one of those"
+        ) from error
+
+
+def check_newest(folder: str | Path, step: int) -> None:
+    """ValueError where a folder holds this step or a later one: what is written next would not be the newest, and be removed."""
+    found = checkpoints(folder)
+    if found and step_of(found[-1]) > step:
+        raise ValueError(f"{found[-1]} is later than step {step}: resume from it, or write to another folder")
+
+
+def prepare(folder: Path, step: int) -> Path:
+    """Refuse a step that is no later than those there, and clear away what died half-written; the name to write under.
+
+    The caller holds files.alone(folder): whatever bears a temporary name has no process any more.
+    """
+    if step < 0:
+        raise ValueError(f"step={step}: steps count from 0")
+    if (folder / name_of(step)).exists():
+        raise ValueError(f"{folder / name_of(step)} exists: resume from it, or write to another folder")
+    check_newest(folder, step)
     for left in (*folder.glob(".writing-*"), *folder.glob(".removing-*")):
         shutil.rmtree(left, ignore_errors=True)
+    return folder / temporary_of(step)
 
 
 def publish(temporary: Path, folder: Path, step: int, keep: int) -> Path:
     """Write the manifest, wait for the disk, give the folder its name, remove all checkpoints but the newest `keep`."""
     files = sorted(p for p in temporary.rglob("*") if p.is_file())
-    manifest = {str(f.relative_to(temporary)): {"size": f.stat().st_size, "sha256": _sha256(f)} for f in files}
+    manifest = {f.relative_to(temporary).as_posix(): {"size": f.stat().st_size, "sha256": _sha256(f)} for f in files}
     (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     for path in [*temporary.rglob("*"), temporary]:
         _fsync(path)
-    final = folder / f"step-{step:08d}"
+    final = folder / name_of(step)
     os.rename(temporary, final)
     _fsync(folder)
     for old in checkpoints(folder)[:-keep]:
@@ -96,17 +155,28 @@ def publish(temporary: Path, folder: Path, step: int, keep: int) -> Path:
 def checkpoints(folder: str | Path) -> list[Path]:
     """The checkpoints of a folder, oldest first; temporary folders are none."""
     folder = Path(folder)
-    return sorted(p for p in folder.iterdir() if NAME.match(p.name)) if folder.is_dir() else []
+    return sorted((p for p in folder.iterdir() if NAME.match(p.name)), key=step_of) if folder.is_dir() else []
 
 
 def latest(folder: str | Path) -> Path:
-    """The newest checkpoint of a folder, or the folder itself where it is one."""
-    if NAME.match(Path(folder).name):
-        return Path(folder)
+    """The newest checkpoint of a folder, or the folder itself where it is one, whatever its name.
+
+    Raises FileNotFoundError that says what is there in its place.
+    """
+    folder = Path(folder)
+    if (folder / "manifest.json").is_file() or (NAME.match(folder.name) and folder.is_dir()):
+        return folder
     found = checkpoints(folder)
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no checkpoint: train with checkpoint_every, or name another folder")
-    return found[-1]
+    if found:
+        return found[-1]
+    remedy = "train with checkpoint_every, or name another folder"
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} does not exist, so it holds no checkpoint: {remedy}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is a file and holds no checkpoint: name the folder of a run, or one step-... in it")
+    if (folder / "config.json").exists() or any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"{folder} holds no checkpoint but published weights: read them by llmcore.pretrained.load")
+    raise FileNotFoundError(f"{folder} holds no checkpoint: {remedy}")
 
 
 def verify(path: str | Path) -> dict[str, Any]:
@@ -126,7 +196,7 @@ def verify(path: str | Path) -> dict[str, Any]:
         if _sha256(file) != digest:
             raise ValueError(f"{file} is damaged (its SHA-256 is not the one written): use another checkpoint")
     for file in path.rglob("*"):  # what is read must have been compared
-        if file.is_file() and file.name != "manifest.json" and (name := str(file.relative_to(path))) not in listed:
+        if file.is_file() and file.name != "manifest.json" and (name := file.relative_to(path).as_posix()) not in listed:
             raise ValueError(f"{path}/manifest.json does not list {name}: use another checkpoint, or remove what is not of it")
     with _whole(path):
         values = json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -149,6 +219,7 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None,
     path = latest(path)
     values = verify(path)
     with _whole(path):
+        check_place(model)
         check_config(path, values, model)
         weights = _weights(path)
         _check_shapes(path, weights, model)
@@ -167,6 +238,13 @@ def _weights(path: Path) -> dict[str, Tensor]:
     if not (path / "model.safetensors").exists():
         raise ValueError(f"{path} holds shards that several ranks wrote: read it by llmcore.distributed.sharded")
     return load_file(path / "model.safetensors")
+
+
+def check_place(model: nn.Module) -> None:
+    """ValueError where a parameter is on the meta device: what is copied there is gone."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"{name} is on the meta device, where a tensor has no values: make the model on cpu or cuda first")
 
 
 def _check_shapes(path: Path, weights: dict[str, Tensor], model: nn.Module) -> None:
@@ -217,10 +295,15 @@ def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for index, entry in state["state"].items():
         for name, value in entry.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value.contiguous()
+                tensors[f"optimizer.{index}.{name}"] = value
+            elif isinstance(value, list | tuple | dict):
+                raise ValueError(
+                    f"the optimizer keeps {name} of parameter {index} as a {type(value).__name__}, as LBFGS does: a checkpoint "
+                    "holds tensors and single values; save the model without its optimizer, or use SGD or AdamW"
+                )
             else:
                 plain[f"{index}.{name}"] = value
-    return tensors, {"groups": state["param_groups"], "plain": plain}
+    return _own_memory(tensors), {"groups": state["param_groups"], "plain": plain}
 
 
 def _unflatten(tensors: dict[str, Tensor], stored: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ hidden_dim = d_head, intermediate_size = d_ff. A config that cannot be built is 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 Family = Literal["decoder", "encoder", "encoder-decoder"]
@@ -17,13 +18,9 @@ Residual = Literal["pre", "post"]
 AttentionPath = Literal["explicit", "fused", "tiled"]
 
 CHOICES = {
-    "family": Family,
-    "norm": Norm,
-    "feed_forward": FeedForwardKind,
-    "position": Position,
-    "residual": Residual,
+    "family": Family, "norm": Norm, "feed_forward": FeedForwardKind, "position": Position, "residual": Residual,
     "attention": AttentionPath,
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class RotaryScaling:
     original: int = 8192
 
     def __post_init__(self) -> None:
-        if self.factor < 1 or not 0 < self.low < self.high or self.original < 1:
+        if not (1 <= self.factor < math.inf and 0 < self.low < self.high < math.inf and 1 <= self.original < math.inf):
             raise ValueError(f"{self}: needs factor >= 1, 0 < low < high, original >= 1; Llama 3.1 has 8, 1, 4, 8192")
 
 
@@ -88,14 +85,16 @@ class ModelConfig:
         for name, kind in CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {list(get_args(kind))}")
-        for name in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads", "d_ff"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}: must be a whole number of at least 1")
-        for name in ("n_kv_heads", "d_head", "n_segments"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}={value!r}: must be a whole number, 0 for the default")
+        if not isinstance(self.rotary_scaling, RotaryScaling | None):
+            raise ValueError(f"rotary_scaling={self.rotary_scaling!r}: must be a RotaryScaling, its fields as a dict, or None")
+        for f in fields(self):
+            value, least = getattr(self, f.name), int(f.default is MISSING)  # 0 stands for the default where there is one
+            if f.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ValueError(f"{f.name}={value!r}: must be a whole number of at least {least}")
+            if f.type == "float" and not (isinstance(value, int | float) and abs(value) < math.inf):  # nor NaN
+                raise ValueError(f"{f.name}={value!r}: must be a finite number")
+            if f.type == "bool" and not isinstance(value, bool):
+                raise ValueError(f"{f.name}={value!r}: must be True or False")
         if not self.d_head:
             if self.d_model % self.n_heads:
                 raise ValueError(
@@ -120,7 +119,7 @@ class ModelConfig:
             raise ValueError(f"rotary_base={self.rotary_base}: must be above 1; 10000 is usual")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: is a probability; choose 0 <= dropout < 1")
-        if not (self.norm_eps >= 0 and self.init_std > 0):  # nor NaN
+        if self.norm_eps < 0 or self.init_std <= 0:
             raise ValueError(f"norm_eps={self.norm_eps}, init_std={self.init_std}: need norm_eps >= 0 and init_std > 0")
         if self.family == "decoder" and self.n_segments:
             raise ValueError(f"n_segments={self.n_segments} in a decoder: segments mark an encoder's sentence pair; set 0")

@@ -6,6 +6,7 @@ pieces, write_tokens puts them on the disk, read_tokens maps them, and Windows r
 
 import codecs
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -19,31 +20,42 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from llmcore.files import reading, write_whole, writing
+from llmcore.files import not_utf8, reading, temporary_name, write_whole, writing
 
 TYPES = {"uint16": np.uint16, "uint32": np.uint32}
-LINE = re.compile(r"\n(?=\S)")  # a line end after which a word begins
+# up to the last line end between two words, else up to the last word before a space
+WHOLE = (re.compile(r"(?s:.*)(?<=\S)\n(?=\S)"), re.compile(r"(?s:.*)(?<=\S)(?=[ \t])"))
 
 
 def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
     """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole.
 
-    A piece ends at the last line end after which no white space follows, where the patterns of llmcore.tokenizer cut in any case, so
-    that a vocabulary learned from the pieces is the one of the whole; where a piece has none it is cut where it is full.
+    A byte order mark at its beginning is left out.
+
+    A piece ends at a line end between two words, else before a space that follows a word. There the patterns
+    of llmcore.tokenizer cut in any case, and what they find before does not depend on what follows, so a
+    vocabulary learned from the pieces is that of the whole. A piece that has no such place is cut where it is
+    full.
     Raises ValueError for a file that is not UTF-8.
     """
     if size < 1:
         raise ValueError(f"size={size}: a piece has at least 1 character")
-    decoder, held, done = codecs.getincrementaldecoder("utf-8")(), "", 0
+    decoder, held, done, beginning = codecs.getincrementaldecoder("utf-8")(), "", 0, b""
+    started = False  # a byte order mark is the first character or none
     with open(path, "rb") as file:
         while block := file.read(size):
+            beginning = (beginning + block[:4])[:4]
             try:
-                held += decoder.decode(block)
+                text = decoder.decode(block)
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, near byte {done + error.start}: not UTF-8; convert the file first") from error
+                at = done + len(block) - len(error.object) + error.start
+                raise not_utf8(path, beginning + file.read(4), at) from error
+            held += text if started else text.removeprefix("\ufeff")
+            started = started or text != ""
             done += len(block)
             if len(held) >= size:
-                cut = max((m.end() for m in LINE.finditer(held)), default=len(held))
+                found = WHOLE[0].match(held) or WHOLE[1].match(held)
+                cut = found.end() if found else len(held)
                 yield held[:cut]
                 held = held[cut:]
     try:
@@ -66,7 +78,7 @@ def write_tokens(path: str | Path, ids: Iterable[int], vocab_size: int, chunk: i
         raise ValueError(f"vocab_size={vocab_size}: an id takes at most 32 bits; choose 1..2^32")
     kind = "uint16" if vocab_size <= 1 << 16 else "uint32"
     buffer: list[int] = []
-    count, temporary, header = 0, path.with_name(path.name + ".tmp"), path.with_name(path.name + ".json")
+    count, temporary, header = 0, temporary_name(path), path.with_name(path.name + ".json")
 
     def flush(file: Any) -> None:
         block = np.asarray(buffer, dtype=np.int64)
@@ -131,6 +143,13 @@ class Batch:
     targets: Int[Tensor, "B T"]
 
 
+# what must be the same where a position is taken up again, and how it is called
+SAME = {
+    "seed": "seed=", "count": "count=", "batch_size": "batch_size=", "context_length": "context_length=", "shuffle": "shuffle=",
+    "digest": "other ids: their SHA-256 is ",
+}  # fmt: skip
+
+
 class Windows:
     """Windows of T + 1 ids, cut one after the other, as shuffled batches; epoch e is shuffled by seed + e.
 
@@ -165,6 +184,7 @@ class Windows:
         self.rank, self.world = rank, world
         self.epoch, self.batch = 0, 0
         self._order: tuple[int, np.ndarray] | None = None
+        self._digest: str | None = None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -206,25 +226,40 @@ class Windows:
         for start in range(0, self.count, self.batch_size)[:limit]:
             yield self.take(range(start, min(start + self.batch_size, self.count)))
 
-    def state(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "batch": self.batch, "seed": self.seed, "count": self.count, "batch_size": self.batch_size}
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all ids, the same in whatever type they are kept; taken once, a block at a time."""
+        if self._digest is None:
+            kind, digest = np.min_scalar_type(_range(self.tokens)[1]).newbyteorder("<"), hashlib.sha256()
+            for block in _blocks(self.tokens):
+                digest.update(block.astype(kind).tobytes())
+            self._digest = digest.hexdigest()
+        return self._digest
 
-    def load(self, state: dict[str, int]) -> None:
-        """Continue where state() was taken; other data, batch size or seed would not be the same run: ValueError."""
+    def state(self) -> dict[str, Any]:
+        """The position, and what decides which windows come next: their order and the ids themselves."""
+        return {"epoch": self.epoch, "batch": self.batch} | {name: getattr(self, name) for name in SAME}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where state() was taken; other ids, another batch size or seed would not be the same run: ValueError."""
         with reading("the saved position", remedy="take it from state()"):
-            epoch, batch, same = state["epoch"], state["batch"], {name: state[name] for name in ("seed", "count", "batch_size")}
+            epoch, batch, same = state["epoch"], state["batch"], {name: state[name] for name in SAME}
         if type(epoch) is not int or type(batch) is not int or epoch < 0 or not 0 <= batch < self.batches_per_epoch:
             raise ValueError(f"epoch={epoch!r}, batch={batch!r} is no position among {self.batches_per_epoch} batches: use state()")
         for name, value in same.items():
             if value != getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)} here, {value} in the saved position: resume with the same data")
+                raise ValueError(f"{SAME[name]}{getattr(self, name)} here, {value} in the saved position: resume with the same data")
         self.epoch, self.batch = epoch, batch
 
 
-def _range(tokens: np.ndarray, block: int = 1 << 22) -> tuple[int, int]:
+def _blocks(tokens: np.ndarray, size: int = 1 << 22) -> Iterator[np.ndarray]:
+    return (tokens[i : i + size] for i in range(0, len(tokens), size))
+
+
+def _range(tokens: np.ndarray) -> tuple[int, int]:
     """The least and the greatest id, a block at a time."""
-    parts = [tokens[i : i + block] for i in range(0, len(tokens), block)]
-    return min(int(p.min()) for p in parts), max(int(p.max()) for p in parts)
+    parts = [(int(p.min()), int(p.max())) for p in _blocks(tokens)]
+    return min(low for low, _ in parts), max(high for _, high in parts)
 
 
 def collate(

@@ -3,47 +3,38 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from llmcore import checks
 from llmcore.config import ModelConfig
 from llmcore.norm import NORMS
 from llmcore.position import POSITIONS
 
 
-def check_ids(ids: Int[Tensor, "..."], vocab_size: int) -> None:
-    """Raise a ValueError that names the first id outside 0 .. vocab_size - 1."""
-    if ids.is_floating_point() or ids.dtype == torch.bool:
-        raise ValueError(f"ids have type {ids.dtype}: an id is a row number; pass integers")
-    outside = (ids < 0) | (ids >= vocab_size)
-    if bool(outside.any()):
-        raise ValueError(f"id {int(ids[outside][0])} is outside 0..{vocab_size - 1}: does the tokenizer fit the model?")
-
-
-def one_hot(ids: Int[Tensor, "..."], vocab_size: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "... V"]:
+def one_hot(ids: Integer[Tensor, "..."], vocab_size: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "... V"]:
     """Row n is 0 everywhere but 1 at ids[n].
 
     >>> one_hot(torch.tensor([2, 0]), 3)
     tensor([[0., 0., 1.],
             [1., 0., 0.]])
     """
-    check_ids(ids, vocab_size)
+    ids = checks.ids(ids, vocab_size)
     return (ids[..., None] == torch.arange(vocab_size, device=ids.device)).to(dtype)
 
 
-def one_hot_product(ids: Int[Tensor, "..."], table: Float[Tensor, "V D"]) -> Float[Tensor, "... D"]:
+def one_hot_product(ids: Integer[Tensor, "..."], table: Float[Tensor, "V D"]) -> Float[Tensor, "... D"]:
     """one_hot(ids) @ table: (N, V) @ (V, D), 2 N V D operations to copy N rows"""
     return one_hot(ids, table.shape[0], table.dtype) @ table
 
 
-def lookup(ids: Int[Tensor, "..."], table: Float[Tensor, "V D"]) -> Float[Tensor, "... D"]:
+def lookup(ids: Integer[Tensor, "..."], table: Float[Tensor, "V D"], *names: str) -> Float[Tensor, "... D"]:
     """table[ids]: the same rows, copied. In the backward pass row i of the gradient sums over the places where i stands.
 
     By torch's embedding, whose backward adds in a fixed order; that of plain indexing adds as its threads come, so that two runs
     of the same training would differ in their last bits.
     """
-    check_ids(ids, table.shape[0])
-    return torch.nn.functional.embedding(ids, table)
+    return torch.nn.functional.embedding(checks.rows(ids, table, *names), table)
 
 
 class Embedding(nn.Module):
@@ -60,16 +51,17 @@ class Embedding(nn.Module):
         self.norm = norm
         self.dropout = nn.Dropout(config.dropout)
 
-    def rows(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    def rows(self, ids: Integer[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         return lookup(ids, self.table)
 
     def forward(
-        self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "_ T"], segments: Int[Tensor, "B T"] | None = None
+        self, ids: Integer[Tensor, "B T"], positions: Integer[Tensor, "_ T"], segments: Integer[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
         x = self.rows(ids)
         x = self.tokens(x if self.scale == 1 else x * self.scale)
         if self.segments is not None:
-            x = x + lookup(torch.zeros_like(ids) if segments is None else segments, self.segments)
+            segments = torch.zeros_like(ids) if segments is None else checks.one_for_each(segments, ids)
+            x = x + lookup(segments, self.segments, "segment", "a model knows n_segments of them")
         elif segments is not None:
             raise ValueError("segments were given to a model with n_segments=0: they would be ignored; leave them out")
         return self.dropout(self.norm(self.position(x, positions)))

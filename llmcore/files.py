@@ -1,12 +1,16 @@
 """Files that are written whole or not at all, and errors of a disk or a file that name it and say what to do."""
 
+import codecs
 import contextlib
 import errno
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 FULL = "the disk is full: make room there, or choose another folder, and start again"
 CLOSED = "it may not be written: give yourself the right to write there, or choose another folder"
@@ -18,6 +22,9 @@ REMEDIES = {
     errno.EACCES: CLOSED,
     errno.EPERM: CLOSED,
 }
+MARKS = {  # the longer first: UTF-16's begins UTF-32's
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -42,7 +49,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(path: str | Path, *also: type[Exception], remedy: str = "get or write it again") -> Iterator[None]:
+def reading(path: str | Path, *also: type[BaseException], remedy: str = "get or write it again") -> Iterator[None]:
     """What a file's values lead to where they are not what they should be becomes one ValueError that names the file.
 
     `also`: further kinds of error that the block's libraries raise. A device that is out of memory is not the file's fault.
@@ -72,6 +79,34 @@ def check_writable(folder: str | Path) -> None:
             file.write(b"?")
 
 
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process takes: path.3f2a….tmp. What a process that was killed leaves bears such a name."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+@contextlib.contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """Make the folder and keep other processes that ask for the same out of it; BlockingIOError where one is in it.
+
+    The system gives the lock back when a process ends, however it ends; the empty file .lock stays. A process may hold it
+    several times over.
+    """
+    folder = Path(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.resolve() / ".lock", is_singleton=True, thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise BlockingIOError(
+                f"another process is at work in {folder}: wait until it has ended, or choose another folder"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _number(error: BaseException) -> int | None:
     """The system's number of a failed write: safetensors tells it in words, torch.distributed.checkpoint by rank.
 
@@ -89,7 +124,7 @@ def _number(error: BaseException) -> int | None:
 def write_whole(path: str | Path, text: str) -> None:
     """Write under another name, then rename: the file is the old one or the new one, never half of it."""
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_name(path)
     with writing(path):
         try:
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
@@ -100,3 +135,24 @@ def write_whole(path: str | Path, text: str) -> None:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def text_of(content: bytes, where: str | Path) -> str:
+    """The text of UTF-8 bytes, without the byte order mark that some programs put at the beginning.
+
+    >>> text_of(b"\\xef\\xbb\\xbfab", "a.txt")
+    'ab'
+    """
+    bare = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return bare.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(where, content[:4], len(content) - len(bare) + error.start) from error
+
+
+def not_utf8(where: str | Path, beginning: bytes, at: int) -> ValueError:
+    """The error of a text whose byte `at` is no UTF-8; names the encoding that a byte order mark tells."""
+    named = next((name for mark, name in MARKS.items() if beginning.startswith(mark)), None)
+    if named:
+        return ValueError(f"{where} is {named} by its byte order mark, not UTF-8; convert the file first")
+    return ValueError(f"{where}, byte {at}: not UTF-8; convert the file first")

@@ -10,13 +10,23 @@ result has the type of the input.
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
+
+from llmcore import checks
 
 
 def _wide(x: Tensor) -> Tensor:
     """fp16 and bf16 as fp32; fp32 and fp64 as they are."""
+    if not x.is_floating_point():  # a result in the type of x would be cut to whole numbers
+        raise ValueError(f"x has type {x.dtype}: these functions take floats; pass x.float()")
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _from_largest(x: Float[Tensor, "... D"], dim: int) -> Float[Tensor, "... D"]:
+    """x - max(x) along dim, so that the largest exponent is 0; where there is nothing, nothing."""
+    wide = _wide(x)
+    return wide - wide.detach().amax(dim, keepdim=True) if x.numel() else wide
 
 
 def linear(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, " O"] | None = None) -> Float[Tensor, "... O"]:
@@ -25,6 +35,9 @@ def linear(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, 
     >>> linear(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]), torch.tensor([0.0, 0.0, 10.0]))
     tensor([ 1.,  2., 13.])
     """
+    if not x.ndim or W.ndim != 2 or (b is not None and b.shape != W.shape[1:]):
+        shapes = f"x {tuple(x.shape)}, W {tuple(W.shape)}, b {None if b is None else tuple(b.shape)}"
+        raise ValueError(f"{shapes}: x must be (..., in), W (in, out) and b (out); reshape the one that is not")
     if x.shape[-1] != W.shape[0]:
         raise ValueError(
             f"x ends in {x.shape[-1]} and W starts with {W.shape[0]}: the inner sizes of x @ W must agree; "
@@ -34,7 +47,7 @@ def linear(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, 
     if alone and not torch.is_grad_enabled():
         y = _one_row(x, W)
         return y if b is None else y + b
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     y = rows @ W if b is None else torch.addmm(b, rows, W)  # in one call, so that y is written once
     return y.view(*x.shape[:-1], W.shape[1])
 
@@ -63,8 +76,7 @@ def softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... D"]:
     >>> softmax(torch.tensor([1000.0, 1000.0]))
     tensor([0.5000, 0.5000])
     """
-    wide = _wide(x)
-    e = (wide - wide.detach().amax(dim, keepdim=True)).exp()
+    e = _from_largest(x, dim).exp()
     return (e / e.sum(dim, keepdim=True)).to(x.dtype)
 
 
@@ -74,51 +86,55 @@ def log_softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... 
     >>> log_softmax(torch.tensor([0.0, -1000.0]))
     tensor([    0., -1000.])
     """
-    wide = _wide(x)
-    z = wide - wide.detach().amax(dim, keepdim=True)
+    z = _from_largest(x, dim)
     return (z - z.exp().sum(dim, keepdim=True).log()).to(x.dtype)
 
 
-def cross_entropy(logits: Float[Tensor, "... V"], targets: Int[Tensor, "..."], ignore_index: int = -100) -> Float[Tensor, ""]:
+def cross_entropy(logits: Float[Tensor, "... V"], targets: Integer[Tensor, "..."], ignore_index: int = -100) -> Float[Tensor, ""]:
     """L = mean over kept positions of -log softmax(logits)[target], in nats
 
-    Positions whose target is ignore_index are left out of sum and count. Every other target must lie in [0, V).
+    Positions whose target is ignore_index are left out of sum and count: whatever their logits are, inf and NaN too, the
+    loss does not change and their gradient is 0. Every other target must lie in [0, V).
 
     >>> cross_entropy(torch.zeros(6, 201), torch.tensor([101, 102, 100, 104, 105, 200]))  # ln 201
     tensor(5.3033)
     """
-    if logits.shape[:-1] != targets.shape:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}: logits need one more axis, the last, of size V"
-        )
-    V = logits.shape[-1]
-    keep = kept_targets(targets, V, ignore_index)
-    logits, targets = _wide(logits.reshape(-1, V)), targets.reshape(-1)
-    m = logits.detach().amax(-1, keepdim=True)
-    log_sum = (logits - m).exp().sum(-1).log() + m.squeeze(-1)  # (N,)
-    picked = logits.gather(-1, targets.clamp(min=0)[:, None]).squeeze(-1)  # (N,)
-    keep = keep.reshape(-1)
-    return ((log_sum - picked) * keep).sum() / keep.sum()
+    kept, rows = kept_targets(targets, logits.shape, ignore_index)
+    logits = logits.reshape(-1, logits.shape[-1])
+    z = _from_largest(logits if rows is None else logits.index_select(0, rows), -1)
+    picked = z[torch.arange(len(kept), device=z.device), kept]
+    return (z.exp().sum(-1).log() - picked).mean()
 
 
-def kept_targets(targets: Int[Tensor, "..."], V: int, ignore_index: int = -100) -> Bool[Tensor, "..."]:
-    """True where a target counts. ValueError where none does, or where one is no index of V logits."""
+def kept_targets(
+    targets: Integer[Tensor, "..."], shape: tuple[int, ...], ignore_index: int = -100
+) -> tuple[Integer[Tensor, " n"], Integer[Tensor, " n"] | None]:
+    """The n targets that count, and in which rows of logits of this shape (..., V) they stand; None: in all.
+
+    ValueError where targets are not (...) integers, where none counts, or where one is no index of V logits.
+    """
+    targets = checks.whole_numbers(targets, "target")
+    if shape[:-1] != targets.shape or not shape:
+        raise ValueError(f"logits {tuple(shape)} and targets {tuple(targets.shape)}: logits need one more axis, the last, of size V")
+    targets = targets.reshape(-1)
     keep = targets != ignore_index
     if not keep.any():
         raise ValueError(f"every target is ignore_index={ignore_index}: the mean of nothing is no number; drop the batch")
-    wrong = keep & ((targets < 0) | (targets >= V))
+    rows = None if keep.all() else keep.nonzero().squeeze(1)
+    kept = targets if rows is None else targets[rows]
+    wrong = (kept < 0) | (kept >= shape[-1])
     if wrong.any():
-        raise ValueError(f"target {int(targets[wrong][0])} is no index of V={V} logits: 0 <= target < V must hold")
-    return keep
+        raise ValueError(f"target {int(kept[wrong][0])} is no index of V={shape[-1]} logits: 0 <= target < V must hold")
+    return kept, rows
 
 
 def relu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """max(x, 0); the slope at 0 is taken as 0, as torch does
+    """max(x, 0), NaN of NaN; the slope at 0 is taken as 0, as torch does
 
     >>> relu(torch.tensor([-1.0, 0.0, 2.0]))
     tensor([0., 0., 2.])
     """
-    return torch.where(x > 0, x, 0)
+    return torch.where(x <= 0, 0, x)  # not x > 0: NaN is neither, and must not turn into a 0
 
 
 def gelu(x: Float[Tensor, "..."], approximate: str = "none") -> Float[Tensor, "..."]:
@@ -127,10 +143,11 @@ def gelu(x: Float[Tensor, "..."], approximate: str = "none") -> Float[Tensor, ".
     "none": Phi(x) = (1 + erf(x / sqrt 2)) / 2. "tanh": Phi(x) ~ (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
     """
     wide = _wide(x)
+    z = wide.clamp(-40, 40)  # beyond, Phi is 0 or 1 and its slope 0 to the last digit; x^3 would overflow
     if approximate == "none":
-        phi = 0.5 * (1 + torch.erf(wide * math.sqrt(0.5)))
+        phi = 0.5 * (1 + torch.erf(z * math.sqrt(0.5)))
     elif approximate == "tanh":
-        phi = 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide * wide * wide)))
+        phi = 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z * z * z)))
     else:
         raise ValueError(f"approximate={approximate!r} is unknown: choose 'none' or 'tanh'")
     return (wide * phi).to(x.dtype)
@@ -147,8 +164,8 @@ def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     >>> silu(torch.tensor([0.0, 1.0]))
     tensor([0.0000, 0.7311])
     """
-    wide = _wide(x)
-    return (wide * torch.sigmoid(wide)).to(x.dtype)
+    wide = _wide(x)  # beyond 1000 sigmoid is 0 or 1 and its slope 0, which x would multiply
+    return (wide * torch.sigmoid(wide.clamp(-1000, 1000))).to(x.dtype)
 
 
 def layer_norm(
@@ -162,6 +179,7 @@ def layer_norm(
     >>> layer_norm(torch.tensor([1.0, 3.0]), eps=0.0)
     tensor([-1.,  1.])
     """
+    checks.gain(x, weight=weight, bias=bias)
     wide = _wide(x)  # statistics in fp32: squares overflow in fp16
     centred = wide - wide.mean(-1, keepdim=True)
     y = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
@@ -178,6 +196,7 @@ def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, " D"] | None = Non
     >>> rms_norm(torch.tensor([3.0, 4.0]), eps=0.0)  # rms = sqrt(12.5)
     tensor([0.8485, 1.1314])
     """
+    checks.gain(x, weight=weight)
     wide = _wide(x)  # statistics in fp32: squares overflow in fp16
     y = wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
     return (y if weight is None else y * weight).to(x.dtype)

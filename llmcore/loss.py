@@ -6,7 +6,7 @@ buffer serves all rows. The idea is that of [Hsu et al. 2024, Liger Kernel].
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -19,28 +19,32 @@ NUMBERS = 1 << 20  # logits at a time where the vocabulary is small enough: they
 def head_loss(
     x: Float[Tensor, "... D"],
     table: Float[Tensor, "V D"],
-    targets: Int[Tensor, "..."],
+    targets: Integer[Tensor, "..."],
     bias: Float[Tensor, " V"] | None = None,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
     """Sum over kept targets of -log softmax(x @ table^T + bias)[target], in nats: functional.cross_entropy times their number
 
     Gradients are made on the way forward, because a chunk's logits are gone afterwards: with s = softmax(logits) - one_hot(target)
-    in kept rows and 0 in the others, d x = s @ table, d table = s^T @ x, d bias = the sum of s over rows. Raises ValueError as
-    cross_entropy does.
+    in kept rows, d x = s @ table, d table = s^T @ x, d bias = the sum of s over rows. Rows that are left out are not computed:
+    they add nothing to the loss and to no gradient, whatever stands in them. Raises ValueError as cross_entropy does.
 
     >>> head_loss(torch.zeros(6, 2), torch.ones(201, 2), torch.tensor([101, 102, 100, 104, 105, 200])) / 6  # ln 201
     tensor(5.3033)
     """
-    keep = kept_targets(targets, table.shape[0], ignore_index).reshape(-1)
+    if x.shape[-1:] != table.shape[1:] or (bias is not None and bias.shape != table.shape[:1]):
+        shapes = f"x {tuple(x.shape)}, table {tuple(table.shape)}, bias {None if bias is None else tuple(bias.shape)}"
+        raise ValueError(f"{shapes}: x must be (..., D), table (V, D) and bias (V); reshape the one that is not")
+    kept, rows = kept_targets(targets, (*x.shape[:-1], table.shape[0]), ignore_index)
     if not torch.is_grad_enabled():
         x, table, bias = x.detach(), table.detach(), None if bias is None else bias.detach()
-    return _HeadLoss.apply(x.reshape(-1, x.shape[-1]), table, bias, targets.reshape(-1), keep)
+    x = x.reshape(-1, x.shape[-1])
+    return _HeadLoss.apply(x if rows is None else x.index_select(0, rows), table, bias, kept)
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, table, bias, targets, keep):
+    def forward(ctx, x, table, bias, targets):
         N, V = len(x), len(table)
         of_x, of_table, of_bias = ctx.needs_input_grad[:3]
         d_x = torch.empty_like(x) if of_x else None
@@ -52,14 +56,14 @@ class _HeadLoss(torch.autograd.Function):
             at = slice(start, start + rows)
             logits = linear(x[at], table, bias)
             kind, logits = logits.dtype, logits.to(total.dtype)  # 16 bits under autocast; exponents are summed in fp32
-            target, kept = targets[at, None].clamp(min=0), keep[at, None].to(logits.dtype)
+            target = targets[at, None]
             m = logits.amax(-1, keepdim=True)
             picked = logits.gather(-1, target) - m
             size = logits.sub_(m).exp_().sum(-1, keepdim=True)  # logits hold exp(logits - m) from here on
-            total += ((size.log() - picked) * kept).sum()
+            total += (size.log() - picked).sum()
             if d_x is d_table is d_bias is None:
                 continue
-            slope = logits.mul_(kept / size).scatter_add_(-1, target, -kept).to(kind)
+            slope = logits.mul_(1 / size).scatter_add_(-1, target, -torch.ones_like(size)).to(kind)
             if d_x is not None:
                 d_x[at] = slope @ table.to(kind)
             if d_table is not None and kind == table.dtype:
@@ -73,4 +77,4 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, slope):
-        return *(None if d is None else d * slope.to(d.dtype) for d in ctx.saved_tensors), None, None
+        return *(None if d is None else d * slope.to(d.dtype) for d in ctx.saved_tensors), None

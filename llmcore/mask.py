@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from llmcore import checks
+
 
 @dataclass(frozen=True)
 class Padding:
@@ -25,19 +27,7 @@ class Padding:
     stop: Int[Tensor, " B"] | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("start", self.start), ("stop", self.stop)):
-            if value is not None and (value.ndim != 1 or value.is_floating_point() or value.dtype == torch.bool):
-                raise ValueError(f"{name} has shape {tuple(value.shape)} and type {value.dtype}: one integer a sequence")
-
-    def check(self, B: int, T: int) -> None:
-        """Raise a ValueError unless the padding fits B sequences of which T tokens have been read so far."""
-        for name, value, limit in (("start", self.start, None), ("stop", self.stop, T)):
-            if value is None:
-                continue
-            if len(value) != B:
-                raise ValueError(f"{name} has {len(value)} entries for a batch of {B}: give one a sequence")
-            if bool((value < 0).any()) or (limit is not None and bool((value > limit).any())):
-                raise ValueError(f"{name}={value.tolist()} for sequences of {T} tokens: each must lie in 0..{T}")
+        checks.ends(start=self.start, stop=self.stop)
 
     def real(self, stop: int, start: int = 0) -> Bool[Tensor, "B S"]:
         """True where a real token stands, of the places start .. stop - 1; needs self.start or self.stop."""
@@ -68,6 +58,9 @@ class Mask:
     causal: bool = False
     padding: Padding = Padding()
 
+    def __post_init__(self) -> None:
+        checks.rule(self.causal)
+
     def square(self, T: int, S: int, device: torch.device | None = None) -> Bool[Tensor, "B_or_1 1 T S"] | None:
         """True where a query may read a key; None where every query may read every key.
 
@@ -84,6 +77,7 @@ class Mask:
         tensor([[[[1, 1, 0],
                   [1, 1, 1]]]], dtype=torch.int32)
         """
+        checks.last_of_the_keys(self.causal, queries.start)
         causal = self.causal and keys.stop - 1 > queries.start
         if not causal and self.padding.empty:
             return None

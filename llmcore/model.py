@@ -6,9 +6,10 @@ Shapes: B batch, T tokens, S source tokens, D d_model, V vocabulary.
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from llmcore import checks
 from llmcore.attention import KVCache
 from llmcore.block import Block, BlockCache
 from llmcore.config import ModelConfig
@@ -59,7 +60,7 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_transform or config.head_bias else None
 
     def forward(
-        self, x: Float[Tensor, "B T D"], embedding: Float[Tensor, "V D"], targets: Int[Tensor, "B T"] | None = None
+        self, x: Float[Tensor, "B T D"], embedding: Float[Tensor, "V D"], targets: Integer[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
         table = embedding if self.table is None else self.table
         if self.transform is not None:
@@ -85,14 +86,14 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        ids: Int[Tensor, "B T"],
+        ids: Integer[Tensor, "B T"],
         *,
         padding: Padding = Padding(),  # noqa: B008 - frozen
-        source: Int[Tensor, "B S"] | None = None,
+        source: Integer[Tensor, "B S"] | None = None,
         source_padding: Padding = Padding(),  # noqa: B008 - frozen
-        segments: Int[Tensor, "B T"] | None = None,
+        segments: Integer[Tensor, "B T"] | None = None,
         cache: list[BlockCache] | None = None,
-        targets: Int[Tensor, "B T"] | None = None,
+        targets: Integer[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
         """Logits; with targets the sum of their losses, in nats, those of -100 left out: the same number with less memory."""
         if (source is not None) != (self.config.family == "encoder-decoder"):
@@ -106,9 +107,9 @@ class Transformer(nn.Module):
 
     def encode(
         self,
-        ids: Int[Tensor, "B S"],
+        ids: Integer[Tensor, "B S"],
         padding: Padding = Padding(),  # noqa: B008 - frozen
-        segments: Int[Tensor, "B S"] | None = None,
+        segments: Integer[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B S D"]:
         """The encoder's output vectors, before any head."""
         if self.encoder is None:
@@ -118,45 +119,42 @@ class Transformer(nn.Module):
 
     def decode(
         self,
-        ids: Int[Tensor, "B T"],
+        ids: Integer[Tensor, "B T"],
         padding: Padding = Padding(),  # noqa: B008 - frozen
         memory: Float[Tensor, "B S D"] | None = None,
         memory_padding: Padding = Padding(),  # noqa: B008 - frozen
-        segments: Int[Tensor, "B T"] | None = None,
+        segments: Integer[Tensor, "B T"] | None = None,
         cache: list[BlockCache] | None = None,
         last: bool = False,
-        targets: Int[Tensor, "B T"] | None = None,
+        targets: Integer[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T_or_1 V"] | Float[Tensor, ""]:
         """forward's result from target ids and, in an encoder-decoder, the memory that encode returned; last: of the last token."""
         if self.decoder is None:
             raise ValueError("decode with family='encoder': it has no decoder; use encode")
         if (memory is not None) != (self.config.family == "encoder-decoder"):
             raise ValueError(f"memory with family={self.config.family!r}: an encoder-decoder needs one, a decoder takes none")
-        x, turn = self.embed(ids, padding, cache[0].own.length if cache else 0, segments)
+        if memory is not None:
+            checks.padding(memory_padding, *memory.shape[:2])
+        offset = 0 if cache is None else checks.blocks(cache, self.config.n_layers)[0].own.length
+        x, turn = self.embed(ids, padding, offset, segments)
         mask, memory_mask = Mask(causal=True, padding=padding), Mask(padding=memory_padding)
         x = self.decoder(x, mask, turn, memory, memory_mask, cache)
         return self.head(x[:, -1:] if last else x, self.embedding.table, targets)
 
     def embed(
-        self, ids: Int[Tensor, "B T"], padding: Padding, offset: int, segments: Int[Tensor, "B T"] | None = None
+        self, ids: Integer[Tensor, "B T"], padding: Padding, offset: int, segments: Integer[Tensor, "B T"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Turn]:
         """Vectors of the ids that stand from place offset on, and how queries and keys are turned there."""
-        B, T = ids.shape
-        if T == 0:
-            raise ValueError(f"ids have shape {tuple(ids.shape)}: a model needs at least one token a sequence")
-        if offset + T > self.config.context_length:
-            raise ValueError(f"{offset + T} tokens with context_length={self.config.context_length}: shorten the text")
-        padding.check(B, offset + T)
-        positions = padding.positions(T, offset, ids.device)
+        ids = checks.tokens(ids, offset, self.config.context_length)
+        checks.padding(padding, len(ids), offset + ids.shape[1])
+        positions = padding.positions(ids.shape[1], offset, ids.device)
         return self.embedding(ids, positions, segments), self.embedding.position.turner(positions)
 
     def new_cache(self, capacity: int | None = None, source_length: int = 0) -> list[BlockCache]:
-        """An empty cache, one entry a decoder block; capacity defaults to the whole context."""
+        """An empty cache, one entry per decoder block; capacity defaults to the whole context."""
         cross = self.config.family == "encoder-decoder"
-        return [
-            BlockCache(KVCache(capacity or self.config.context_length), KVCache(source_length) if cross else None)
-            for _ in range(self.config.n_layers)
-        ]
+        capacity = self.config.context_length if capacity is None else capacity  # 0 too is a number
+        return [BlockCache(KVCache(capacity), KVCache(source_length) if cross else None) for _ in range(self.config.n_layers)]
 
 
 def initialise(model: Transformer) -> None:

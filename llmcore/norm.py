@@ -4,12 +4,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llmcore import checks
 from llmcore.functional import layer_norm, rms_norm
+from llmcore.quantities import amount, count
 
 
-def _gain(d_model: int) -> nn.Parameter:
-    if d_model < 1:
-        raise ValueError(f"d_model={d_model}: must be at least 1; pass the width of the vectors to normalise")
+def _gain(d_model: int, eps: float) -> nn.Parameter:
+    count(d_model=d_model)
+    amount(zero=True, eps=eps)
     return nn.Parameter(torch.ones(d_model))
 
 
@@ -22,12 +24,13 @@ class LayerNorm(nn.Module):
     def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True):
         super().__init__()
         self.eps = eps
-        self.weight = _gain(d_model)
+        self.weight = _gain(d_model, eps)
         self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         if x.dtype != self.weight.dtype:  # fp16 vectors between fp32 parameters: the result keeps the vectors' type
             return layer_norm(x, self.weight, self.bias, self.eps)
+        checks.gain(x, weight=self.weight)
         return torch.nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
@@ -41,7 +44,7 @@ class RMSNorm(nn.Module):
     def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = False):
         super().__init__()
         self.eps = eps
-        self.weight = _gain(d_model)
+        self.weight = _gain(d_model, eps)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         return rms_norm(x, self.weight, self.eps)

@@ -21,21 +21,35 @@ def _check(**values: tuple[float, bool, str]) -> None:
 
 
 def _at_least_zero(value: float) -> tuple[float, bool, str]:
-    return value, value >= 0, "must be 0 or more"
+    return value, 0 <= value < math.inf, "must be 0 or more, and finite"
 
 
 def _share(value: float) -> tuple[float, bool, str]:
     return value, 0 <= value < 1, "is a share of the past; choose 0 <= value < 1"
 
 
-class SGD(Optimizer):
+RANGES = {"lr": _at_least_zero, "weight_decay": _at_least_zero, "eps": _at_least_zero, "momentum": _share}
+
+
+class _Checked(Optimizer):
+    """Looks at every group of parameters, since what a group sets for itself is no argument of the constructor."""
+
+    def add_param_group(self, param_group) -> None:
+        group = self.defaults | param_group
+        _check(**{name: of(group[name]) for name, of in RANGES.items() if name in group})
+        _check(**{f"beta{i}": _share(beta) for i, beta in enumerate(group.get("betas", ()), 1)})
+        super().add_param_group(param_group)
+        if "betas" in group:
+            check_range(self.param_groups[-1]["params"])
+
+
+class SGD(_Checked):
     """m <- momentum m + (g + weight_decay theta); theta <- theta - lr m  [Polyak 1964; Sutskever et al. 2013]
 
     Here decay is L2: it enters the gradient. Equals torch.optim.SGD.
     """
 
     def __init__(self, params, lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0):
-        _check(lr=_at_least_zero(lr), momentum=_share(momentum), weight_decay=_at_least_zero(weight_decay))
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -56,7 +70,7 @@ class SGD(Optimizer):
         return loss
 
 
-class AdamW(Optimizer):
+class AdamW(_Checked):
     """Steps of nearly equal size in every coordinate, decay apart from the gradient  [Kingma & Ba 2015; Loshchilov & Hutter 2019]
 
     m <- beta1 m + (1 - beta1) g                    mean of recent gradients
@@ -68,8 +82,6 @@ class AdamW(Optimizer):
 
     def __init__(self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0.01):  # fmt: skip
-        _check(lr=_at_least_zero(lr), beta1=_share(betas[0]), beta2=_share(betas[1]), eps=_at_least_zero(eps))
-        _check(weight_decay=_at_least_zero(weight_decay))
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -105,8 +117,19 @@ def _loss_of(closure):
         return closure()
 
 
+def check_range(parameters: Iterable[Tensor]) -> None:
+    """Refuse parameters of 16 bits in which Adam's v = g^2 and eps = 1e-8 are 0: its second step divides by them."""
+    for theta in parameters:
+        if theta.dtype == torch.float16:
+            raise ValueError(
+                f"a parameter of shape {tuple(theta.shape)} is float16, where squares of gradients and eps become 0: keep the "
+                'parameters in float32 (model.float()) and let the products be 16 bits wide, by precision="fp16" or torch.autocast'
+            )
+
+
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Matrices and tables decay, biases and gains do not; a tied parameter stands in one group once."""
+    _check(weight_decay=_at_least_zero(weight_decay))
     parameters = [p for p in model.parameters() if p.requires_grad]  # .parameters() names a shared tensor once
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},

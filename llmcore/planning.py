@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from llmcore.accounting import activation_bytes, flops, parameters, training_flops
 from llmcore.config import GPT2, LLAMA, ModelConfig
+from llmcore.quantities import amount, count
 
 Recompute = Literal["none", "selective", "full"]
 Precision = Literal["fp32", "bf16"]
@@ -50,9 +51,7 @@ class Plan:
     precision: Precision = "bf16"
 
     def __post_init__(self) -> None:
-        for name in ("data", "tensor", "pipeline", "microbatches", "chunks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        count(data=self.data, tensor=self.tensor, pipeline=self.pipeline, microbatches=self.microbatches, chunks=self.chunks)
         for name, known in (("zero", (0, 1, 2, 3)), ("recompute", get_args(Recompute)), ("precision", get_args(Precision))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {list(known)}")
@@ -92,6 +91,10 @@ class Hardware:
     inside: float  # bytes/s to a GPU of the same node
     between: float  # bytes/s to a GPU of another node
 
+    def __post_init__(self) -> None:
+        count(memory=self.memory, node_size=self.node_size)
+        amount(peak_bf16=self.peak_bf16, peak_fp32=self.peak_fp32, inside=self.inside, between=self.between)
+
 
 # NVIDIA's A100 data sheet: 80 GB, 312 TFLOP/s bf16, 19.5 fp32, NVLink 600 GB/s both ways together. Eight 200 Gbit/s adapters a node of
 # eight, as in the cluster of Narayanan et al. 2021, 5.
@@ -120,6 +123,7 @@ MODELS = {
 
 def check(config: ModelConfig, plan: Plan, B: int, T: int) -> None:
     """Raise ValueError where this model and batch cannot be split by this plan; the message says what to change."""
+    count(0, B=B, T=T)
     if config.family == "encoder-decoder":
         raise ValueError("family='encoder-decoder' cannot be planned: count its two stacks as an encoder and a decoder")
     for name in ("n_heads", "n_kv_heads", "d_ff"):
@@ -177,7 +181,7 @@ class _Stage:
     """One rank of one pipeline stage. Per microbatch: what its forward keeps (bytes), computes (FLOPs) and sends (bytes)."""
 
     parameters: int
-    largest: int  # parameters of the largest piece that ZeRO 3 gathers at once
+    gathered: int  # parameters that ZeRO 3 has whole at once: a block, and what lies outside the blocks from first to last
     activations: int  # of all microbatches held
     working: int  # bytes of the block that is being recomputed
     logits: int
@@ -245,7 +249,7 @@ def _stages(config: ModelConfig, plan: Plan, B: int, T: int) -> list[_Stage]:
         stages.append(
             _Stage(
                 parameters=n,
-                largest=max(sum(weights.values()), outside["embedding"]),
+                gathered=n - (k - 1) * sum(weights.values()),
                 activations=in_pipe,
                 working=block - stays,
                 logits=last * 2 * 4 * b * T * rank.vocab_size,
@@ -262,8 +266,9 @@ def memory(config: ModelConfig, plan: Plan, B: int, T: int) -> dict[str, int]:
 
     parameters, gradients, optimizer: 16 bytes a parameter of the rank's stage, of which ZeRO shares out parts  [Rajbhandari et al.
     2020]. activations: kept for the backward, of all microbatches in the pipe. logits: the exponentials that the loss keeps and the
-    logits' gradient, fp32. working: there for a moment, the block recomputed now and the weights gathered by ZeRO 3. Not counted: the
-    allocator's gaps, communication buffers, CUDA's context. Activations in bf16 are half of those in fp32, norms' statistics too.
+    logits' gradient, fp32. working: there for a moment, the block recomputed now and the weights gathered by ZeRO 3. Not counted: a
+    second block where an engine gathers ahead, the allocator's gaps, communication buffers, CUDA's context. Activations in bf16 are
+    half of those in fp32, norms' statistics too.
 
     >>> {part: round(size / 1e9, 1) for part, size in memory(GPT2, Plan(precision="fp32"), 8, 1024).items()}
     {'parameters': 0.5, 'gradients': 0.5, 'optimizer': 1.0, 'activations': 4.9, 'logits': 3.3, 'working': 0.0}
@@ -278,7 +283,7 @@ def memory(config: ModelConfig, plan: Plan, B: int, T: int) -> dict[str, int]:
             "optimizer": moments * (part if plan.zero >= 1 else stage.parameters),
             "activations": stage.activations,
             "logits": stage.logits,
-            "working": stage.working + (weight * stage.largest if plan.zero == 3 else 0),
+            "working": stage.working + (weight * stage.gathered if plan.zero == 3 else 0),
         }
 
     return max(map(of, _stages(config, plan, B, T)), key=lambda parts: sum(parts.values()))
@@ -335,27 +340,37 @@ def ring_rate(hardware: Hardware, ranks: int, apart: int = 1) -> float:
     >>> [ring_rate(H100, 8) / 1e9, ring_rate(H100, 16) / 1e9, ring_rate(H100, 16, apart=8) / 1e9]
     [450.0, 400.0, 50.0]
     """
+    count(ranks=ranks, apart=apart)
     if ranks * apart <= hardware.node_size:
         return hardware.inside
     return min(hardware.inside, max(1, hardware.node_size // apart) * hardware.between)
 
 
-def step_time(config: ModelConfig, plan: Plan, hardware: Hardware, B: int, T: int, efficiency: float = 0.6) -> dict[str, float]:
+def step_time(
+    config: ModelConfig, plan: Plan, hardware: Hardware, B: int, T: int, efficiency: float = 0.6, overhead: float = 0.0
+) -> dict[str, float]:
     """Seconds of a step, by what they go into; their sum is the step
 
-    compute: FLOPs / (peak x efficiency) of the slowest stage; efficiency is what its kernels reach of the peak while they run, to be
-    measured or stated. tensor, pipeline: bytes / link, not hidden. bubble: (pipeline - 1) / chunks microbatches of waiting
-    [Narayanan et al. 2021]. data: what does not hide behind the backward of the last microbatch (ZeRO 2 and 3: behind all compute).
-    Neighbours in rank are first tensor, then pipeline, then data ranks; collectives go at `ring_rate`, activations between stages
-    over one link.
+    compute: FLOPs / (peak x efficiency) of the slowest stage, and overhead seconds for each of its blocks. efficiency is what its
+    kernels reach of the peak while they run; overhead is what a block of a microbatch takes forward and backward however small it
+    is, to start kernels and messages (a third more where it runs again): both to be measured or stated. tensor, pipeline: bytes /
+    link, not hidden. bubble: (pipeline - 1) / chunks microbatches of waiting [Narayanan et al. 2021]. data: what does not hide
+    behind the backward of the last microbatch (ZeRO 2 and 3: behind all compute). Neighbours in rank are first tensor, then
+    pipeline, then data ranks; collectives go at `ring_rate`, activations between stages over one link.
     """
     if not 0 < efficiency <= 1:
         raise ValueError(f"efficiency={efficiency}: is the share of the peak that is reached; choose 0 < efficiency <= 1")
+    if not 0 <= overhead < math.inf:
+        raise ValueError(f"overhead={overhead}: is in seconds for each block and microbatch; choose 0 or more")
     peak = hardware.peak_bf16 if plan.precision == "bf16" else hardware.peak_fp32
     m, stages = plan.microbatches, _stages(config, plan, B, T)
     sums = ring_rate(hardware, plan.tensor)
     on = hardware.inside if plan.tensor * plan.pipeline <= hardware.node_size else hardware.between
-    parts = [(s.flops / (peak * efficiency), s.tensor / sums, s.pipeline / on) for s in stages]
+    fixed = overhead * (4 / 3 if plan.recompute == "full" else 1)
+    parts = [
+        (s.flops / (peak * efficiency) + k * fixed, s.tensor / sums, s.pipeline / on)
+        for s, k in zip(stages, layers(config, plan), strict=True)
+    ]
     compute, tensor, pipeline = max(parts, key=sum)
     hides = m * compute if plan.zero >= 2 else compute * 2 / 3
     data = max(_data_bytes(plan, s) for s in stages) / ring_rate(hardware, plan.data, plan.tensor * plan.pipeline)
@@ -371,6 +386,7 @@ def step_time(config: ModelConfig, plan: Plan, hardware: Hardware, B: int, T: in
 
 def utilization(config: ModelConfig, plan: Plan, hardware: Hardware, B: int, T: int, seconds: float) -> float:
     """MFU: training_flops of the step, recomputation left out, over what the GPUs could do in that time  [Chowdhery et al. 2022]"""
+    amount(seconds=seconds)
     peak = hardware.peak_bf16 if plan.precision == "bf16" else hardware.peak_fp32
     return training_flops(config, B, T) / (seconds * plan.ranks * peak)
 
@@ -381,6 +397,7 @@ def training_days(n_parameters: float, tokens: float, gpus: int, flops_per_gpu: 
     >>> round(training_days(175e9, 300e9, 1024, 140e12)), round(training_days(1008e9, 450e9, 3072, 163e12))
     (34, 84)
     """
+    amount(n_parameters=n_parameters, tokens=tokens, gpus=gpus, flops_per_gpu=flops_per_gpu)
     return (8 if recompute else 6) * tokens * n_parameters / (gpus * flops_per_gpu) / 86400
 
 
@@ -401,11 +418,19 @@ class Run:
 
     def measured(self) -> float:
         """Seconds of a step as reported, or as they follow from TFLOP/s a GPU."""
+        amount(zero=True, seconds=self.seconds, tflops=self.tflops)
+        if not self.seconds and not self.tflops:
+            raise ValueError(f"{self.name} has neither seconds nor tflops: a published run reports one of them")
         return self.seconds or hardware_flops(self.config, self.plan, self.B, self.T) / (self.plan.ranks * self.tflops * 1e12)
 
-    def predicted(self, efficiency: float = 0.6) -> float:
+    def predicted(self, efficiency: float = 0.6, overhead: float = 0.0) -> float:
         """Seconds of a step as step_time predicts them."""
-        return sum(step_time(self.config, self.plan, self.hardware, self.B, self.T, efficiency).values())
+        return sum(step_time(self.config, self.plan, self.hardware, self.B, self.T, efficiency, overhead).values())
+
+    def counted(self, share: float) -> float:
+        """Seconds of a step if all GPUs always reached this share of their peak: no bubble, no messages. The baseline of predicted."""
+        peak = self.hardware.peak_bf16 if self.plan.precision == "bf16" else self.hardware.peak_fp32
+        return hardware_flops(self.config, self.plan, self.B, self.T) / (self.plan.ranks * peak * share)
 
 
 def _published() -> list[Run]:
@@ -464,3 +489,60 @@ def _published() -> list[Run]:
 
 
 PUBLISHED = _published()
+
+
+def _contrasts() -> dict[str, list[Run]]:
+    """Groups of published runs of one model on one kind of GPU, which differ in the plan (and in the batch for each rank)."""
+    counted = [run for run in PUBLISHED if run.plan.zero < 3]
+    of = lambda table, name: [run for run in counted if run.source.endswith(table) and run.name.startswith(name)]
+    groups = {
+        "175B, 384 to 1,536 GPUs": of("2021, Table 2", "175B"),
+        "530B, 560 to 2,240 GPUs": of("2021, Table 2", "530B"),
+        "Llama 405B, 8,192 and 16,384": of("2024, Table 4", "Llama"),
+    }
+    smith = groups["530B, 2,240 to 3,360 GPUs"] = []
+    for d, seconds in ((8, 60.1), (10, 50.2), (12, 44.4)):
+        plan = Plan(data=d, tensor=8, pipeline=35, microbatches=1920 // d, recompute="full")
+        name, source = f"530B, {plan.ranks:,} GPUs, batch of 1,920", "Smith et al. 2022, 2.4"
+        smith.append(Run(name, _gpt(105, 20480, 128), plan, A100, 1920, 2048, source, seconds=seconds, assumed="full recomputation"))
+    # Llama's shapes, 128,000 tokens, batches of 2,048 sequences of 2,048; fused attention and RMS norm, nothing recomputed, ZeRO 1.
+    # Every run that fitted and that a Plan can say (30B: 60 blocks on no 8 or 16 stages). Rows: sequences of a microbatch, tensor,
+    # pipeline, seconds.
+    source = "Hagemann et al. 2023, sheets of all runs"
+    for name, (n_layers, d_model, n_heads, d_ff), gpus, split, rows in (
+        ("13B", (40, 5120, 40, 13824), 64, False, (
+            (1, 1, 1, 26.5), (1, 1, 2, 31.1), (1, 2, 1, 31.3), (1, 2, 2, 34.8), (2, 1, 2, 33.1), (2, 2, 1, 29.7),
+            (2, 2, 2, 35.0), (4, 2, 2, 37.6),
+        )),
+        ("30B", (60, 6656, 52, 17920), 256, False, (
+            (1, 1, 4, 24.0), (1, 2, 2, 28.3), (1, 2, 4, 22.7), (1, 4, 1, 31.8), (1, 4, 2, 26.9), (1, 4, 4, 26.3),
+            (2, 2, 4, 24.3), (2, 4, 1, 35.3), (2, 4, 2, 26.3), (2, 4, 4, 25.3), (4, 4, 4, 25.1),
+        )),
+        ("65B", (80, 8192, 64, 22016), 128, False, (
+            (1, 2, 4, 79.3), (1, 2, 8, 79.5), (1, 4, 2, 87.1), (1, 4, 4, 86.6), (1, 4, 8, 92.6), (1, 8, 2, 107.9),
+            (1, 8, 4, 111.8), (1, 8, 8, 121.9), (2, 4, 4, 82.9), (2, 4, 8, 86.6), (2, 8, 2, 101.3), (2, 8, 4, 103.2),
+            (2, 8, 8, 115.6),
+        )),
+        ("65B", (80, 8192, 64, 22016), 64, False, (
+            (1, 2, 8, 152.7), (1, 4, 2, 169.4), (1, 4, 4, 172.1), (1, 4, 8, 179.8), (1, 8, 2, 207.3), (1, 8, 4, 220.3),
+            (1, 8, 8, 233.0), (2, 4, 4, 158.7), (2, 4, 8, 168.7), (2, 8, 2, 193.7), (2, 8, 4, 202.2), (2, 8, 8, 223.1),
+            (4, 8, 4, 166.5), (4, 8, 8, 167.7),
+        )),
+        ("65B", (80, 8192, 64, 22016), 64, True, (
+            (1, 2, 4, 147.0), (1, 2, 8, 150.0), (1, 4, 2, 162.3), (1, 4, 4, 159.6), (1, 4, 8, 166.4), (1, 8, 2, 192.5),
+            (1, 8, 4, 198.1), (1, 8, 8, 201.4), (2, 4, 4, 149.9), (2, 4, 8, 156.4), (2, 8, 2, 178.6), (2, 8, 4, 179.9),
+            (2, 8, 8, 186.5),
+        )),
+    ):  # fmt: skip
+        config = LLAMA.with_(
+            n_layers=n_layers, d_model=d_model, n_heads=n_heads, n_kv_heads=n_heads, d_ff=d_ff, vocab_size=128000, context_length=2048
+        )
+        for micro, t, p, seconds in rows:
+            d = gpus // (t * p)
+            plan = Plan(d, t, p, zero=int(d > 1), microbatches=2048 // (d * micro), sequence_parallel=split)
+            told = f"{name}, microbatch {micro}, tensor {t}, pipeline {p}{', T split' * split}"
+            groups.setdefault(f"{name}, {gpus} GPUs", []).append(Run(told, config, plan, A100, 2048, 2048, source, seconds=seconds))
+    return groups
+
+
+CONTRASTS = _contrasts()

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llmcore import checks
 from llmcore.config import ModelConfig, RotaryScaling
 
 Turn = Callable[[Tensor], Tensor]
@@ -46,6 +47,7 @@ def frequencies(
     d: int, base: float, device: torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, " half_d"]:
     """base^(-2i/d) for i = 0 .. d/2 - 1, in radians a position: from 1 down to nearly 1/base"""
+    checks.pairs(d, base)
     return torch.exp(torch.arange(0, d, 2, device=device).to(dtype) * (-math.log(base) / d))
 
 
@@ -53,14 +55,14 @@ class Sinusoidal(NoPosition):
     """x + P[positions], P fixed sines and cosines; no parameters."""
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
-        return x + sinusoids(positions, x.shape[-1], x.dtype)
+        return x + sinusoids(checks.positions(positions, x), x.shape[-1], x.dtype)
 
 
 class SinusoidalHalves(NoPosition):
     """Sinusoidal with all sines first, then all cosines: the same numbers in the order of Marian's published weights."""
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
-        pairs = sinusoids(positions, x.shape[-1], x.dtype)
+        pairs = sinusoids(checks.positions(positions, x), x.shape[-1], x.dtype)
         return x + torch.cat([pairs[..., 0::2], pairs[..., 1::2]], dim=-1)
 
 
@@ -72,7 +74,8 @@ class Learned(NoPosition):
         self.table = nn.Parameter(torch.empty(config.context_length, config.d_model))
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
-        return x + torch.nn.functional.embedding(positions, self.table)
+        places = checks.rows(checks.positions(positions, x), self.table, "position", "context_length ends there")
+        return x + torch.nn.functional.embedding(places, self.table)
 
 
 def scale_frequencies(theta: Float[Tensor, " half"], scaling: RotaryScaling) -> Float[Tensor, " half"]:
@@ -97,10 +100,11 @@ class Rotary(NoPosition):
         theta = frequencies(self.config.d_head, self.config.rotary_base, positions.device)
         if self.config.rotary_scaling is not None:
             theta = scale_frequencies(theta, self.config.rotary_scaling)
-        angles = positions[:, None, :, None].float() * theta  # (B or 1, 1, T, Dh/2)
+        angles = positions[..., None, :, None].float() * theta  # (B or 1, 1, T, Dh/2)
         cos, sin = angles.cos(), angles.sin()
 
         def turn(q: Float[Tensor, "B H T Dh"]) -> Float[Tensor, "B H T Dh"]:
+            checks.positions(positions, q, self.config.d_head)
             a, b = self.split(q)
             c, s = cos.to(q.dtype), sin.to(q.dtype)
             return self.join(a * c - b * s, a * s + b * c)

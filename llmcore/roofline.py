@@ -13,6 +13,7 @@ import torch
 
 from llmcore.accounting import training_flops
 from llmcore.config import ModelConfig
+from llmcore.quantities import amount, count
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Work:
 
     flops: float
     bytes: float
+
+    def __post_init__(self) -> None:
+        amount(zero=True, flops=self.flops)
+        amount(bytes=self.bytes)
 
     @property
     def intensity(self) -> float:
@@ -34,8 +39,7 @@ def product(m: int, k: int, n: int, bytes_per_number: int = 4) -> Work:
     >>> product(6, 4, 4), round(product(1, 768, 3072).intensity, 3)  # one row: 2 operations for the 4 bytes of a weight
     (Work(flops=192, bytes=256), 0.499)
     """
-    if min(m, k, n) < 1:
-        raise ValueError(f"product of ({m}, {k}) and ({k}, {n}): sizes must be at least 1")
+    count(m=m, k=k, n=n, bytes_per_number=bytes_per_number)
     return Work(2 * m * k * n, bytes_per_number * (m * k + k * n + m * n))
 
 
@@ -45,6 +49,9 @@ class Machine:
 
     flops: float
     bandwidth: float
+
+    def __post_init__(self) -> None:
+        amount(flops=self.flops, bandwidth=self.bandwidth)
 
     @property
     def ridge(self) -> float:
@@ -57,6 +64,7 @@ class Machine:
         >>> Machine(flops=100e9, bandwidth=20e9).rate(0.5) / 1e9
         10.0
         """
+        amount(zero=True, intensity=intensity)
         return min(self.flops, intensity * self.bandwidth)
 
     def seconds(self, work: Work) -> float:
@@ -70,8 +78,7 @@ def best_seconds(work: Callable[[], object], device: torch.device, repeats: int 
     On CUDA the clock is read when the device has finished. On a CPU with one thread it is that thread's own working time, so that
     other programs do not count; with several it is the clock on the wall.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats}: must be at least 1")
+    count(repeats=repeats)
     clock = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     best = math.inf
     for run in range(repeats + 1):
@@ -98,6 +105,5 @@ def mfu(config: ModelConfig, B: int, T: int, seconds: float, flops_per_second: f
 
     Recomputed operations do not count, those of the whole square of scores do  [Chowdhery et al. 2022, appendix B]
     """
-    if seconds <= 0 or flops_per_second <= 0:
-        raise ValueError(f"seconds={seconds}, flops_per_second={flops_per_second}: both must be above 0")
+    amount(seconds=seconds, flops_per_second=flops_per_second)
     return training_flops(config, B, T) / seconds / flops_per_second

@@ -4,29 +4,40 @@ Shapes: B batch, T tokens read so far, V vocabulary. A rule is a function (logit
 token that a rule forbids gets -inf, so its probability is exactly 0. Rules are applied in the order given.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from llmcore.functional import log_softmax, softmax
+from llmcore.functional import _wide, log_softmax, softmax
 from llmcore.mask import Padding
 from llmcore.model import Transformer
+from llmcore.quantities import count
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 def temperature(value: float) -> Rule:
-    """logits / value: below 1 sharpens, above 1 flattens; the limit 0 is greedy.
+    """logits / value: below 1 sharpens, above 1 flattens; the limit 0 is greedy. Where the quotient overflows, the
+    difference to the largest logit is divided instead, which has the same softmax.
 
     >>> temperature(0.5)(torch.tensor([[1.0, 2.0]]), torch.tensor([[0]]))
     tensor([[2., 4.]])
     """
-    if not value > 0:
-        raise ValueError(f"temperature={value}: must be above 0; for the limit 0 use greedy=True")
-    return lambda logits, ids: logits / value
+    if not 0 < value < math.inf:
+        raise ValueError(f"temperature={value}: must be above 0 and finite; for the limit 0 use greedy=True (--greedy)")
+
+    def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        shaped = (logits.double() / value).to(logits.dtype)  # a value that fp32 cannot hold would be 0 or inf there
+        if torch.equal(shaped.isinf(), logits.isinf()):
+            return shaped
+        return ((logits.double() - logits.double().amax(-1, keepdim=True)) / value).to(logits.dtype)
+
+    return rule
 
 
 def top_k(k: int) -> Rule:
@@ -35,12 +46,12 @@ def top_k(k: int) -> Rule:
     >>> top_k(1)(torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor([[0]]))
     tensor([[-inf, 3., -inf]])
     """
-    if not k >= 1:  # as NaN is not
-        raise ValueError(f"top_k={k}: must keep at least 1 token")
+    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+        raise ValueError(f"top_k={k}: must keep at least 1 token, a whole number of them")
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
-        order = logits.sort(dim=-1, descending=True, stable=True).indices
-        return _keep(logits, order, torch.arange(logits.shape[-1], device=logits.device) < k)
+        order, V = logits.sort(dim=-1, descending=True, stable=True).indices, logits.shape[-1]
+        return _keep(logits, order, torch.arange(V, device=logits.device) < min(int(k), V))
 
     return rule
 
@@ -56,11 +67,11 @@ def top_p(p: float) -> Rule:
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         sorted_logits, order = logits.sort(dim=-1, descending=True, stable=True)
-        probabilities = softmax(sorted_logits)
+        probabilities = softmax(_wide(sorted_logits))  # a running sum of 16 bits would stop growing
         before = probabilities.cumsum(-1) - probabilities  # what the more probable tokens already hold
         kept = (before < p) & (probabilities > 0)
         kept[:, 0] = True  # a p too small for 32 bits is 0 beside them
-        return _keep(logits, order, kept)
+        return _keep(logits, order, kept) if p < 1 else logits  # for p = 1 rounding would drop the least probable
 
     return rule
 
@@ -75,24 +86,29 @@ def min_p(p: float) -> Rule:
         raise ValueError(f"min_p={p}: is a share of the largest probability; choose 0 <= min_p <= 1")
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
-        probabilities = softmax(logits)
+        probabilities = softmax(_wide(logits))
         return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -torch.inf)
 
     return rule
 
 
 def repetition_penalty(penalty: float) -> Rule:
-    """Logits of tokens already present are divided by penalty  [Keskar et al. 2019]; negative ones are multiplied, as in Hugging Face
+    """Logits of tokens already present are divided by penalty  [Keskar et al. 2019]; negative ones are multiplied, as in Hugging Face.
+    A result beyond the largest number is that number, so that it has a softmax.
 
     >>> repetition_penalty(2.0)(torch.tensor([[4.0, -4.0, 4.0]]), torch.tensor([[0, 1]]))
     tensor([[ 2., -8.,  4.]])
     """
-    if not penalty > 0:
-        raise ValueError(f"repetition_penalty={penalty}: must be above 0; 1 changes nothing")
+    if not 0 < penalty < math.inf:
+        raise ValueError(f"repetition_penalty={penalty}: must be above 0 and finite; 1 changes nothing")
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
-        present = torch.zeros_like(logits, dtype=torch.bool).scatter(1, ids.clamp(min=0), ids >= 0)
-        return torch.where(present, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+        (B, V), limit = logits.shape, torch.finfo(logits.dtype)
+        read = ids.long().masked_fill(ids < 0, V)  # a column of its own for filler: of two writers to one place either may win
+        present = torch.zeros(B, V + 1, dtype=torch.bool, device=logits.device).scatter(1, read, True)[:, :V]
+        wide = logits.double()  # a penalty that fp32 cannot hold would be 0 or inf there
+        penalised = torch.where(wide > 0, wide / penalty, wide * penalty).clamp(limit.min, limit.max).to(logits.dtype)
+        return torch.where(present & (logits > -torch.inf), penalised, logits)
 
     return rule
 
@@ -125,6 +141,8 @@ def left_pad(prompts: Sequence[Sequence[int]], filler: int = 0) -> tuple[Int[Ten
     tensor([[0, 5],
             [6, 7]])
     """
+    if isinstance(prompts, Tensor) or not all(hasattr(prompt, "__len__") for prompt in prompts):
+        raise ValueError("prompts must be a list of lists of ids: of a tensor give ids.tolist(), of one prompt [ids]")
     if not prompts or min(len(p) for p in prompts) == 0:
         raise ValueError(f"{len(prompts)} prompts, one of them empty or none at all: each needs a token to continue from")
     width = max(len(p) for p in prompts)
@@ -150,13 +168,15 @@ def generate(
 
     Draws come from a generator on the CPU, so one seed gives the same text on every device that gives the same logits.
     The n-th sequence draws the same numbers whatever its neighbours are. The model is put into eval mode while it runs.
-    Raises ValueError when prompt and new tokens together exceed the context.
+    Raises ValueError when prompt and new tokens together exceed the context, FloatingPointError when the logits, the model's or
+    those that a rule returned, are no distribution: one is NaN or inf, or all are -inf.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: must be at least 1")
+    count(max_new_tokens=max_new_tokens)
     if model.decoder is None:
         raise ValueError("generate with family='encoder': it predicts no next token; use a decoder")
     device = model.embedding.table.device
+    if device.type == "meta":
+        raise ValueError("the model is on the device 'meta', which holds no numbers: build it elsewhere, or load its weights")
     ids, padding = left_pad(prompts)
     ids, padding = ids.to(device), Padding(start=None if padding.start is None else padding.start.to(device))
     B, T = ids.shape
@@ -182,9 +202,9 @@ def generate(
             new = fresh if cache else ids
             with torch.inference_mode():
                 logits = model.decode(new, padding, memory, source_padding, cache=cache, last=True)[:, -1].float()
-            shaped, read = logits, _without_padding(ids, padding)
+            shaped, read = _distribution(logits, "the model's logits"), _without_padding(ids, padding)
             for rule in rules:
-                shaped = rule(shaped, read)
+                shaped = _distribution(rule(shaped, read), "the logits that a rule returned")
             chosen = shaped.argmax(-1) if greedy else _draw(shaped, generators)
             if eos is not None:
                 chosen = torch.where(finished, eos, chosen)
@@ -218,9 +238,22 @@ def _without_padding(ids: Int[Tensor, "B T"], padding: Padding) -> Int[Tensor, "
     return ids if padding.empty else ids.masked_fill(~padding.real(ids.shape[1]), -1)
 
 
+def _distribution(logits: Float[Tensor, "B V"], name: str) -> Float[Tensor, "B V"]:
+    """logits, if they have a softmax. In another case every draw would be the last id, for ever."""
+    largest = logits.amax(-1)  # NaN if one is
+    if not bool(largest.isfinite().all()):
+        row = int((~largest.isfinite()).nonzero()[0])
+        why = "no token is left" if largest[row] == -torch.inf else "are the weights finite? In fp16 try bf16 or fp32"
+        raise FloatingPointError(f"{name} are no distribution: the largest of sequence {row} is {largest[row].item()}; {why}")
+    return logits
+
+
 def _draw(logits: Float[Tensor, "B V"], generators: Sequence[torch.Generator]) -> Int[Tensor, " B"]:
-    """One id a row by inverse transform: the first whose cumulative probability passes a uniform number."""
-    cumulative = softmax(logits.double()).cumsum(-1)
+    """One id per row by inverse transform: the first whose cumulative probability passes a uniform number.
+
+    Probabilities are counted in whole 2^-52: such sums are exact in any order, so no rounding lends a share to an id that has none.
+    """
+    cumulative = (softmax(logits.double()) * 2**52).long().cumsum(-1)
     u = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
-    u = u * cumulative[:, -1:]  # the sum is 1 up to rounding
-    return torch.searchsorted(cumulative, u, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    place = (u * cumulative[:, -1:]).long()  # below the sum, as u is below 1
+    return torch.searchsorted(cumulative, place, right=True).squeeze(1)

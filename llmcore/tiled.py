@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from llmcore import checks
 from llmcore.functional import _wide
 from llmcore.mask import Mask
 
@@ -31,6 +32,9 @@ def tiled_attention(
     A row without any key gives zeros. dropout is the share of weights set to 0, drawn from torch's generator on the CPU as one
     seed, from which every tile draws its own again on the way back. Raises ValueError where a gradient of the gradient is asked for.
     """
+    checks.qkv(q, k, v, dropout)
+    checks.mask(mask, len(q))
+    checks.last_of_the_keys(mask.causal, k.shape[2] - q.shape[2])
     seed = int(torch.randint(2**40, ())) if dropout else 0
     kernels = _kernels() if q.is_cuda and q.dtype != torch.float64 and torch.cuda.get_device_capability(q.device) >= (8, 0) else None
     if kernels is not None:

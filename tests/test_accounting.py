@@ -146,6 +146,23 @@ def test_two_thirds_hold_for_a_block_and_not_for_a_model():
     assert abs(count["feed_forward"] / sum(count.values()) - 0.455) < 1e-3
 
 
+@pytest.mark.parametrize("wrong", [0, -3, 2.0, float("nan"), True])
+def test_numbers_that_are_no_count_are_named(as_a_reader_calls_it, wrong):
+    for call, name in (
+        (lambda: flops(BASE, wrong, 7), "B"),
+        (lambda: training_flops(BASE, wrong, 7), "B"),
+        (lambda: activation_bytes(BASE, wrong, 7), "B"),
+        (lambda: activation_bytes(BASE, 1, 7, wrong), "bytes_per_number"),
+        (lambda: kv_bytes(BASE, wrong, 7), "B"),
+        (lambda: kv_bytes(BASE, 1, wrong), "T"),
+        (lambda: kv_bytes(BASE, 1, 7, wrong), "bytes_per_number"),
+        (lambda: flops(BASE, 1, wrong), "T"),
+        *([(lambda: flops(VASWANI_BASE, 1, 7, wrong), "S")] if wrong != 0 else []),
+    ):
+        with pytest.raises(ValueError, match=f"{name}={wrong}[:,]"):
+            call()
+
+
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="S=5 with family='decoder'"):
         flops(BASE, 1, 7, 5)

@@ -361,6 +361,61 @@ def test_the_gradient_of_cross_entropy_is_p_minus_y():
     np.testing.assert_allclose(x.grad, ops.softmax(X[:1]).data - np.eye(4)[2], atol=1e-12)
 
 
+NAN, INF = math.nan, math.inf
+SPECIAL = [
+    [NAN, 1.0, -2.0], [INF, 1.0, -2.0], [-INF, 1.0, -2.0], [INF, -INF, 0.0], [-INF, -INF, -INF], [INF, INF, 1.0],
+    [-0.0, 0.0, 1.0], [1e200, 1.0, -1e200], [5e-324, 1.0, -1e-310], [750.0, -750.0, 0.0],
+]  # fmt: skip
+ROWS = {
+    "relu": (ops.relu, torch.relu),
+    "silu": (ops.silu, F.silu),
+    "gelu": (ops.gelu, F.gelu),
+    "gelu_tanh": (lambda x: ops.gelu(x, "tanh"), lambda x: F.gelu(x, approximate="tanh")),
+    "softmax": (ops.softmax, lambda x: F.softmax(x, -1)),
+    "log_softmax": (ops.log_softmax, lambda x: F.log_softmax(x, -1)),
+    "layer_norm": (ops.layer_norm, lambda x: F.layer_norm(x, (3,))),
+    "rms_norm": (ops.rms_norm, lambda x: F.rms_norm(x, (3,), None, 1e-5)),
+    "max": (lambda x: x.max(-1), lambda x: x.amax(-1)),
+    "mean": (lambda x: x.mean(-1), lambda x: x.mean(-1)),
+    **{name: (OPERATIONS[name], getattr(torch, name)) for name in ("neg", "exp", "log", "sqrt", "tanh")},
+    "cross_entropy": (lambda x: ops.cross_entropy(x, np.array([1])), lambda x: F.cross_entropy(x, torch.tensor([1]))),
+}
+
+
+@pytest.mark.parametrize("row", SPECIAL, ids=str)
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_special_values_give_what_torch_gives(name, row):
+    y, (grad,) = ours(ROWS[name][0], [np.array([row])], np.ones)
+    y_torch, (grad_torch,) = theirs(ROWS[name][1], [np.array([row])], np.ones)
+    if name.startswith("gelu"):  # torch gives inf * 0 = NaN, also where x^3 overflows; here it is the limit
+        far = np.abs(row) > 1e100
+        grad_torch[0, far] = np.array(row)[far] > 0
+    np.testing.assert_allclose(y, y_torch, **CLOSE)
+    np.testing.assert_allclose(grad, grad_torch, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "pow"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_special_pairs_give_what_torch_gives(name):
+    values = np.array([NAN, INF, -INF, 0.0, -0.0, 1.0, -1.0, 2.0, -2.5, 1e200, 0.5])
+    a, b = (x.ravel() for x in np.meshgrid(values, values))
+    assert_equal(OPERATIONS[name], getattr(torch, name), [a, b], np.ones)
+
+
+@pytest.mark.parametrize("filler", [NAN, INF, -INF, 1e308])
+def test_an_ignored_row_changes_nothing_whatever_stands_in_it(filler):
+    """Value and gradient are those of the other rows alone, and the row's own gradient is exactly 0."""
+    x = normal(4, 5)
+    x[2] = filler
+    kept = TARGETS != -100
+    loss, (grad,) = ours(lambda x: ops.cross_entropy(x, TARGETS), [x], np.ones)
+    alone, (grad_alone,) = theirs(lambda x: F.cross_entropy(x, t(TARGETS[kept])), [x[kept]], np.ones)
+    np.testing.assert_allclose(loss, alone, **CLOSE)
+    np.testing.assert_allclose(grad[kept], grad_alone, **CLOSE)
+    assert (grad[2] == 0).all()
+
+
 # The toy decoder, with the weights of llmcore.toy
 
 # what the model itself adds to the vectors of its tokens

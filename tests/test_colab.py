@@ -11,18 +11,18 @@ import time
 import tomllib
 from pathlib import Path
 
-import colab_run
 import nbformat
 import pytest
-from address import ADDRESS, COLAB_CELL, RELEASE
-from colab_run import LAID, PACKAGES, complaints, interpreters, listed_chapters, snapshot
-from nbval_run import shown
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from report import merge
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "_ext"))
-from report_page import markdown
+from book.address import ADDRESS, COLAB_CELL, RELEASE
+from book.colab import run as colab_run
+from book.colab.run import LAID, PACKAGES, complaints, interpreters, snapshot
+from book.places import in_order
+from book.report import merge
+from book.sphinx.provenance import markdown
+from book.validate import shown
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -139,7 +139,7 @@ def test_what_a_cell_shows_is_counted():
 def test_the_packages_are_those_that_the_code_imports():
     """Each package that llmcore or a chapter imports is among Colab's, or llmcore brings it."""
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "llmcore").rglob("*.py")]
-    for name in listed_chapters():
+    for name in (path.stem for path in in_order()):
         sources += [c.source for c in nbformat.read(ROOT / f"chapters/{name}.ipynb", 4).cells if c.cell_type == "code"]
     imported: set[str] = set()
     for node in (node for source in sources for node in ast.walk(ast.parse(source))):
@@ -154,7 +154,7 @@ def test_the_packages_are_those_that_the_code_imports():
     there = PACKAGES.keys() | {canonicalize_name(r.name) for r in brought}
     for module in imported - {"triton"}:  # triton comes with a torch for CUDA, and is imported only there
         assert {canonicalize_name(name) for name in homes.get(module, [module])} & there, (
-            f"{module}: add it to tests/colab/packages.txt"
+            f"{module}: add it to book/colab/packages.txt"
         )
     for need in brought:  # what Colab has is new enough: pip need not touch it
         version = PACKAGES.get(canonicalize_name(need.name))
@@ -292,7 +292,7 @@ def test_of_two_processes_that_make_the_environment_the_first_to_be_ready_wins(t
 def test_the_stand_in_has_what_the_first_cell_calls():
     names = {node.attr for node in ast.walk(ast.parse(COLAB_CELL)) if isinstance(node, ast.Attribute)}
     assert {"colab", "output", "enable_custom_widget_manager"} <= names
-    functions = ast.parse((LAID / "google/colab/output/_widgets.py").read_text(encoding="utf-8")).body
+    functions = ast.parse((LAID / "stand_in/google/colab/output/_widgets.py").read_text(encoding="utf-8")).body
     assert "enable_custom_widget_manager" in {f.name for f in functions if isinstance(f, ast.FunctionDef)}
 
 

@@ -1,7 +1,9 @@
 """A config that cannot be built is refused with value, rule and remedy; every preset is what was published."""
 
 import json
-from dataclasses import FrozenInstanceError
+import math
+import re
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
@@ -28,6 +30,7 @@ IMPOSSIBLE = {
     r"n_kv_heads=-1: must be a whole number": {"n_kv_heads": -1},
     r"n_segments=2 in a decoder": {"n_segments": 2},
     r"init_std=0.*need norm_eps >= 0 and init_std > 0": {"init_std": 0},
+    r"rotary_scaling=8: must be a RotaryScaling, its fields as a dict, or None": {"rotary_scaling": 8},
     r"rotary_base=1: must be above 1": {"rotary_base": 1},
 }
 
@@ -36,6 +39,30 @@ IMPOSSIBLE = {
 def test_an_impossible_combination_names_value_rule_and_remedy(message):
     with pytest.raises(ValueError, match=message):
         TOY.with_(**IMPOSSIBLE[message])
+
+
+NUMBERS = [f.name for f in fields(ModelConfig) if f.type in ("int", "float")]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, "2", None])
+def test_every_number_is_finite_and_in_its_range(name, value):
+    with pytest.raises(ValueError, match=rf"{name}={re.escape(repr(value))}"):
+        TOY.with_(**{name: value})
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(ModelConfig) if f.type == "bool"])
+@pytest.mark.parametrize("value", [1, 0, "true", None])
+def test_a_switch_is_true_or_false(name, value):
+    with pytest.raises(ValueError, match=rf"{name}={value!r}: must be True or False"):
+        TOY.with_(**{name: value})
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(RotaryScaling)])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1])
+def test_rotary_scaling_takes_only_finite_numbers(name, value):
+    with pytest.raises(ValueError, match=rf"{name}={value}.*needs factor >= 1, 0 < low < high"):
+        RotaryScaling(**{name: value})
 
 
 def test_rotary_scaling_refuses_the_impossible():

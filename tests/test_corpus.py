@@ -1,9 +1,13 @@
 """The stories' probabilities are exact, the fables are a parallel corpus, a download is whole or absent."""
 
+import ast
 import hashlib
 import http.server
 import math
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +15,9 @@ from helpers import serving
 
 from llmcore import corpus
 from llmcore.corpus import texts
+from llmcore.data import read_pieces
+from llmcore.tokenizer import CharTokenizer
+from llmcore.tokenizer.bpe_train import count_file
 
 FABLES = 60  # the least that ships
 STORIES = list(corpus.stories(500, seed=5))
@@ -194,3 +201,163 @@ def test_the_address_of_shakespeare_is_complete():
     dataset = texts.DATASETS["shakespeare"]
     assert dataset.url.startswith("https://")
     assert re.fullmatch("[0-9a-f]{64}", dataset.sha256)
+
+
+# ------------------------------------------------------------------------------------------------- texts that change
+
+
+class Changing(http.server.BaseHTTPRequestHandler):
+    """A text that may change, with the validators that the first part of its address names."""
+
+    text, status, asked = b"first", 200, []
+    changed, now = "Mon, 01 Jan 2024 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:09 GMT"
+
+    def do_GET(self):
+        kind, mine = self.path.split("/")[1], type(self)
+        tag = f'"{hashlib.sha256(self.text).hexdigest()[:9]}"'
+        held = {k: self.headers[k] for k in ("If-None-Match", "If-Modified-Since") if k in self.headers}
+        same = held in ({"If-None-Match": tag}, {"If-Modified-Since": self.changed})
+        status = mine.status if mine.status != 200 else 304 if same else 200
+        mine.asked.append((held, status))
+        self.send_response_only(status)
+        self.send_header("Date", self.now)
+        for name, value in {"etag": {"ETag": tag}, "date": {"Last-Modified": self.changed}}.get(kind, {}).items():
+            self.send_header(name, value)
+        if status == 200:
+            self.send_header("Content-Length", str(len(self.text)))
+        self.end_headers()
+        if status == 200:
+            self.wfile.write(self.text)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def changing(tmp_path, monkeypatch):
+    for name, value in {"text": b"first", "status": 200, "asked": [], "changed": Changing.changed, "now": Changing.now}.items():
+        monkeypatch.setattr(Changing, name, value)
+    monkeypatch.delenv("LLMCORE_OFFLINE", raising=False)
+    with serving(Changing, monkeypatch, tmp_path / "cache") as server:
+        yield server
+
+
+@pytest.mark.parametrize(("kind", "asks"), [("etag", "If-None-Match"), ("date", "If-Modified-Since"), ("nothing", None)])
+def test_a_text_that_has_changed_at_its_address_is_read_anew(changing, kind, asks):
+    """And one that has not is brought once, as far as the server tells."""
+    url = f"{changing.address}/{kind}/a.txt"
+    assert corpus.read_text(url) == corpus.read_text(url) == "first"
+    assert [status for _, status in Changing.asked] == [200, 304 if asks else 200]
+    assert [list(held) for held, _ in Changing.asked] == [[], [asks] if asks else []]
+    Changing.text, Changing.changed, Changing.now = b"second", "Mon, 01 Jan 2024 00:01:00 GMT", "Mon, 01 Jan 2024 00:01:09 GMT"
+    assert corpus.read_text(url) == corpus.read_text(url) == "second"
+    assert [status for _, status in Changing.asked][2:] == [200, 304 if asks else 200]
+
+
+def test_a_date_that_is_as_young_as_the_answer_is_not_trusted(changing):
+    """Dates count seconds: a text that is changed twice within one would stay the first."""
+    Changing.now = Changing.changed
+    url = f"{changing.address}/date/a.txt"
+    assert corpus.read_text(url) == "first"
+    Changing.text = b"second"
+    assert corpus.read_text(url) == "second"
+
+
+def test_a_copy_that_was_damaged_or_replaced_is_brought_again(changing):
+    url = f"{changing.address}/etag/a.txt"
+    corpus.open_text(url).write_text("damaged")
+    assert corpus.read_text(url) == "first"
+    [origin] = [p for p in corpus.cache_dir().iterdir() if p.name.startswith(".origin-")]
+    for content in ("", "[]", '{"tag": 3, "sha256": 3}', "[" * 9999):
+        origin.write_text(content)
+        assert corpus.read_text(url) == "first"
+
+
+@pytest.mark.parametrize("how", ["server gone", "offline", "status 404", "status 500"])
+def test_where_a_text_cannot_be_checked_the_kept_one_is_used_with_a_word(changing, monkeypatch, how):
+    url = f"{changing.address}/etag/a.txt"
+    assert corpus.read_text(url) == "first"
+    if how == "server gone":
+        changing.shutdown()
+        changing.server_close()
+    elif how == "offline":
+        monkeypatch.setenv("LLMCORE_OFFLINE", "1")
+    else:
+        monkeypatch.setattr(Changing, "status", int(how.split()[1]))
+    with pytest.warns(UserWarning, match=rf"{url} .*Whether it has changed is not known: .*a.txt, brought before, is used"):
+        assert corpus.read_text(url) == "first"
+    other = url.replace("a.txt", "b.txt")
+    with pytest.raises(ConnectionError, match=other):
+        corpus.read_text(other)
+
+
+def test_an_edited_file_is_read_as_it_is(tmp_path, monkeypatch):
+    """By path and by address: there is no copy that could grow old."""
+    monkeypatch.setenv("LLMCORE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "a text?.txt"
+    for text in ("first", "second", "tsrif"):
+        path.write_text(text)
+        os.utime(path, (0, 0))
+        assert corpus.read_text(path) == corpus.read_text(path.as_uri()) == text
+    assert corpus.open_text(path.as_uri()) == path
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(FileNotFoundError, match=r"file:///nowhere/a is no file of this machine: give the path of one"):
+        corpus.read_text("file:///nowhere/a")
+    with pytest.raises(FileNotFoundError, match="is no file of this machine"):
+        corpus.read_text(f"file://elsewhere{path.as_posix()}")
+    with pytest.raises(ValueError, match="does not have the size or the SHA-256 expected"):
+        corpus.download(path.as_uri(), "0" * 64)
+
+
+# ------------------------------------------------------------------------------------------------------ byte order marks
+
+
+def every_reader(path, url):
+    """Each way in which a text comes in."""
+    run = [sys.executable, "-m", "llmcore", "tokenize", "--tokenizer", str(path.with_name("t.json")), "--text", "-"]
+
+    def shown() -> str:
+        done = subprocess.run(run, input=path.read_bytes(), capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+        if done.returncode:
+            raise ValueError(done.stderr.decode())
+        return "".join(ast.literal_eval(line.split("\t")[1]) for line in done.stdout.decode().splitlines())
+
+    def learned() -> str:
+        chunks = count_file(path, r"[\s\S]+")
+        return b"".join(chunks).decode()
+
+    yield from (lambda: corpus.read_text(path), lambda: corpus.read_text(path.as_uri()), lambda: corpus.read_text(url), learned)
+    yield from (lambda size=size: "".join(read_pieces(path, size)) for size in (1, 2, 3, 4, 7, 1 << 20))
+    yield shown
+
+
+TEXT = "The low \ufeffwell\n"  # in the middle it is no mark
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_a_byte_order_mark_is_dropped_and_other_encodings_are_named(changing, tmp_path, encoding):
+    CharTokenizer.train([TEXT]).save(tmp_path / "t.json")
+    path, other = tmp_path / "a.txt", encoding[:6].upper()
+    path.write_bytes((("" if encoding.startswith("utf-8") else "\ufeff") + TEXT).encode(encoding))
+    Changing.text = path.read_bytes()
+    for read in every_reader(path, f"{changing.address}/etag/a.txt"):
+        if encoding.startswith("utf-8"):
+            assert read() == TEXT
+        else:
+            with pytest.raises(ValueError, match=rf"is {other} by its byte order mark, not UTF-8; convert the file first"):
+                read()
+
+
+def test_only_the_first_mark_is_one(tmp_path):
+    for content, text in ((b"\xef\xbb\xbf" * 2 + b"a", "\ufeffa"), (b"a\xef\xbb\xbf", "a\ufeff"), (b"\xef\xbb\xbf", "")):
+        (tmp_path / "a").write_bytes(content)
+        assert ["".join(read_pieces(tmp_path / "a", size)) for size in (1, 2, 9)] == [text] * 3
+    for content, at in ((b"\xef\xbb\xbfab\xff", 5), (b"\xef\xbb\xbf\xff", 3), (b"ab\xff", 2)):
+        (tmp_path / "a").write_bytes(content)
+        for read in (lambda: corpus.read_text(tmp_path / "a"), lambda: list(read_pieces(tmp_path / "a", 1))):
+            with pytest.raises(ValueError, match=f"a, byte {at}: not UTF-8"):
+                read()
+    (tmp_path / "a").write_bytes(b"\xef\xbb")
+    with pytest.raises(ValueError, match="ends in the middle of a character"):
+        list(read_pieces(tmp_path / "a"))

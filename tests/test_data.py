@@ -1,5 +1,6 @@
 """Each epoch reads every window once; a position can be saved and taken up again; ranks together read what one reads."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -98,6 +99,31 @@ def test_broken_files_are_named(tmp_path):
     write_tokens(path, [], 9)
     with pytest.raises(ValueError, match="holds no ids"):
         read_tokens(path)
+
+
+CHANGES = {
+    "digest": {"tokens": np.where(np.arange(1001) == 500, (TOKENS + 1) % 97, TOKENS)},
+    "shuffle": {"shuffle": False},
+    "context_length": {"context_length": 9, "tokens": TOKENS[:901]},
+    "batch_size": {"batch_size": 8},
+    "seed": {"seed": 4},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_position_is_taken_up_only_in_the_same_data(name):
+    """One id of a thousand is another: as many windows, and not the same run."""
+    there, here = windows(), windows(**CHANGES[name])
+    assert here.count == there.count
+    with pytest.raises(ValueError, match=rf"{'other ids: their SHA-256' if name == 'digest' else name}.* in the saved position"):
+        here.load(there.state())
+    assert here.state() == windows(**CHANGES[name]).state()
+
+
+def test_the_digest_is_that_of_the_ids_in_whatever_type(tmp_path):
+    write_tokens(tmp_path / "t", TOKENS.tolist(), 70_000)
+    kinds = [TOKENS, TOKENS.astype(np.int64), TOKENS.astype(">u4"), TOKENS.tolist(), read_tokens(tmp_path / "t")[0]]
+    assert {windows(tokens=kind).digest for kind in kinds} == {hashlib.sha256(TOKENS.astype(np.uint8).tobytes()).hexdigest()}
 
 
 def test_mistakes_are_named():

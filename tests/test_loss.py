@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import within
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,6 +35,33 @@ def test_equals_the_loss_of_all_logits(N, V, bias):
     torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-12)
     for got, expected in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("filler", [float("nan"), float("inf"), -float("inf"), 1e38])
+@pytest.mark.parametrize("N", [9, 700])
+def test_an_ignored_row_changes_nothing_whatever_stands_in_it(N, filler):
+    """A chunk and several: value and every gradient are those of the kept rows alone, and the row's own is exactly 0."""
+    x, table, targets, b = made(N, 4097, dtype=torch.float64)
+    kept = targets != -100
+    with torch.no_grad():
+        x[~kept] = filler
+        b[7] = -torch.inf  # a token that is forbidden everywhere
+    targets[targets == 7] = 8
+    loss = head_loss(x, table, targets, b)
+    alone = x.detach()[kept].requires_grad_()
+    theirs = cross_entropy(alone @ table.T + b, targets[kept], reduction="sum")
+    torch.testing.assert_close(loss, theirs, **within(4097, torch.float64))
+    d_x, d_table, d_b = torch.autograd.grad(loss, [x, table, b])
+    assert (d_x[~kept] == 0).all()
+    for got, expected in zip((d_x[kept], d_table, d_b), torch.autograd.grad(theirs, [alone, table, b]), strict=True):
+        torch.testing.assert_close(got, expected, **within(4097, torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint16])
+def test_targets_of_any_whole_type(dtype):
+    x, table, targets, b = made(9, 37)
+    targets = targets.clamp(min=0)
+    assert torch.equal(head_loss(x, table, targets.to(dtype), b), head_loss(x, table, targets, b))
 
 
 def test_gradients_equal_finite_differences():
@@ -116,8 +144,19 @@ def test_no_tensor_is_as_large_as_the_logits():
     assert seen.numbers == N * V
 
 
-def test_mistakes_are_named():
-    x, table, targets, _ = made(6, 5)
+def test_mistakes_are_named(as_a_reader_calls_it):
+    x, table, targets, b = made(6, 5)
+    for wrong in (targets[:3], targets.view(2, 3), targets[:, None]):  # of these (2, 3) has as many as are wanted
+        with pytest.raises(ValueError, match="one more axis"):
+            head_loss(x, table, wrong)
+    with pytest.raises(ValueError, match="targets have type torch.float32"):
+        head_loss(x, table, targets.float())
+    with pytest.raises(ValueError, match=r"bias \(1,\): x must be"):
+        head_loss(x, table, targets, b[:1])  # would broadcast
+    model = Transformer(CONFIGS["tied"])
+    for wrong in (torch.zeros(18).long(), torch.zeros(9, 2).long(), torch.zeros(2, 10).long()):
+        with pytest.raises(ValueError, match=r"logits \(2, 9, 37\) and targets"):
+            model(torch.zeros(2, 9).long(), targets=wrong)
     with pytest.raises(ValueError, match="every target is ignore_index"):
         head_loss(x, table, torch.full((6,), -100))
     with pytest.raises(ValueError, match="target 5 is no index of V=5"):

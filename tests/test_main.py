@@ -1,14 +1,23 @@
 """The command line does what the library does: from a file to a tokenizer, a model, a text."""
 
+import io
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+import torch
 
-from llmcore import checkpoint
+from llmcore import __main__ as command_line
+from llmcore import checkpoint, corpus
 from llmcore.__main__ import main
 from llmcore.corpus import read_text
+from llmcore.data import read_tokens
+from llmcore.files import alone
 from llmcore.tokenizer import load
 
 SMALL = ["--set", "n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=32"]
@@ -41,6 +50,291 @@ def test_train_again_resumes(run, capsys):
     assert main(again) == 0  # nothing left to do
     assert main([*again[:6], "12", *again[7:]]) == 2
     assert "was trained with other settings: steps=10 there, 12 here" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_so(run, capsys):
+    assert main(["train", "--corpus", "fables.en", "--out", str(run), "--steps", "10", *SMALL, *SPEED]) == 0
+    assert capsys.readouterr().out.strip().splitlines() == [
+        f"{run} is finished: step 10 of 10 is done, all that --steps asks for. Go on with llmcore sample {run}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (["--corpus", "fables.zh"], "corpus fables.en (SHA-256 "),
+        (["--level", "char"], "vocabulary bpe of 300 there, char here"),
+        (["--vocab-size", "301"], "vocabulary bpe of 300 there, bpe of 301 here"),
+        (["--set", "n_layers=2", *SMALL[2:]], "n_layers=1 there, 2 here"),
+        (["--seed", "1"], "seed=0 there, 1 here"),
+        (["--batch-size", "8"], "batch_size=4 there, 8 here"),
+        (["--lr", "0.5"], "lr=0.002 there, 0.5 here"),
+    ],
+)
+def test_a_finished_run_is_no_other_run(run, other, said, capsys):
+    """Each ended with status 0 and no output: what was trained was not looked at."""
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert main(["train", "--corpus", "fables.en", "--out", str(run), "--steps", "10", *SMALL, *SPEED, *other]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Use those" in error
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_the_learned_vocabulary_may_be_given_by_name(run):
+    again = ["train", "--corpus", "fables.en", "--out", str(run), "--steps", "10", *SMALL, *SPEED]
+    assert main([*again, "--tokenizer", str(run / "tokenizer.json")]) == 0
+
+
+def test_sample_refuses_another_vocabulary(run, tmp_path, capsys):
+    mine = (run / "tokenizer.json").read_bytes()
+    try:
+        assert main(["tokenize", "--corpus", "fables.zh", "--vocab-size", "300", "--out", str(run / "tokenizer.json")]) == 2
+        assert f"belongs to the run {run}: choose another file" in capsys.readouterr().err
+        assert main(["tokenize", "--corpus", "fables.zh", "--vocab-size", "300", "--out", str(tmp_path / "t.json")]) == 0
+        (run / "tokenizer.json").write_bytes((tmp_path / "t.json").read_bytes())
+        assert main(["sample", str(run), "--tokens", "3"]) == 2
+        assert "is not the vocabulary that the run was trained with" in capsys.readouterr().err
+    finally:
+        (run / "tokenizer.json").write_bytes(mine)
+
+
+# ------------------------------------------------------------------------------------------------------- a folder's tokens
+
+TINY = ["--level", "char", "--set", "n_layers=1", "d_model=8", "n_heads=2", "d_ff=8", "context_length=8", "--batch-size", "2"]
+TINY += ["--warmup", "0", "--steps", "2", "--eval-every", "2", "--checkpoint-every", "2"]
+TEXTS = {"a": "abcdefgh " * 40, "b": "stuvwxyz, " * 40}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """(corpus, folder) -> arguments of a run that takes a second; corpora are the files a and b."""
+    monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
+    for name, text in TEXTS.items():
+        (tmp_path / name).write_text(text)
+    return lambda name, *more: ["train", "--corpus", str(tmp_path / name), "--out", str(tmp_path / "run"), *TINY, *more]
+
+
+def learned(folder: Path) -> str:
+    """The text that a folder's training tokens stand for."""
+    return load(folder / "tokenizer.json").decode(read_tokens(folder / "train.bin")[0].tolist())
+
+
+def nine_tenths(name: str) -> str:
+    return TEXTS[name][: int(len(TEXTS[name]) * 0.9)]
+
+
+def test_after_a_refused_run_another_corpus_is_what_is_trained_on(tiny, tmp_path, capsys):
+    assert main(tiny("a", "--batch-size", "1000")) == 2  # found when the tokens are there
+    assert "the part of the corpus to learn from (its first nine tenths): batch_size=1000 with " in capsys.readouterr().err
+    assert learned(tmp_path / "run") == nine_tenths("a")
+    assert main(tiny("b")) == 0
+    assert learned(tmp_path / "run") == nine_tenths("b")
+    assert checkpoint.load_model(tmp_path / "run").config.vocab_size == len(load(tmp_path / "run" / "tokenizer.json"))
+
+
+def test_after_a_corpus_too_short_the_folder_takes_another(tiny, tmp_path, capsys):
+    (tmp_path / "one").write_text("a")
+    assert main(tiny("one")) == 2
+    assert "one has 1 characters: a tenth is held out and the rest learned from; use a longer text" in capsys.readouterr().err
+    (tmp_path / "some").write_text("abcdefgh" * 4)
+    assert main(tiny("some")) == 2
+    said = "the held-out part of the corpus (its last tenth): 4 tokens with context_length=8"
+    assert said in capsys.readouterr().err
+    assert main(tiny("a")) == 0
+    assert learned(tmp_path / "run") == nine_tenths("a")
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("lost", ["tokenizer.json", "train.bin", "train.bin.json", "held-out.bin", "held-out.bin.json"])
+@pytest.mark.parametrize("how", ["removed", "changed"])
+def test_a_file_that_is_lost_or_damaged_is_made_again(tiny, tmp_path, lost, trained, how):
+    folder = tmp_path / "run"
+    assert main(tiny("a", *([] if trained else ["--batch-size", "1000"]))) == (0 if trained else 2)
+    before = {name: (folder / name).read_bytes() for name in command_line.run.FILES}
+    (folder / lost).unlink()
+    if how == "changed":  # as many bytes, other ones
+        (folder / lost).write_bytes(before[lost][::-1])
+    assert main(tiny("a")) == 0
+    assert {name: (folder / name).read_bytes() for name in command_line.run.FILES} == before
+
+
+def test_a_preparation_that_is_killed_is_done_again(tiny, tmp_path, monkeypatch):
+    """At each file that is written, before and after."""
+    written = command_line.run.write_tokens
+    for stop in range(4):
+        at = iter(range(stop))
+
+        def dying(*arguments, at=at):
+            if next(at, None) is None:
+                raise KeyboardInterrupt
+            made = written(*arguments)
+            if next(at, None) is None:
+                raise KeyboardInterrupt
+            return made
+
+        monkeypatch.setattr(command_line.run, "write_tokens", dying)
+        assert main(tiny("b" if stop % 2 else "a", "--out", str(tmp_path / f"run{stop}"))) == 130
+        monkeypatch.setattr(command_line.run, "write_tokens", written)
+        assert main(tiny("a", "--out", str(tmp_path / f"run{stop}"))) == 0
+        assert learned(tmp_path / f"run{stop}") == nine_tenths("a")
+
+
+def test_what_no_run_made_is_not_written_over(tiny, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "train.bin").write_bytes(b"mine")
+    assert main(tiny("a")) == 2
+    assert "holds train.bin and no run.json, which says what a run was made from" in capsys.readouterr().err
+    (folder / "train.bin").rename(folder / "tokenizer.json")
+    assert main(tiny("a")) == 2
+    assert "choose another folder for --out, or use it by --tokenizer" in capsys.readouterr().err
+    assert (folder / "tokenizer.json").read_bytes() == b"mine"
+
+
+def test_steps_can_be_raised_where_the_schedule_allows(tiny, tmp_path, capsys):
+    assert main(tiny("a", "--schedule", "constant")) == 0
+    assert main(tiny("a", "--schedule", "constant", "--steps", "4")) == 0
+    assert f"{tmp_path / 'run'} goes on after step 2" in capsys.readouterr().out
+    assert checkpoint.latest(tmp_path / "run").name == "step-00000004"
+    assert main(tiny("a", "--schedule", "constant", "--steps", "4", "--out", str(tmp_path / "whole"))) == 0
+    there, here = (checkpoint.load_model(tmp_path / name).state_dict() for name in ("run", "whole"))
+    assert all(torch.equal(there[name], here[name]) for name in here)
+    assert main(tiny("a", "--out", str(tmp_path / "cosine"))) == 0
+    assert main(tiny("a", "--out", str(tmp_path / "cosine"), "--steps", "4")) == 2
+    assert "a run that may be made longer has schedule='constant'" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------- two at a time
+
+
+def test_a_second_process_is_kept_out_and_a_dead_one_keeps_no_one_out(tiny, tmp_path, capsys):
+    """The first holds the folder and is then killed without a chance to tidy up."""
+    hold = "import sys, time; from llmcore.files import alone\nwith alone(sys.argv[1]): print('in', flush=True); time.sleep(99)"
+    process = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "in\n"
+        assert main(tiny("a")) == 2
+        said = f"another process is at work in {tmp_path / 'run'}: wait until it has ended, or choose another folder"
+        assert said in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert main(tiny("a")) == 0
+
+
+def test_a_process_may_enter_its_own_folder_again(tmp_path):
+    with alone(tmp_path / "x"), alone(tmp_path / "x"):
+        pass
+    with alone(tmp_path / "x"):
+        pass
+
+
+@pytest.mark.slow
+def test_two_at_once_in_a_new_folder(tiny, tmp_path):
+    """Both started at the same moment, on different corpora: one trains on its own, whole, the other is told."""
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen([sys.executable, "-m", "llmcore", *tiny(name, "--steps", "300")], env=env, stderr=subprocess.PIPE, text=True)
+        for name in TEXTS
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    status = [process.returncode for process in both]
+    assert sorted(status) == [0, 2]
+    assert "another process is at work" in errors[status.index(2)] or "was trained with other values" in errors[status.index(2)]
+    assert learned(tmp_path / "run") == nine_tenths([*TEXTS][status.index(0)])
+
+
+# ------------------------------------------------------------------------------------------------- interrupted, cut short
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(tiny, tmp_path):
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "llmcore", *tiny("a", "--steps", "100000", "--schedule", "constant")]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not checkpoint.checkpoints(tmp_path / "run"):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=100)
+    assert process.returncode == 130
+    [line] = error.strip().splitlines()
+    step = checkpoint.step_of(checkpoint.latest(tmp_path / "run"))
+    there = f"after step {step}, the last checkpoint in {tmp_path / 'run'}"
+    assert line == f"llmcore train: interrupted; the same command goes on {there}"
+
+
+def test_an_interruption_before_a_checkpoint_says_that_too(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command_line, "go", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(tiny("a")) == 130
+    said = f"llmcore train: interrupted; no checkpoint is in {tmp_path / 'run'} yet, so the same command begins at step 0\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_reader_that_has_enough_is_no_error(run, capsys, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert main(["sample", str(run), "--tokens", "3"]) == 141
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_head_ends_it_quietly(run):
+    command = f'{sys.executable} -m llmcore sample {run} --tokens 20 | head -c 1; echo "${{PIPESTATUS[0]}}" >&2'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.stderr.strip() in ("141", "0")  # 0 where all was written before head went
+
+
+# --------------------------------------------------------------------------------------------- no number, no output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--lr", "inf"], "lr=inf: need lr > 0, and finite"),
+        (["--lr", "1e39"], "lr=1e+39: need lr > 0, and finite"),
+        (["--lr", "nan"], "lr=nan: need lr > 0, and finite"),
+        (["--weight-decay", "nan"], "weight_decay=nan: need weight_decay >= 0, and finite"),
+        (["--weight-decay", "-5"], "weight_decay=-5.0: need weight_decay >= 0, and finite"),
+        (["--beta2", "1"], "betas=(0.9, 1.0): each is a share of the past"),
+        (["--set", "rotary_base=inf"], "rotary_base=inf: must be a finite number"),
+        (["--set", "init_std=inf"], "init_std=inf: must be a finite number"),
+        (["--set", "family=encoder"], "--set family=encoder: train teaches to predict the next token"),
+        (["--set", "family=encoder-decoder"], "--set family=encoder-decoder: train teaches to predict the next token"),
+        (["--set", "n_layers=two"], "--set n_layers=two: n_layers is a whole number"),
+        (["--set", "dropout=much"], "--set dropout=much: dropout is a number"),
+        (["--set", "rotary_scaling=8"], "--set rotary_scaling=8: rotary_scaling is none, or {"),
+        (["--set", "n_heads=5"], "n_heads=5 does not divide d_model=128"),
+        (["--tokenizer", "no-such-file"], "no-such-file"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_folder_is_made(tiny, tmp_path, options, said, capsys):
+    assert main(tiny("a", *options)) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_rotary_scaling_can_be_set():
+    scaling = '{"factor": 4, "low": 1, "high": 4, "original": 16}'
+    assert command_line.changed(command_line.PRESETS["small"], [f"rotary_scaling={scaling}"]).rotary_scaling.factor == 4
+    assert command_line.changed(command_line.PRESETS["llama"], ["rotary_scaling=none"]).rotary_scaling is None
+
+
+def test_weights_that_are_no_numbers_do_not_end_with_status_0(tiny, tmp_path, capsys):
+    """One step whose decay overflows float32, and no evaluation after it; one whose rate does by Adam's first correction."""
+    huge = ["--lr", "3e37", "--weight-decay", "10", "--schedule", "constant"]
+    options = ["--set", "init_std=1", *TINY[3:8]]
+    assert main(tiny("a", *huge, "--steps", "1", "--eval-every", "0", *options)) == 2
+    assert "holds numbers that are not finite: lower lr=3e+37" in capsys.readouterr().err
+    assert main(tiny("a", *huge, "--lr", "1e38", "--steps", "1", "--eval-every", "0", *options)) == 2
+    assert "the update of step 1 overflows: lower lr=1e+38" in capsys.readouterr().err
+    assert checkpoint.checkpoints(tmp_path / "run") == []
 
 
 def test_train_by_characters(tmp_path, monkeypatch):
@@ -97,7 +391,8 @@ def test_help_teaches(command, capsys):
         (["train", "--corpus", "no-such-file", "--out", "OUT"], "is no file and no name of a text"),
         (["train", "--corpus", "fables.en", "--out", "OUT", "--set", "layers=3"], "--set layers=3: use FIELD=VALUE"),
         (["train", "--corpus", "fables.en", "--out", "OUT", "--set", "bias=maybe"], "bias is true or false"),
-        (["sample", "OUT"], "No such file"),
+        (["sample", "OUT"], "is no folder: name the one that train wrote (its --out)"),
+        (["sample", "."], "is no run: it holds no tokenizer.json"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
@@ -105,6 +400,59 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"llmcore {arguments[0]}: ")
     assert message in error
+
+
+def test_what_sample_refuses_it_refuses_before_the_prompt(run, capsys):
+    for options, said in (
+        (["--tokens", "1000"], "exceed context_length=32"),
+        (["--temperature", "0"], "always take the most probable token (greedy=True, --greedy)"),
+        (["--top-p", "2"], "top_p=2.0"),
+    ):
+        assert main(["sample", str(run), "--prompt", "The", *options]) == 2
+        out, error = capsys.readouterr()
+        assert (out, said in error) == ("", True)
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", str(run), "--seed", str(10**30)])
+    assert stop.value.code == 2
+    assert "argument --seed: 1" in capsys.readouterr().err
+
+
+def test_more_tokens_than_there_are_keep_all(run, capsys):
+    texts = []
+    for options in ([], ["--top-k", str(10**20)]):
+        assert main(["sample", str(run), "--tokens", "5", *options]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+
+
+def test_a_run_without_a_checkpoint_is_no_model_yet(tiny, tmp_path, capsys):
+    assert main(tiny("a", "--batch-size", "1000")) == 2
+    capsys.readouterr()
+    assert main(["sample", str(tmp_path / "run")]) == 2
+    assert "holds no checkpoint yet: train it first" in capsys.readouterr().err
+
+
+def test_a_vocabulary_is_written_over_no_other_file(tmp_path, capsys, monkeypatch):
+    """And before anything is learned."""
+    text = tmp_path / "text.txt"
+    text.write_text("the low well " * 30)
+    learn = ["tokenize", "--corpus", str(text), "--vocab-size", "260", "--out"]
+    assert main([*learn, str(tmp_path / "t.json")]) == 0
+    assert main([*learn, str(tmp_path / "t.json")]) == 0  # a vocabulary is
+    capsys.readouterr()
+    monkeypatch.setattr(command_line.BPETokenizer, "train", lambda *_, **__: pytest.fail("it was learned first"))
+    (tmp_path / "notes.json").write_text(json.dumps({"mine": 1}))
+    for out, said in (
+        (text, "exists and is no vocabulary"),
+        (tmp_path / "notes.json", "exists and is no vocabulary"),
+        (tmp_path, "exists and is no vocabulary"),
+        (tmp_path / "no" / "t.json", "is no folder; make it first"),
+    ):
+        assert main([*learn, str(out)]) == 2
+        assert said in capsys.readouterr().err
+    assert main(learn[:-1]) == 2
+    assert text.read_text() == "the low well " * 30
+    assert corpus.read_text(text)
 
 
 def test_the_corpus_that_ships_is_the_default_text():

@@ -1,5 +1,7 @@
 """Every chapter says what its stored outputs say, keeps the book's form, and ignores no output without asserting it."""
 
+import inspect
+import itertools
 import os
 import re
 from pathlib import Path
@@ -7,25 +9,16 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from address import COLAB_CELL, differences
-from nbval_run import asserts, run
 
+from book.address import COLAB_CELL, differences
+from book.validate import QUIET, asserts, run, validate
 from llmcore import device
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 
 
-def chosen(names: str) -> list[Path]:
-    """The chapters of make notebooks CHAPTERS="...": paths or bare names; all of them where it is empty."""
-    wanted = [Path(name).stem for name in names.split()]
-    unknown = sorted(set(wanted) - {p.stem for p in CHAPTERS})
-    if unknown:
-        raise ValueError(f"CHAPTERS names {unknown}, which chapters/ does not have: give the name of a notebook there")
-    return [p for p in CHAPTERS if not wanted or p.stem in wanted]
-
-
-chapters = pytest.mark.parametrize("path", chosen(os.environ.get("LLMCORE_CHAPTERS", "")), ids=lambda p: p.stem)
+chapters = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 
 
 def unasserted(notebook) -> list[int]:
@@ -49,6 +42,51 @@ def the_device_is_there():
 def test_nbval(path, the_device_is_there):
     row, text = run(path)
     assert row["result"] == "passed", text[-6000:]
+
+
+def warped(read):
+    """A clock that runs faster each time it is read, from a tenth of the rate of `read` to ten times that, and then begins again."""
+    last, shown, reads = read(), 0.0, 0
+
+    def clock():
+        nonlocal last, shown, reads
+        now = read()
+        shown += 10 ** (reads % 31 / 15 - 1) * (now - last)
+        last, reads = now, reads + 1
+        return shown
+
+    return clock
+
+
+def test_the_warped_clock_runs_at_other_rates():
+    ticks = itertools.count()
+    clock = warped(lambda: next(ticks))
+    shown = [clock() for _ in range(63)]
+    rates = [b - a for a, b in itertools.pairwise([0.0, *shown])]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(10)
+    assert rates[12] / rates[0] > 6  # twelve reads are two runs of best_seconds: equal work seems to take six times as long
+    assert rates[31:62] == pytest.approx(rates[:31])
+
+
+def reads_a_clock(path) -> bool:
+    code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    return any(re.search(r"\b(best_seconds|perf_counter|thread_time|process_time)\b", source) for source in code)
+
+
+TIMED = [p for p in CHAPTERS if reads_a_clock(p)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TIMED, ids=lambda p: p.stem)
+def test_no_clock_decides(path, tmp_path, the_device_is_there):
+    """A chapter shows what it measured, and holds whatever the clocks of its kernel and of its ranks say."""
+    clocks = "for name in ('perf_counter', 'thread_time', 'process_time'):\n    setattr(time, name, warped(getattr(time, name)))\n"
+    script = f"import time\n\n{inspect.getsource(warped)}\n{clocks}"
+    (tmp_path / "sitecustomize.py").write_text(script, encoding="utf-8")  # which each Python of this environment runs first
+    where = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    told = validate(path, os.environ | QUIET | {"PYTHONPATH": where})
+    assert told["status"] == 0, told["text"][-6000:]
 
 
 @chapters

@@ -124,6 +124,38 @@ def test_weight_decay_is_not_l2_in_adam():
     torch.testing.assert_close(b.detach(), torch.tensor([0.9, 99.9]))
 
 
+SETTINGS = {"sgd": ("lr", "momentum", "weight_decay"), "adamw": ("lr", "betas", "eps", "weight_decay")}
+
+
+@pytest.mark.parametrize("in_a_group", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -5.0])
+@pytest.mark.parametrize(("name", "setting"), [(n, s) for n, names in SETTINGS.items() for s in names])
+def test_every_setting_is_finite_and_in_its_range(name, setting, value, in_a_group):
+    """As an argument, and as what a group of parameters sets for itself."""
+    group = {"params": [torch.zeros(1, requires_grad=True)]}
+    given = {setting: (0.9, value) if setting == "betas" else value}
+    with pytest.raises(ValueError, match=rf"{'beta2' if setting == 'betas' else setting}={value}: "):
+        optim.OPTIMIZERS[name]([group | given if in_a_group else group], **({} if in_a_group else given))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -5.0])
+def test_groups_with_an_impossible_decay_are_not_made(value):
+    """The fused update is torch's own, which looks at no group."""
+    with pytest.raises(ValueError, match=f"weight_decay={value}: must be 0 or more, and finite"):
+        optim.decay_groups(model_of(BASE), value)
+
+
+def test_parameters_of_16_bits_are_refused_where_eps_would_be_0():
+    """torch's own update makes them NaN at the first step without a gradient, 0 / (0 + 0)."""
+    theta = torch.ones(2, dtype=torch.float16, requires_grad=True)
+    theta.grad = torch.tensor([1e-5, 1.0], dtype=torch.float16)
+    torch.optim.AdamW([theta]).step()
+    assert not theta.isfinite().all()
+    with pytest.raises(ValueError, match=r"shape \(2,\) is float16, where squares of gradients and eps become 0: keep"):
+        optim.AdamW([theta])
+    optim.SGD([theta])
+
+
 def test_mistakes_are_named():
     p = [torch.zeros(1, requires_grad=True)]
     with pytest.raises(ValueError, match="lr=-1: must be 0 or more"):

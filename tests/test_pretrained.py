@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import re
+import struct
 import time
 import zipfile
 from dataclasses import replace
@@ -29,6 +30,7 @@ from llmcore.mask import Padding
 from llmcore.model import Transformer
 from llmcore.pretrained import gguf_file, tables
 from llmcore.tokenizer import BPETokenizer, WordPieceTokenizer, formats
+from tools.fuzz import bounded, within
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 LLAMA = BASE.with_(norm="rms", feed_forward="swiglu", position="rotary", bias=False)
@@ -708,6 +710,89 @@ def test_gguf_files_that_are_not_whole_or_of_another_kind_are_named(tmp_path, mo
     monkeypatch.setattr(gguf_file, "PUBLISHED", {})
     with pytest.raises(ValueError, match="load with tokenizer=False for the weights alone"):
         gguf_file.read_tokenizer(gguf_file.File(tmp_path / "m.gguf"))
+
+
+def test_the_head_of_a_gguf_file_is_what_the_gguf_package_reads(tmp_path):
+    """Every type of setting, arrays of each, texts, tensors of one to four axes, another alignment."""
+    path, types = tmp_path / "m.gguf", gguf.GGUFValueType
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_custom_alignment(64)
+    numbers = {"UINT8": 200, "INT8": -7, "UINT16": 60_000, "INT16": -9, "UINT32": 1 << 31, "INT32": -3, "FLOAT32": 0.5, "BOOL": True}
+    for name, value in (numbers | {"UINT64": 1 << 63, "INT64": -(1 << 62), "FLOAT64": 1 / 3, "STRING": "水 a"}).items():
+        writer.add_key_value(f"one.{name}", value, types[name])
+        writer.add_key_value(f"many.{name}", [value] * 5, types.ARRAY, types[name])
+    arrays = {f"t{n}": np.arange(2 * 3**n, dtype=np.float32).reshape([2] + [3] * n) for n in range(4)}
+    for name, array in arrays.items():
+        writer.add_tensor(name, array)
+    writer.add_tensor("q", gguf.quants.quantize(np.ones((2, 64), np.float32), gguf.GGMLQuantizationType.Q8_0),
+                      raw_dtype=gguf.GGMLQuantizationType.Q8_0)  # fmt: skip
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ours, theirs = gguf_file.File(path), gguf.GGUFReader(path)
+    assert ours.settings == {k: f.contents() for k, f in theirs.fields.items() if not k.startswith("GGUF.")}
+    assert list(ours.tensors) == [t.name for t in theirs.tensors] == [*arrays, "q"]
+    for tensor in theirs.tensors:
+        mine = ours.tensors[tensor.name]
+        assert (list(mine.shape), mine.tensor_type, mine.n_elements) == (tensor.shape.tolist(), tensor.tensor_type, tensor.n_elements)
+        assert mine.data.dtype == tensor.data.dtype
+        np.testing.assert_array_equal(mine.data, tensor.data)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(ours.tensor(name).numpy(), array)
+
+
+def test_numbers_with_their_greatest_byte_first_are_refused(tmp_path):
+    """The gguf package opened such weights as if they were the other way round."""
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"m.gguf is no whole GGUF file \(its numbers have their greatest byte first"):
+        pretrained.load(tmp_path / "m.gguf")
+
+
+def word(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+MANY = 1 << 40
+HEAD = lambda tensors, settings: b"GGUF" + struct.pack("<IQQ", 3, tensors, settings)
+# what is announced 2^40 times and is not there: in files of at most 200 bytes
+ANNOUNCED = {
+    "settings": HEAD(0, MANY), "tensors": HEAD(MANY, 0), "characters of a key": HEAD(0, 1) + struct.pack("<Q", MANY) + b"abc" * 9,
+    "characters": HEAD(0, 1) + word("a") + struct.pack("<IQ", 8, MANY) + b"abc",
+    "axes": HEAD(1, 0) + word("a") + struct.pack("<I", MANY >> 9),
+    **{
+        f"numbers of type {kind}": HEAD(0, 1) + word("a") + struct.pack("<IIQ", 9, kind, MANY) + bytes(8)
+        for kind in (*range(8), 10, 11, 12)
+    },
+    "texts": HEAD(0, 1) + word("a") + struct.pack("<IIQ", 9, 8, MANY) + bytes(64),
+    "arrays": HEAD(0, 1) + word("a") + struct.pack("<IIQ", 9, 9, MANY) + bytes(64),
+    "numbers of an inner array": HEAD(0, 1) + word("a") + struct.pack("<IIQIQ", 9, 9, 1, 0, MANY) + bytes(64),
+    "arrays in arrays": HEAD(0, 1) + word("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 100_000,
+    "an axis": HEAD(1, 0) + word("a") + struct.pack("<IQIQ", 1, MANY, 0, 0) + bytes(64),
+    "axes that are nothing together": HEAD(1, 0) + word("a") + struct.pack("<IQQIQ", 2, MANY, 0, 0, 0) + bytes(64),
+    "axes beyond 64 bits": HEAD(1, 0) + word("a") + struct.pack("<I4QIQ", 4, *[1 << 32] * 4, 0, 0) + bytes(64),
+    "a place": HEAD(1, 0) + word("a") + struct.pack("<IQIQ", 1, 8, 0, MANY) + bytes(64),
+    "one place": HEAD(9, 0) + b"".join(word(f"t{i}") + struct.pack("<IQIQ", 1, 100, 0, 0) for i in range(9)) + bytes(500),
+    "alignment": HEAD(1, 1) + word("general.alignment") + struct.pack("<II", 4, 1 << 31)
+    + word("a") + struct.pack("<IQIQ", 1, 1, 0, 0),
+    "no alignment": HEAD(0, 1) + word("general.alignment") + struct.pack("<II", 4, 0),
+    "a type": HEAD(0, 1) + word("a") + struct.pack("<I", 77) + bytes(9),
+    "blocks": HEAD(1, 0) + word("a") + struct.pack("<IIQ", 0, 8, 0) + bytes(99),
+    "a type of tensor": HEAD(1, 0) + word("a") + struct.pack("<IQIQ", 1, 1, 999, 0) + bytes(64),
+    "a setting twice": HEAD(0, 2) + (word("a") + struct.pack("<IB", 0, 1)) * 2,
+    "a tensor twice": HEAD(2, 0) + (word("a") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 2 + bytes(99),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ANNOUNCED)
+def test_what_a_gguf_file_announces_and_does_not_hold_takes_no_memory(what, tmp_path):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(ANNOUNCED[what])
+    with bounded(1 << 27), within(5), pytest.raises(ValueError, match=r"m.gguf is no whole GGUF file .*get it again"):
+        pretrained.load(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- downloads

@@ -1,5 +1,6 @@
 """Operations are torch's count, bytes those of the tensors, and no computation is measured above its roof."""
 
+import math
 import time
 
 import pytest
@@ -62,10 +63,20 @@ def test_the_first_run_does_not_count(monkeypatch):
     assert best_seconds(lambda: runs.append([9, 5, 3, 4][len(runs)]), CPU, 3) == 3
 
 
-def test_mistakes_are_named():
+def test_mistakes_are_named(as_a_reader_calls_it):
     for call, message in (
-        (lambda: product(0, 1, 1), "sizes must be at least 1"),
+        (lambda: product(0, 1, 1), "m=0: must be"),
+        (lambda: product(1, 2.5, 1), "k=2.5: must be"),
+        (lambda: product(1, 1, 1, 0), "bytes_per_number=0: must be"),
         (lambda: mfu(GPT2, 1, 8, 0.0, 1.0), "seconds=0.0"),
+        (lambda: mfu(GPT2, 1, 8, math.nan, 1.0), "seconds=nan"),
+        (lambda: mfu(GPT2, 1, 8, 1.0, math.inf), "flops_per_second=inf"),
+        (lambda: mfu(GPT2, -1, 8, 1.0, 1.0), "B=-1"),
+        (lambda: Machine(0.0, 1.0), "flops=0.0: must be"),
+        (lambda: Machine(1.0, math.inf), "bandwidth=inf: must be"),
+        (lambda: Machine(1.0, 1.0).rate(-1.0), "intensity=-1.0: must be"),
+        (lambda: Work(math.nan, 1.0), "flops=nan: must be"),
+        (lambda: Work(1.0, 0.0), "bytes=0.0: must be"),
         (lambda: best_seconds(lambda: None, CPU, 0), "repeats=0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -11,10 +11,10 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import nbformat
-import nbval_run
 import numpy as np
 import pytest
 import torch
@@ -25,8 +25,11 @@ from test_tokenizer import SPECIAL
 from test_trainer import CONFIG, MODEL, Trainer, replace, windows
 
 import llmcore
+from book import validate
 from llmcore import checkpoint, corpus, pretrained
 from llmcore.data import read_tokens, write_tokens
+from llmcore.distributed import sharded
+from llmcore.optim import AdamW
 from llmcore.sampling import complete
 from llmcore.tokenizer import formats, load
 
@@ -47,7 +50,10 @@ CALLS = {
 ALLOWED = {
     ("distributed/launch.py", "pickle"): "between a process and the ranks it forks, in a folder that only this user can open",
     ("distributed/launch.py", "cloudpickle"): "the same: functions of a notebook cell go to the ranks",
-    ("distributed/sharded.py", "torch.distributed.checkpoint"): "the index of shards is torch's own format; hashes are compared first",
+    (
+        "distributed/sharded.py",
+        "torch.distributed.checkpoint",
+    ): "its files hold tensors, read with weights_only; its index is JSON here",
     ("distributed/parallel.py", "all_gather_object"): "random states between the ranks of one run; nothing of it is read from a disk",
 }
 
@@ -143,6 +149,100 @@ def test_a_pickle_by_another_name_is_refused(tmp_path, kind, as_a_reader_calls_i
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickles(tmp_path / "ran", tmp_path)["protocol 4"])  # the trap is one
     assert (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def sharded_run(tmp_path):
+    """A checkpoint in shards, by a world of one process."""
+    meeting = f"file://{tmp_path / 'meeting'}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+    try:
+        model = model_of(MODEL)
+        path = sharded.save(tmp_path / "run", 1, model, AdamW(model.parameters()))
+    finally:
+        torch.distributed.destroy_process_group()
+    return path, model
+
+
+def forge(path: Path, name: str, content: bytes) -> None:
+    """Write a file into a checkpoint, and a manifest that agrees with it."""
+    (path / name).write_bytes(content)
+    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {name: entry}))
+
+
+def test_shards_are_read_without_opening_a_pickle(sharded_run, monkeypatch):
+    """torch's restricted unpickler reads the tensors; the pickle module itself is never asked."""
+    path, model = sharded_run
+    assert sorted(p.name for p in (path / "shards").iterdir()) == ["__0_0.distcp", "index.json"]
+    for name in ("load", "loads"):
+        monkeypatch.setattr(pickle, name, lambda *_, **__: pytest.fail("a pickle was opened"))
+    monkeypatch.setattr(torch, "load", partial(only_weights, torch.load))
+    for name, value in sharded.load_model(path).state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+def only_weights(load, *arguments, **options):
+    assert options["weights_only"] is True
+    return load(*arguments, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hostile_index_of_shards_is_refused_and_not_run(sharded_run, tmp_path, kind):
+    """torch's index by its own name, in place of ours, and a shard; as sample and resume read them."""
+    path, _ = sharded_run
+    content = pickles(tmp_path / "ran", tmp_path)[kind]
+    was = {name: (path / "shards" / name).read_bytes() for name in ("index.json", "__0_0.distcp")}
+    for name in was:
+        forge(path, f"shards/{name}", content)
+        with pytest.raises(ValueError, match=r"step-00000001.* use another checkpoint"):
+            sharded.load_model(path)
+        forge(path, f"shards/{name}", was[name])
+    sharded.load_model(path)
+    forge(path, "shards/.metadata", content)
+    sharded.load_model(path)  # what lies beside is not looked at
+    (path / "shards" / "index.json").unlink()
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["shards/index.json"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"has no index.json: .* has a pickle for an index, which could run any program"):
+        sharded.load_model(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def hurt(index: dict, how: str) -> None:
+    entry = index["model.embedding.table"]
+    part = entry["parts"][0]
+    {
+        "another folder": lambda: part.update(file="../state.safetensors"),
+        "an absolute path": lambda: part.update(file="/etc/passwd"),
+        "no such file": lambda: part.update(file="__9_0.distcp"),
+        "outside": lambda: part.update(offsets=[1, 0]),
+        "negative": lambda: part.update(sizes=[-1, 16]),
+        "a hole": lambda: part.update(sizes=[1, 16]),
+        "no part": lambda: entry.update(parts=[]),
+        "twice": lambda: entry.update(parts=[part, part]),
+        "no type": lambda: entry.update(type="os.system"),
+        "bytes": lambda: entry.pop("size"),
+        "a word for a number": lambda: part.update(start="0"),
+        "another tensor": lambda: part.update(start=part["start"] + 1),
+        "a missing tensor": lambda: index.pop("model.embedding.table"),
+    }[how]()
+
+
+HURTS = ["another folder", "an absolute path", "no such file", "outside", "negative", "a hole", "no part", "twice", "no type", "bytes",
+         "a word for a number", "another tensor", "a missing tensor"]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HURTS)
+def test_an_index_of_shards_that_is_not_whole_is_refused(sharded_run, how):
+    path, _ = sharded_run
+    index = json.loads((path / "shards" / "index.json").read_text())
+    hurt(index, how)
+    forge(path, "shards/index.json", json.dumps(index).encode())
+    with pytest.raises(ValueError, match=r"step-00000001.* use another checkpoint"):
+        sharded.load_model(path)
 
 
 def test_every_loader_works_where_no_pickle_can_be_opened(tmp_path, monkeypatch):
@@ -293,7 +393,7 @@ def test_the_chapters_that_reach_out_are_known_and_none_does_in_a_check():
                 f"{path.stem} brings {names} and does not say so"
             )
     assert found == REACH_OUT
-    assert nbval_run.QUIET["LLMCORE_OFFLINE"] == "1"
+    assert validate.QUIET["LLMCORE_OFFLINE"] == "1"
     out = {str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py") if imported(p)}
     assert out == {"download.py", "pretrained/sources.py", "distributed/launch.py"}  # the last starts ranks, which meet in a file
 

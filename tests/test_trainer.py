@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from helpers import BASE, Figures, apart, model_of, rounding, shake
 from llmcore import checkpoint
 from llmcore.data import Batch, Windows
 from llmcore.functional import cross_entropy
-from llmcore.trainer import TrainConfig, Trainer, next_token_loss, transformer_loss
+from llmcore.model import Transformer
+from llmcore.trainer import LEAST, RANGES, TrainConfig, Trainer, next_token_loss, transformer_loss
 
 TOKENS = np.random.default_rng(0).integers(0, 23, 400)
 CONFIG = TrainConfig(steps=12, lr=0.01, warmup=3)
@@ -210,14 +212,120 @@ def test_a_loss_that_is_not_finite_names_the_step():
         next(t.run())
 
 
+@pytest.mark.parametrize("field", [f for f in TrainConfig.__dataclass_fields__.values() if f.type in ("int", "float", int, float)])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -5, "1", None, True])
+def test_every_number_of_a_config_is_finite_and_in_its_range(field, value, as_a_reader_calls_it):
+    with pytest.raises(ValueError, match=re.escape(f"{field.name}={value!r}: ")):
+        TrainConfig(**{"steps": 12} | {field.name: value})
+
+
+def test_every_number_of_a_config_has_a_range():
+    """So that a field that is added is checked too."""
+    numbers = {f.name for f in TrainConfig.__dataclass_fields__.values() if f.type in ("int", "float", int, float)}
+    assert numbers | {"betas"} == {*LEAST, *RANGES}
+
+
+def test_other_ids_are_another_run(tmp_path):
+    """As many windows, one id changed: refused, and model and position stay as they were."""
+    list(trainer(replace(CONFIG, steps=4, checkpoint_every=2), folder=tmp_path).run())
+    tokens = TOKENS.copy()
+    tokens[200] = (tokens[200] + 1) % 23
+    t = Trainer(model_of(MODEL, 2), windows(tokens=tokens), replace(CONFIG, steps=4), folder=tmp_path)
+    before = [p.clone() for p in weights(t)]
+    with pytest.raises(ValueError, match="other ids: their SHA-256 is .* in the saved position"):
+        t.resume()
+    assert all(torch.equal(a, b) for a, b in zip(weights(t), before, strict=True))
+    assert t.windows.state() == windows(tokens=tokens).state()
+
+
+@pytest.mark.parametrize("schedule", ["constant", "warmup_stable_decay", "warmup_cosine"])
+@pytest.mark.parametrize("stop", [2, 12])
+def test_a_longer_run_is_resumed_where_it_equals_an_uninterrupted_one(tmp_path, schedule, stop):
+    """From step 2 or 12 of 12 to 20: the schedule gave the same rates so far, or it is refused."""
+    config = replace(CONFIG, schedule=schedule, checkpoint_every=2)
+    longer = replace(config, steps=20)
+    for record in trainer(config, folder=tmp_path).run():
+        if record.step == stop:
+            break
+    again = trainer(longer, folder=tmp_path)
+    same = all(config.multiplier(step) == longer.multiplier(step) for step in range(stop))
+    assert same == (schedule == "constant" or stop == 2)
+    if not same:
+        with pytest.raises(ValueError, match="steps=12 there, 20 here, and with schedule=.*schedule='constant', or 'warmup_stable"):
+            again.resume()
+        return
+    whole = trainer(replace(longer, checkpoint_every=0))
+    expected = outcome(whole.run())
+    assert outcome(again.resume().run()) == expected[stop:]
+    assert all(torch.equal(a, b) for a, b in zip(weights(again), weights(whole), strict=True))
+    with pytest.raises(ValueError, match="steps=20 there, 12 here, and 20 steps are done"):
+        trainer(config, folder=tmp_path).resume()
+
+
+def test_a_folder_with_later_steps_is_refused_before_the_first(tmp_path):
+    config = replace(CONFIG, steps=6, checkpoint_every=2, keep=1)
+    list(trainer(config, folder=tmp_path).run())
+    t = trainer(config, folder=tmp_path)
+    with pytest.raises(ValueError, match="step-00000006 is later than step 0: resume from it, or write to another folder"):
+        next(t.run())
+    assert t.step == 0
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000006"]
+
+
+def test_an_encoder_learns_no_next_token(as_a_reader_calls_it):
+    """Each of its tokens reads the one that it is to predict."""
+    for family in ("encoder", "encoder-decoder"):
+        model = model_of(MODEL.with_(family=family))
+        with pytest.raises(ValueError, match=f"next-token loss with family='{family}': .*use family='decoder', or pass a loss"):
+            Trainer(model, windows(), CONFIG)
+        Trainer(model, windows(), CONFIG, loss=next_token_loss)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adamw_fused"])
+def test_parameters_without_values_or_of_16_bits_are_refused(optimizer, as_a_reader_calls_it):
+    config = replace(CONFIG, optimizer=optimizer)
+    with pytest.raises(ValueError, match=r"is float16, where squares of gradients and eps become 0: keep the parameters in float32"):
+        Trainer(model_of(MODEL).half(), windows(), config)
+    with torch.device("meta"):
+        model = Transformer(MODEL)
+    with pytest.raises(ValueError, match="is on the meta device, where a tensor has no values"):
+        Trainer(model, windows(), config)
+
+
+def test_a_run_never_ends_in_weights_that_are_not_finite(tmp_path):
+    """The last loss is a number; the update after it is not, and neither is a gradient without clipping."""
+    config = replace(CONFIG, steps=1, warmup=0, lr=1e38, weight_decay=100.0, schedule="constant")
+    t = trainer(replace(config, lr=1e36), folder=tmp_path)
+    with torch.no_grad():
+        t.model.embedding.table[0, 0] = 30.0
+    with pytest.raises(FloatingPointError, match=r"after step 1 embedding.table holds numbers that are not finite: lower lr=1e\+36"):
+        list(t.run())
+    with pytest.raises(FloatingPointError, match="holds numbers that are not finite"):
+        t.save()
+    assert checkpoint.checkpoints(tmp_path) == []
+
+    def steep(model, batch):
+        loss, kept = next_token_loss(model, batch)
+        return loss + (model.embedding.table[0, 0] * 0).sqrt() * 0, kept  # 0, and its derivative is infinite
+
+    with pytest.raises(FloatingPointError, match="the gradient of step 1 has norm nan: lower lr"):
+        next(trainer(replace(CONFIG, clip=0.0), loss=steep).run())
+    held = trainer(replace(CONFIG, eval_every=1, schedule="constant"), eval_windows=windows(seed=9))
+    with torch.no_grad():
+        held.model.embedding.table[0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="the held-out loss after step 0 is nan"):
+        held.evaluate()
+
+
 def test_mistakes_are_named(tmp_path, as_a_reader_calls_it):
     for changes, message in {
-        ("steps", 0): "steps=0: must be at least 1",
+        ("steps", 0): "steps=0: must be a whole number of at least 1",
         ("precision", "fp8"): "precision='fp8' is unknown",
         ("optimizer", "adam"): "optimizer='adam' is unknown",
         ("schedule", "cosine"): "schedule='cosine' is unknown",
         ("warmup", 13): r"warmup=13: must lie in 0\.\.total=12",
-        ("lr", 0.0): "need lr > 0",
+        ("lr", 0.0): "lr=0.0: need lr > 0",
+        ("betas", (0.9,)): "AdamW has two",
         ("patience", 2): "patience=2 without eval_every would be ignored",
         ("momentum", 0.9): "momentum=0.9 with optimizer='adamw' would be ignored",
     }.items():

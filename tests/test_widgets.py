@@ -1,13 +1,17 @@
 """Widgets: what they ship, what they refuse, and that text stays text in every home."""
 
+import ast
 import html
 import json
 import re
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import llmcore.widgets
 from llmcore.config import TOY
 from llmcore.corpus import END
 from llmcore.distributed.schedules import COLLECTIVES
@@ -15,25 +19,22 @@ from llmcore.planning import MODELS, Plan
 from llmcore.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 from llmcore.toy import IDS, TOKENS, toy_model
 from llmcore.trace import trace
-from llmcore.widgets import (
-    WIDGETS,
-    AttentionInspector,
-    CollectiveSimulator,
-    LossSurface,
-    MatrixInspector,
-    MemoryPlanner,
-    OperationInspector,
-    OptimizerRace,
-    PipelineSchedule,
-    PositionExplorer,
-    SamplingExplorer,
-    TokenizerExplorer,
-    TraceExplorer,
-    TrainingStep,
-    VocabularyExplorer,
-)
 from llmcore.widgets.arrays import as_array, reduce
-from llmcore.widgets.vocabulary import coverage, rank_counts
+from llmcore.widgets.attention import AttentionInspector, attend
+from llmcore.widgets.collective import CollectiveSimulator
+from llmcore.widgets.descent import LossSurface, OptimizerRace
+from llmcore.widgets.gallery import WIDGETS
+from llmcore.widgets.markup import element
+from llmcore.widgets.matrix import MatrixInspector
+from llmcore.widgets.operation import OperationInspector
+from llmcore.widgets.pipeline import PipelineSchedule
+from llmcore.widgets.planner import MemoryPlanner
+from llmcore.widgets.position import PositionExplorer
+from llmcore.widgets.sampling import SamplingExplorer
+from llmcore.widgets.tokenizers import TokenizerExplorer
+from llmcore.widgets.trace import TraceExplorer
+from llmcore.widgets.training import TrainingStep
+from llmcore.widgets.vocabulary import VocabularyExplorer, coverage, rank_counts
 
 NASTY = ["<img src=x onerror=alert(1)>", "</script>", "\"&'", "世界"]
 TEXT = "the old fox and the young fox met at the old well"
@@ -84,6 +85,48 @@ def test_text_is_data_never_markup(kind):
     assert json.loads(data)["state"] == json.loads(json.dumps(EXAMPLES[kind].state))
 
 
+FOLDER = Path(llmcore.widgets.__file__).parent
+TAG = re.compile(r"</?[A-Za-z!][^<]*")
+# every way of a browser to make markup, or to run text, of a string
+MAKES_MARKUP = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|setHTML|srcdoc|"
+    r"createElement|\beval\b|\bFunction\(|setTimeout\(\s*[\"'`]|javascript:|setAttribute\(\s*[\"'`](on|href|src|style)"
+)
+
+
+def test_python_makes_markup_in_one_place():
+    """No other file holds a tag in a string, docstrings apart, escapes text itself, or calls what it made markup."""
+    for path in sorted(FOLDER.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = list(ast.walk(tree))
+        documented = [n for n in nodes if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        docstrings = {id(n.body[0].value) for n in documented if isinstance(n.body[0], ast.Expr)}
+        strings = [n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in docstrings]
+        tags = [s for s in strings if isinstance(s, str) and TAG.search(s)]
+        called = [n.func for n in nodes if isinstance(n, ast.Call)]
+        made = [f for f in called if getattr(f, "id", getattr(f, "attr", "")) == "Markup"]
+        imported = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+        assert bool(tags or made or "html" in imported) == (path.name == "markup.py"), (path.name, tags)
+
+
+def test_javascript_makes_elements_in_one_place():
+    """Text becomes a text node: dom.js alone makes elements, and nothing reads markup or code from a string."""
+    files = list(FOLDER.glob("js/*.js"))
+    assert len(files) > 30
+    found = {(path.name, m.group()) for path in files for m in MAKES_MARKUP.finditer(path.read_text(encoding="utf-8"))}
+    assert found == {("dom.js", "createElement")}
+
+
+def test_only_markup_that_element_made_is_left_as_it_is():
+    made = element("p", {"class": '"><img src=x>'}, "<b>", element("td", {}, "a"), "\0")
+    assert made == '<p class="&quot;&gt;&lt;img src=x&gt;">&lt;b&gt;<td>a</td>␀</p>'
+    assert element("p", {}, made + "") == element("p", {}, str(made))  # a sum is text again, and shows its tags
+    assert "&lt;td" in element("p", {}, made + "")
+    for tag, attributes in (("script", {}), ("p", {"onclick": "f()"}), ("p", {"href": "javascript:f()"})):
+        with pytest.raises(AssertionError):
+            element(tag, attributes)
+
+
 @every
 def test_repr_is_the_same_in_every_run_and_the_figure_lies_beside_the_live_view(kind):
     widget, again = EXAMPLES[kind], examples()[kind]
@@ -125,6 +168,141 @@ def test_torch_tensors_are_taken_as_they_are(dtype):
     assert MatrixInspector(x).state["array"]["data"] == [1] * 6
 
 
+FLOAT8 = [getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, *FLOAT8])
+def test_every_float_of_torch_keeps_its_value(dtype):
+    """The numbers are those that torch has, of float64 too, which float32 could not hold."""
+    x = torch.tensor([[1.5, -0.25], [torch.finfo(dtype).max, 3.0]], dtype=torch.float64).to(dtype).requires_grad_()
+    assert as_array(x, "x").tolist() == x.detach().double().tolist()
+    assert as_array(x.T, "x").tolist() == x.detach().double().T.tolist()
+    assert as_array((x.detach().double() * 1j).imag, "x").tolist() == x.detach().double().tolist()
+
+
+@pytest.mark.parametrize("most", [255, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**200])
+def test_integers_are_shown_as_they_are(most):
+    dtype = np.uint64 if most < 2**64 else object
+    for values in ([[most, 0], [1, most]], np.array([[most, 0], [1, most]], dtype=dtype)):
+        widget = MatrixInspector(values)
+        assert widget.state["array"]["data"] == [most, 0, 1, most]
+        assert widget.state["array"]["scale"] == "sequential"
+        assert f"<td>{most}</td>" in widget.figure()
+    assert as_array([[-most, most]], "x").tolist() == [[-most, most]]
+
+
+@pytest.mark.parametrize("most", [3, 2**53 + 1, 2**62, 2**63 - 1, 2**64 - 1])
+def test_means_of_integers_are_exact(most):
+    """Blocks of 2 x 2 numbers, means in exact fractions beside them; a sum in int64 wraps round from 2^61 on."""
+    draw = np.random.default_rng(0)
+    x = np.array([[int(draw.integers(0, 2**30)) * most // 2**30 for _ in range(6)] for _ in range(5)], dtype=object)
+    x[0, :2] = [most, most - 1]
+    small, block = reduce(as_array(x, "x"), most=8)
+    for r in range(small.shape[0]):
+        for c in range(small.shape[1]):
+            part = [int(v) for v in x[r * block[0] : (r + 1) * block[0], c * block[1] : (c + 1) * block[1]].flat]
+            assert small[r, c] == pytest.approx(float(Fraction(sum(part), len(part))), rel=4e-16)
+    cancelling = np.tile(np.array([[2**62, -(2**62) + 2]]), (64, 64))  # each block's mean is 1
+    assert set(MatrixInspector(cancelling).state["array"]["data"]) == {1}
+
+
+def test_means_of_the_largest_floats_are_finite():
+    small, _ = reduce(np.full((100, 100), 1.6e308))
+    np.testing.assert_allclose(small, 1.6e308, rtol=1e-12)
+    assert MatrixInspector([np.finfo(float).max]).state["array"]["data"] == [np.finfo(float).max]
+
+
+def test_every_layout_of_memory_gives_the_same_numbers():
+    x = np.arange(24.0).reshape(4, 6)
+    plain = MatrixInspector(x).state
+    for same in (np.asfortranarray(x), x.astype(">f8"), x[:, ::-1][:, ::-1], x.astype(">i4"), x.astype(np.longdouble)):
+        assert MatrixInspector(same).state == plain
+    assert MatrixInspector(np.ma.masked_less(x, -1)).state == plain  # nothing is masked
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.eye(2).to_sparse(), "sparse"),
+        (lambda: torch.eye(2, device="meta"), "meta device"),
+        (lambda: torch.eye(2, dtype=torch.complex64), "complex"),
+        (lambda: torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8), "quantized"),
+        (lambda: np.ma.masked_less(np.eye(2), 1), "masked at 2 places"),
+        (lambda: np.zeros(2, "M8[s]"), "dtype datetime64"),
+        (lambda: np.zeros(2, "i4,f4"), "dtype \\[\\("),
+        (lambda: [[None]], "dtype object"),
+        (lambda: [[True, 2**70]], "dtype object"),
+        (lambda: [10**400], "beyond float64"),
+        (lambda: np.broadcast_to(1.0, (10**6, 10**6)), "more than 67108864"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=f"^x .*{message}"):
+        MatrixInspector(make(), "x")
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(float).max, reason="long double is float64 here")
+@pytest.mark.parametrize("number", ["1e4000", "1e-4000"])
+def test_long_doubles_beyond_float64_are_refused(number):
+    with pytest.raises(ValueError, match="beyond float64"):
+        MatrixInspector(np.array([np.longdouble(number)]))
+    assert MatrixInspector(np.array([np.inf, 0], np.longdouble)).state["array"]["data"] == ["Infinity", 0]
+
+
+def integer_operations(a, b):
+    """Each operation that takes integers, with its result in Python's own."""
+    make, rows, columns = OperationInspector, range(len(a)), range(len(b[0]))
+    array = lambda x: np.array(x, dtype=object)
+    product = [[sum(a[r][k] * b[k][c] for k in range(len(b))) for c in columns] for r in rows]
+    T = [[a[r][c] for r in rows] for c in range(len(a[0]))]
+    flat = lambda rows_: [x for row in rows_ for x in row]
+    return [
+        (lambda: make.matmul(array(a), array(b)), flat(product)),
+        (lambda: make.matmul(array(a), array(b), array(b[0])), [x + b[0][i % len(b[0])] for i, x in enumerate(flat(product))]),
+        (lambda: make.add(array(a), array(a)), [2 * x for x in flat(a)]),
+        (lambda: make.one_hot([1, 0], array(a)), flat([a[1], a[0]])),
+        (lambda: make.relu(array(a)), [max(x, 0) for x in flat(a)]),
+        (lambda: make.transpose(array(a)), flat(T)),
+        (lambda: make.split_heads(array(a), 1), flat(a)),
+        (lambda: make.concat_heads(array([a])), flat(a)),
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2**32, 2**62, 2**63, 2**64 - 1, 2**300])
+def test_operations_on_integers_are_exact(size):
+    """An int64 wraps round: [[2^32]] @ [[2^32]] would be 0."""
+    a, b = [[size, 3], [size // 2, 0]], [[size, 1], [2, size]]
+    for make, result in integer_operations(a, b):
+        assert make().state["result"]["data"] == result
+
+
+def test_an_operation_that_float64_would_lose_is_refused():
+    """The page computes in float64: what vanishes there, or has no float64, is not shown as computed."""
+    big = 2**60
+    with pytest.raises(ValueError, match="float64 loses it"):
+        OperationInspector.matmul([[big, big]], [[big + 1], [-big]])
+    with pytest.raises(ValueError, match="float64 loses it"):
+        OperationInspector.add([[2**62 + 1]], [[-(2**62)]])
+    for make in (OperationInspector.softmax, OperationInspector.layer_norm, OperationInspector.rms_norm):
+        with pytest.raises(ValueError, match="integers beyond 2\\^53"):
+            make([[big + 1, big]])
+    with pytest.raises(ValueError, match="squares are beyond float64"):
+        OperationInspector.layer_norm([[1e200, -1e200]])
+    with pytest.raises(ValueError, match="beyond float64"):
+        OperationInspector.matmul([[1e200]], [[1e200]])
+    assert OperationInspector.add([[2**62 + 1]], [[2**62]]).state["result"]["data"] == [2**63 + 1]
+
+
+def test_rows_with_nan_are_nan_as_in_torch():
+    x = torch.tensor([[1.0, torch.nan], [torch.inf, 1.0], [-torch.inf, 2.0]], dtype=torch.float64)
+    shown = [float(v) for v in OperationInspector.softmax(x).state["result"]["data"]]
+    np.testing.assert_allclose(shown, x.softmax(-1).flatten(), rtol=1e-6)
+    q = np.array([[[np.nan, 1.0], [1.0, 0.0]]])
+    first = np.array(attend(q[0], np.eye(2), False, (0, 2)))
+    assert np.isnan(first[0]).all()
+    np.testing.assert_allclose(first[1], torch.tensor([1 / 2**0.5, 0.0]).double().softmax(0))
+
+
 def test_numpy_integers_booleans_and_lists_are_taken():
     for x in (np.ones((2, 2), dtype=np.uint8), np.ones((2, 2), dtype=bool), [[1, 1], [1, 1]], np.ones((2, 2), dtype=np.float16)):
         assert MatrixInspector(x).state["array"]["data"] == [1] * 4
@@ -139,7 +317,7 @@ def test_numpy_integers_booleans_and_lists_are_taken():
         (np.array(["a"]), None, "a widget shows numbers"),
         (np.zeros((1, 1, 1, 1, 1)), None, "5 axes"),
         (np.float64(3), None, "0 axes"),
-        (np.zeros((2, 3)), [["a"], None], "1 labels for axis 0 of length 2"),
+        (np.zeros((2, 3)), [["a"], None], "axis 0=.* has 1 items: give 2"),
         (np.zeros((2, 3)), [None], "2 axes and labels for 1"),
         (np.zeros(2, dtype=complex), None, "dtype complex"),
     ],
@@ -156,7 +334,7 @@ def test_other_bad_input_is_named(as_a_reader_calls_it):
         MatrixInspector(np.zeros((2, 2)), scale="rainbow")
     with pytest.raises(ValueError, match="inner sizes"):
         OperationInspector.matmul(np.zeros((2, 3)), np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="one number a column"):
+    with pytest.raises(ValueError, match="one number for each column"):
         OperationInspector.matmul(np.zeros((2, 3)), np.zeros((3, 2)), np.zeros(3))
     with pytest.raises(ValueError, match="must be equal"):
         OperationInspector.add(np.zeros((2, 3)), np.zeros((3, 2)))
@@ -176,7 +354,7 @@ def test_other_bad_input_is_named(as_a_reader_calls_it):
         PositionExplorer(d_model=3)
     with pytest.raises(ValueError, match="more than 4096"):
         PositionExplorer(d_model=128, positions=64)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="no tokenizers"):
         TokenizerExplorer({}, "x")
     with pytest.raises(ValueError, match="the page knows"):
         TokenizerExplorer({"t": BPETokenizer.train([TEXT], 260, pattern=r"\S+|\s+")}, "x")
@@ -184,19 +362,19 @@ def test_other_bad_input_is_named(as_a_reader_calls_it):
         AttentionInspector({}, ["a"])
     with pytest.raises(ValueError, match="\\(heads, queries, d_head\\)"):
         AttentionInspector({"x": (np.zeros((2, 2)), np.zeros((2, 2)))}, ["a", "b"])
-    with pytest.raises(ValueError, match="1 labels for axis 1"):
+    with pytest.raises(ValueError, match="tokens=.* has 1 items: give 2"):
         AttentionInspector({"x": (np.zeros((1, 2, 2)), np.zeros((1, 2, 2)))}, ["a"])
     with pytest.raises(ValueError, match="trace is empty"):
         TraceExplorer({})
     with pytest.raises(ValueError, match="path='x'"):
         TraceExplorer({"a": np.zeros(2)}, path="x")
-    with pytest.raises(ValueError, match="finite numbers"):
+    with pytest.raises(ValueError, match="finite numbers of at most"):
         SamplingExplorer([1.0, np.inf], ["a", "b"])
-    with pytest.raises(ValueError, match="1 tokens for 2 logits"):
+    with pytest.raises(ValueError, match=r"tokens=\['a'\] has 1 items: give 2"):
         SamplingExplorer([1.0, 2.0], ["a"])
     with pytest.raises(ValueError, match="surplus .*segments"):
         TrainingStep({**toy_model().state_dict(), "embedding.segments": np.zeros((2, 4))}, IDS, dict.fromkeys(IDS, "x"))
-    with pytest.raises(ValueError, match="each from 0 to 200"):
+    with pytest.raises(ValueError, match="an id of vocabulary=201: choose 0 to 200"):
         TrainingStep(toy_model().state_dict(), (101, 201), {101: "he", 201: "?"})
     with pytest.raises(ValueError, match="at least two finite pairs"):
         LossSurface([(1.0, 2.0)])
@@ -212,7 +390,7 @@ def test_other_bad_input_is_named(as_a_reader_calls_it):
         CollectiveSimulator(bandwidth=0)
     with pytest.raises(ValueError, match="schedule='zigzag'"):
         PipelineSchedule("zigzag")
-    with pytest.raises(ValueError, match="stages=9, microbatches=8"):
+    with pytest.raises(ValueError, match="stages=9: choose 1 to 8"):
         PipelineSchedule(stages=9)
     with pytest.raises(ValueError, match="chunks=2 with schedule='1f1b'"):
         PipelineSchedule(chunks=2)
@@ -298,7 +476,7 @@ def test_a_plan_made_in_the_page_is_a_plan_in_python():
 
 
 def test_a_trait_set_in_python_is_sent_to_the_page():
-    """The live home: the comm carries what changes; the browser's side is tests/book/test_live.py."""
+    """The live home: the comm carries what changes; the browser's side is tests/pages/test_live.py."""
     widget = MatrixInspector(np.eye(3))
     seen = []
     widget.observe(lambda change: seen.append(change["new"]), "selection")

@@ -82,11 +82,12 @@ def div(a: Same, b: Same, /) -> Result:
 
 @operation
 def pow(a: Same, b: Same, /) -> Result:
-    """y = a^b, entry by entry; the slope by a is 0 where b = 0, the slope by b is 0 where a = 0 and NaN where a < 0"""
+    """y = a^b, entry by entry; the slope by a is 0 where b = 0, the slope by b is 0 where a = 0 <= b and NaN where a < 0"""
     _check_broadcast(a, b)
     y = np.power(a, b)
-    below = np.where(np.equal(b, 0), 1, np.subtract(b, 1))  # not -1 where b = 0: 0 * 0^-1 would be NaN
-    return y, (lambda g: g * b * np.power(a, below), lambda g: g * y * np.log(np.where(np.equal(a, 0), 1, a)))
+    slope = lambda: np.where(np.equal(b, 0), 0, b * np.power(a, np.where(np.equal(b, 0), 1, np.subtract(b, 1))))
+    logs = lambda: np.log(np.where(np.equal(a, 0) & np.greater_equal(b, 0), 1, a))  # 0 * ln 0 would be NaN
+    return y, (lambda g: g * slope(), lambda g: g * y * logs())
 
 
 @operation
@@ -166,8 +167,8 @@ def tanh(x: Float[Array, "..."], /) -> Result:
 
 @operation
 def relu(x: Float[Array, "..."], /) -> Result:
-    """y = max(x, 0); the slope at 0 is taken as 0"""
-    return np.maximum(x, 0), (lambda g: np.where(x > 0, g, 0),)
+    """y = max(x, 0); the slope at 0 is taken as 0, at NaN as 1"""
+    return np.maximum(x, 0), (lambda g: np.where(x <= 0, 0, g),)
 
 
 @operation

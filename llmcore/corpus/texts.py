@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmcore.download import Remote as Dataset
 from llmcore.download import download
+from llmcore.files import text_of
 
 END = "<|endoftext|>"
 LANGUAGES = ("en", "zh")
@@ -49,25 +50,25 @@ def _packaged(language: str) -> str:
 def read_text(source: str | Path) -> str:
     """The text of "fables", "fables.en", "fables.zh", "shakespeare", a path or a URL (http, https, file).
 
-    Raises FileNotFoundError, ConnectionError (no network), or ValueError for an empty file or one that is not UTF-8.
+    A byte order mark is no part of the text. Raises FileNotFoundError, ConnectionError (no network), or ValueError for an
+    empty file or one that is not UTF-8.
     """
     name = str(source)
     if name == "fables":
         return "\n".join(_packaged(language) for language in LANGUAGES)
     if name.startswith("fables.") and name.removeprefix("fables.") in LANGUAGES:
         return _packaged(name.removeprefix("fables."))
-    path = open_text(source)
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}, byte {error.start}: not UTF-8; convert the file first") from error
+    text = text_of(open_text(source).read_bytes(), source)
     if not text.strip():
         raise ValueError(f"{source} is empty: there is nothing to learn from")
     return text
 
 
 def open_text(source: str | Path) -> Path:
-    """A local file with the source's bytes; what comes from the network is kept in download.cache_dir()."""
+    """A local file with the source's bytes.
+
+    What comes from the network is kept in download.cache_dir(), and brought again where the server says that it has changed.
+    """
     name = str(source)
     if name in DATASETS:
         return download(DATASETS[name].url, DATASETS[name].sha256, DATASETS[name].size)

@@ -1,10 +1,12 @@
 """A checkpoint of which every rank writes its own shards, read back by any number of ranks, or by one process.
 
 A folder step-00000042 as llmcore.checkpoint makes it, with the same manifest, but for model and optimizer a folder `shards` that
-torch.distributed.checkpoint writes. Its index, shards/.metadata, is a pickle: that is torch's own format. Hashes are compared before
-it is read, which finds damage, not malice: read only shards that your own runs wrote. llmcore.checkpoint's files hold no pickle.
+torch.distributed.checkpoint writes. shards/index.json says which part of which tensor lies in which file. torch's own index is a
+pickle, which can run any program when it is opened: none is written and none is opened. What lies in the files is read with
+torch.load(weights_only=True).
 """
 
+import contextlib
 import json
 import warnings
 from pathlib import Path
@@ -15,12 +17,87 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 from torch.optim import Optimizer
 
 from llmcore import checkpoint
 from llmcore.config import ModelConfig
 from llmcore.distributed.parallel import random_states, restore_random
+from llmcore.files import alone, reading
 from llmcore.model import Transformer
+
+INDEX = "index.json"
+TYPES = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
+
+
+class _Writer(dcp.FileSystemWriter):
+    """torch's writer, but for the index: {tensor: {type, size, parts: [{offsets, sizes, file, start, length}]}} as JSON."""
+
+    def finish(self, metadata: Metadata, results: list[list[Any]]) -> None:
+        places = {written.index: written.storage_data for of_rank in results for written in of_rank}
+        index = {}
+        for name, tensor in metadata.state_dict_metadata.items():
+            assert isinstance(tensor, TensorStorageMetadata)  # _state hands over nothing else
+            parts = []
+            for chunk in tensor.chunks:
+                place = places[MetadataIndex(name, chunk.offsets)]
+                parts.append(
+                    {
+                        "offsets": list(chunk.offsets), "sizes": list(chunk.sizes), "file": place.relative_path,
+                        "start": place.offset, "length": place.length,
+                    }
+                )  # fmt: skip
+            index[name] = {"type": str(tensor.properties.dtype), "size": list(tensor.size), "parts": parts}
+        (Path(self.path) / INDEX).write_text(json.dumps(index), encoding="utf-8")
+
+
+class _Reader(dcp.FileSystemReader):
+    """torch's reader, but for the index."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        return _read_index(Path(self.path))
+
+
+def _read_index(shards: Path) -> Metadata:
+    """The index of a folder of shards, as torch's reader wants it. ValueError where it is no index of this folder."""
+    file = shards / INDEX
+    if not file.is_file():
+        raise ValueError(
+            f"{shards} has no {INDEX}: what an earlier version or another program wrote has a pickle for an index, which could run "
+            "any program and is not opened; use another checkpoint"
+        )
+    with reading(file, remedy="use another checkpoint"):
+        tensors, places = {}, {}
+        for name, entry in json.loads(file.read_bytes()).items():
+            size, chunks = torch.Size(entry["size"]), []
+            for part in entry["parts"]:
+                offsets, sizes = torch.Size(part["offsets"]), torch.Size(part["sizes"])
+                _check_part(shards, name, size, offsets, sizes, part)
+                chunks.append(ChunkStorageMetadata(offsets, sizes))
+                places[MetadataIndex(name, offsets)] = _StorageInfo(part["file"], part["start"], part["length"])
+            if len({c.offsets for c in chunks}) != len(chunks) or sum(c.sizes.numel() for c in chunks) != size.numel():
+                raise ValueError(f"the parts of {name} do not make a tensor of shape {tuple(size)}")
+            tensors[name] = TensorStorageMetadata(TensorProperties(dtype=TYPES[entry["type"]]), size, chunks)
+    return Metadata(tensors, storage_data=places)  # type: ignore[arg-type]
+
+
+def _check_part(shards: Path, name: str, size: torch.Size, offsets: torch.Size, sizes: torch.Size, part: dict[str, Any]) -> None:
+    inside = len(size) == len(offsets) == len(sizes) and all(
+        at >= 0 and n >= 0 and at + n <= whole for at, n, whole in zip(offsets, sizes, size, strict=True)
+    )
+    if not inside:
+        raise ValueError(f"a part of {name} at {tuple(offsets)} of shape {tuple(sizes)} is not inside {tuple(size)}")
+    if part["file"] not in [f.name for f in shards.iterdir()]:  # so no way leads out of the folder
+        raise ValueError(f"a part of {name} lies in {part['file']!r}, which is no file of this folder")
+    if type(part["start"]) is not int or type(part["length"]) is not int or part["start"] < 0 or part["length"] < 0:
+        raise ValueError(f"a part of {name} starts at byte {part['start']!r} and has {part['length']!r}")
 
 
 def is_sharded(path: str | Path) -> bool:
@@ -33,28 +110,29 @@ def save(
 ) -> Path:
     """Write this step's checkpoint, all ranks together; whole or not at all. Then all but the newest `keep` are removed."""
     folder = Path(folder)
-    temporary = folder / f".writing-{step:08d}"
     first = dist.get_rank() == 0
-    if first:
-        checkpoint.prepare(folder, step)
-        temporary.mkdir()
-    dist.barrier()
-    tensors, plain = _state(model, optimizer)
-    dcp.save(tensors, checkpoint_id=str(temporary / "shards"))
-    random = random_states()
-    if first:
-        config = getattr(model, "config", None)
-        groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        values = {
-            "format": checkpoint.FORMAT, "step": step, "extra": extra or {}, "optimizer": {"groups": groups, "plain": plain},
-            "config": config.to_dict() if isinstance(config, ModelConfig) else None, "ranks": dist.get_world_size(),
-            "tensors": sorted(tensors),
-        }  # fmt: skip
-        save_file(random, temporary / "state.safetensors")
-        (temporary / "state.json").write_text(json.dumps(values), encoding="utf-8")
-        checkpoint.publish(temporary, folder, step, keep)
-    dist.barrier()
-    return folder / f"step-{step:08d}"
+    checkpoint.check_place(model)
+    with alone(folder) if first else contextlib.nullcontext():
+        temporary = checkpoint.prepare(folder, step) if first else folder / checkpoint.temporary_of(step)
+        if first:
+            temporary.mkdir()
+        dist.barrier()
+        tensors, plain = _state(model, optimizer)
+        dcp.save(tensors, storage_writer=_Writer(temporary / "shards"))
+        random = random_states()
+        if first:
+            config = getattr(model, "config", None)
+            groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+            values = {
+                "format": checkpoint.FORMAT, "step": step, "extra": extra or {}, "ranks": dist.get_world_size(),
+                "optimizer": {"groups": groups, "plain": plain}, "tensors": sorted(tensors),
+                "config": config.to_dict() if isinstance(config, ModelConfig) else None,
+            }  # fmt: skip
+            save_file(random, temporary / "state.safetensors")
+            (temporary / "state.json").write_text(checkpoint.plain_text(values), encoding="utf-8")
+            checkpoint.publish(temporary, folder, step, keep)
+        dist.barrier()
+    return folder / checkpoint.name_of(step)
 
 
 def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
@@ -66,23 +144,37 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None)
     if not is_sharded(path):
         raise ValueError(f"{path} holds no shards: it was written by one process or by ddp; use the plan ddp, or llmcore.checkpoint")
     values = checkpoint.verify(path)
-    checkpoint.check_config(path, values, model)
-    if optimizer is not None:
-        _make_state(model, optimizer, values)
-    tensors, _ = _state(model, optimizer)
-    wrong = sorted(set(tensors) - set(values["tensors"]))
-    if wrong:
-        raise ValueError(f"{path} does not fit the model: {wrong[:5]} are missing in it")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*intent is to load in a single process")  # it is
-        dcp.load(tensors, checkpoint_id=str(path / "shards"), no_dist=not dist.is_initialized())
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    if optimizer is not None:
-        for group, stored in zip(optimizer.param_groups, values["optimizer"]["groups"], strict=True):
-            group.update({k: tuple(v) if k == "betas" else v for k, v in stored.items()})
-    if dist.is_initialized():
-        restore_random(load_file(path / "state.safetensors"))
+    checkpoint.check_place(model)
+    with reading(path, RuntimeError, remedy="use another checkpoint"):
+        checkpoint.check_config(path, values, model)
+        if optimizer is not None:
+            _make_state(model, optimizer, values)
+        tensors, _ = _state(model, optimizer)
+        wrong = sorted(set(tensors) - set(values["tensors"]))
+        if wrong:
+            raise ValueError(f"{path} does not fit the model: {wrong[:5]} are missing in it")
+        _read(tensors, path / "shards")
+        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        if optimizer is not None:
+            for group, stored in zip(optimizer.param_groups, values["optimizer"]["groups"], strict=True):
+                group.update({k: tuple(v) if k == "betas" else v for k, v in stored.items()})
+        if dist.is_initialized():
+            restore_random(load_file(path / "state.safetensors"))
     return values
+
+
+def _read(tensors: dict[str, Tensor], shards: Path) -> None:
+    """Fill the tensors, however they are cut, from a folder of shards. ValueError says in one line what failed on which rank."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*intent is to load in a single process")  # it is
+            dcp.load(tensors, storage_reader=_Reader(shards), no_dist=not dist.is_initialized())
+    except dcp.api.CheckpointException as error:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        if isinstance(cause, ValueError) and str(shards) in str(cause):
+            raise cause from error
+        said = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise ValueError(f"{shards} cannot be read on rank {rank} ({said}): use another checkpoint") from error
 
 
 def load_model(path: str | Path) -> Transformer:
@@ -90,7 +182,9 @@ def load_model(path: str | Path) -> Transformer:
     path = checkpoint.latest(path)
     if not is_sharded(path):
         return checkpoint.load_model(path)
-    model = Transformer(ModelConfig(**checkpoint.verify(path)["config"]))
+    config = checkpoint.verify(path)["config"]
+    with reading(path, remedy="use another checkpoint"):
+        model = Transformer(ModelConfig(**config))
     load(path, model)
     return model
 

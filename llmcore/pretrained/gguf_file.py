@@ -2,14 +2,16 @@
 
 A block of Q4_1 holds 32 numbers in 20 bytes: d and m as 16-bit floats and 32 whole numbers q in 0..15; the number is d q + m.
 Q4_0 has d (q - 8), Q8_0 d q with q in -128..127. Weights are given back as 32-bit floats, whatever the file's types; the gguf
-package reads them all.
+package opens them all. The table at the head is read here, where no number that it announces is believed
+before the file has as many bytes.
 """
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import regex
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -53,8 +55,73 @@ GPT2 = {
 NAMES = {"llama": LLAMA, "gpt2": GPT2}
 
 
+# the specification's types of a setting, by number; before a string or an array stands a count of 8 bytes
+SCALARS = {0: "u1", 1: "i1", 2: "u2", 3: "i2", 4: "u4", 5: "i4", 6: "f4", 7: "?", 10: "u8", 11: "i8", 12: "f8"}
+STRING, ARRAY = 8, 9
+PLAIN = {"F16": "f2", "F32": "f4", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8"}  # types that are no blocks
+AXES = 4  # of a tensor at most, by the specification
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as the file has it: `shape` has the fastest axis first, `data` last; blocks are bytes."""
+
+    name: str
+    tensor_type: Any
+    shape: tuple[int, ...]
+    data: np.ndarray
+
+    @property
+    def n_elements(self) -> int:
+        return math.prod(self.shape)
+
+
+class Head:
+    """The values at the beginning of a file, one by one; ValueError where it announces more than it holds."""
+
+    def __init__(self, data: np.ndarray):
+        self.data, self.at = data, 0
+        if bytes(self.numbers("u1", 4)) != b"GGUF":
+            raise ValueError("it does not begin with GGUF")
+        version = self.number("u4")
+        if version & 0xFFFF == 0:
+            raise ValueError("its numbers have their greatest byte first, and the gguf package does not open such weights")
+        if version not in (2, 3):
+            raise ValueError(f"it has version {version}: 2 and 3 can be read")
+
+    def need(self, count: int, size: int) -> None:
+        left = len(self.data) - self.at
+        if count * size > left:
+            raise ValueError(f"at byte {self.at} it announces {count} values of at least {size} bytes, and has {left} bytes left")
+
+    def numbers(self, kind: str, count: int) -> np.ndarray:
+        dtype = np.dtype(f"<{kind}")
+        self.need(count, dtype.itemsize)
+        start, self.at = self.at, self.at + count * dtype.itemsize
+        return self.data[start : self.at].view(dtype)
+
+    def number(self, kind: str) -> Any:
+        return self.numbers(kind, 1)[0].item()
+
+    def text(self) -> str:
+        return bytes(self.numbers("u1", self.number("u8"))).decode("utf-8")
+
+    def value(self, kind: int) -> Any:
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind == STRING:
+            return self.text()
+        if kind != ARRAY:
+            raise ValueError(f"a setting has type {kind}, which the specification does not have")
+        inner, count = self.number("u4"), self.number("u8")
+        if inner in SCALARS:
+            return self.numbers(SCALARS[inner], count).tolist()
+        self.need(count, 8 if inner == STRING else 12)  # their own counts, at least
+        return [self.value(inner) for _ in range(count)]
+
+
 class File:
-    """A GGUF file: `settings` by key, `tensors` by name as the gguf package has them (bits packed)."""
+    """A GGUF file: `settings` by key, `tensors` by name, bits packed."""
 
     def __init__(self, path: Path):
         try:
@@ -63,19 +130,55 @@ class File:
             raise ModuleNotFoundError(f'{path} is a GGUF file and needs the gguf package: pip install "llmcore[real]"') from error
         if not path.is_file():
             raise FileNotFoundError(f"{path} is no file: give a .gguf file")
-        self.path, self._dequantize = path, gguf.quants.dequantize
+        self.path, self._gguf = path, gguf
+        self.settings: dict[str, Any] = {}
+        self.tensors: dict[str, Stored] = {}
         try:
-            reader = gguf.GGUFReader(path)
-            self.settings: dict[str, Any] = {key: f.contents() for key, f in reader.fields.items()}
-            self.tensors = {t.name: t for t in reader.tensors}
-        except Exception as error:  # whatever the reader stumbles over in a file that is not whole
+            self._read(Head(np.memmap(path, mode="r")))
+        except (ValueError, LookupError, RecursionError) as error:
             raise ValueError(f"{path} is no whole GGUF file ({error}): it is cut short or of another kind; get it again") from error
+
+    def _read(self, head: Head) -> None:
+        n_tensors, n_settings = head.number("u8"), head.number("u8")
+        head.need(n_settings, 13)  # the count of a key's characters, a type, a value
+        for _ in range(n_settings):
+            key, kind = head.text(), head.number("u4")
+            if key in self.settings:
+                raise ValueError(f"it says {key} twice")
+            self.settings[key] = head.value(kind)
+        head.need(n_tensors, 24)  # the count of a name's characters, of axes, a type, a place
+        listed = []
+        for _ in range(n_tensors):
+            name, axes = head.text(), head.number("u4")
+            if axes > AXES:
+                raise ValueError(f"{name} has {axes} axes: at most {AXES} can be")
+            listed.append((name, tuple(head.numbers("u8", axes).tolist()), head.number("u4"), head.number("u8")))
+        alignment = self.settings.get("general.alignment", 32)
+        if type(alignment) is not int or alignment < 1:
+            raise ValueError(f"general.alignment={alignment!r} is no count of bytes")
+        start = -(-head.at // alignment) * alignment
+        for name, shape, kind, place in listed:
+            if name in self.tensors:
+                raise ValueError(f"it has {name} twice")
+            head.at = start + place
+            self.tensors[name] = self._stored(head, name, shape, kind)
+        if sum(t.data.nbytes for t in self.tensors.values()) > len(head.data):
+            raise ValueError("its tensors have more bytes together than the file: they lie one over the other")
+
+    def _stored(self, head: Head, name: str, shape: tuple[int, ...], kind: int) -> Stored:
+        tensor_type = self._gguf.GGMLQuantizationType(kind)
+        theirs, plain = shape[::-1], PLAIN.get(tensor_type.name)
+        if 0 in shape:
+            raise ValueError(f"{name} has shape {list(shape)}: an axis is empty")
+        if plain is None:
+            theirs = tuple(int(n) for n in self._gguf.quants.quant_shape_to_byte_shape(theirs, tensor_type))
+        return Stored(name, tensor_type, shape, head.numbers(plain or "u1", math.prod(theirs)).reshape(theirs))
 
     def tensor(self, name: str) -> Tensor:
         """A weight as fp32, rows as the file has them: (out, in)."""
         stored = self.tensors[name]
         try:
-            return torch.from_numpy(np.array(self._dequantize(stored.data, stored.tensor_type), dtype=np.float32))
+            return torch.from_numpy(np.array(self._gguf.quants.dequantize(stored.data, stored.tensor_type), dtype=np.float32))
         except NotImplementedError as error:
             raise ValueError(f"{self.path}: {name} has type {stored.tensor_type.name}, which the gguf package cannot open") from error
 
@@ -164,7 +267,7 @@ def _model(file: File, dtype: torch.dtype, attention: AttentionPath) -> Transfor
 
 def read_tokenizer(file: File) -> BPETokenizer | None:
     """The file's own tables as a tokenizer; None where there are none, ValueError where they are of another kind."""
-    with reading(file.path, regex.error):
+    with reading(file.path):
         return _tokenizer(file)
 
 

@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-import regex
-
 from llmcore.files import reading
 from llmcore.tokenizer.base import FORMAT, Tokenizer, check_entries, check_text
-from llmcore.tokenizer.bpe import SPLIT_PATTERNS, BPETokenizer
+from llmcore.tokenizer.bpe import BPETokenizer
 from llmcore.tokenizer.bpe_train import Merge, count_chunks, learn
+from llmcore.tokenizer.cutting import SPLIT_PATTERNS
 from llmcore.tokenizer.dictionary import NOTES, UNKNOWN, CharTokenizer, DictionaryTokenizer, WordTokenizer
 from llmcore.tokenizer.wordpiece import WordPieceTokenizer
 
@@ -29,7 +28,7 @@ def load(path: str | Path) -> Tokenizer:
         raise ValueError(f"{path} is no whole JSON file ({error}): it is cut short or of another kind") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("kind") not in [*TOKENIZERS]:
         raise ValueError(f"{path} was not written by Tokenizer.save: other formats are read by llmcore.tokenizer.formats")
-    with reading(path, regex.error):
+    with reading(path):
         tokenizer = TOKENIZERS[state["kind"]]._from_state(state, state["special_tokens"])
         if isinstance(tokenizer, BPETokenizer):
             check_entries(tokenizer.ranks)

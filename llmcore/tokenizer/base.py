@@ -1,8 +1,11 @@
 """What every tokenizer does: text to ids and back, special tokens, and a file that says what it holds."""
 
 import json
+import operator
 import re
+import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +14,7 @@ from llmcore.files import write_whole
 
 FORMAT = "llmcore-tokenizer-1"
 Allowed = str | Iterable[str]
+WINDOW = 1 << 12  # characters of a text that are cut and encoded at a time
 
 
 class Tokenizer(ABC):
@@ -55,34 +59,116 @@ class Tokenizer(ABC):
     def __len__(self) -> int:
         return self.ids()[-1] + 1
 
-    def encode(self, text: str, allowed_special: Allowed = "none") -> list[int]:
-        """ids of the text; empty text gives no ids."""
+    def encode(
+        self, text: str, allowed_special: Allowed = "none", unknown: Counter[str] | None = None
+    ) -> list[int]:  # fmt: skip
+        """ids of the text; empty text gives no ids.
+
+        Pieces that become the unknown token are added to the Counter `unknown`.
+        """
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise ValueError(f"text is of type {kind}: encode takes one str, encode_iterable takes several")
         out: list[int] = []
-        for piece, special in self._segments(text, self._allowed(allowed_special)):
-            out.extend([self.special_tokens[piece]] if special else self.encode_ordinary(piece))
+        for piece, special in self._segments(text, self._finder(self._names(allowed_special))):
+            out.extend([self.special_tokens[piece]] if special else self._counted(piece, unknown))
         return out
 
-    def encode_iterable(self, texts: Iterable[str], allowed_special: Allowed = "none") -> Iterator[int]:
-        """The ids of the pieces' concatenation, lazily: what is held back is the part that later text may still change."""
-        pattern, names = self._allowed(allowed_special), self._names(allowed_special)
+    def encode_iterable(
+        self, texts: Iterable[str], allowed_special: Allowed = "none", unknown: Counter[str] | None = None
+    ) -> Iterator[int]:
+        """The ids of encode("".join(texts)), lazily: held back is the part that later text may still change.
+
+        Pieces that become the unknown token are added to the Counter `unknown`; without one, a UserWarning at
+        the end counts them.
+        """
+        return self._lazily(several(texts, "texts"), self._names(allowed_special), unknown)
+
+    def _lazily(self, texts: Iterable[str], names: list[str], unknown: Counter[str] | None) -> Iterator[int]:
+        lacking: Counter[str] = Counter() if unknown is None else unknown
+        held: list[str] = []
+        length = undecided = 0  # characters held now, and when they were last read
+        for piece, special in self._marked(texts, names):
+            if special:
+                yield from self._counted("".join(held), lacking)
+                yield self.special_tokens[piece]
+                held, length, undecided = [], 0, 0
+                continue
+            held.append(piece)
+            length += len(piece)
+            if length < 2 * undecided:
+                continue  # what stays undecided is read again only where it has doubled: linear altogether
+            text, start, size = "".join(held), 0, WINDOW
+            while start < len(text):
+                window = text[start : start + size]
+                last = start + size >= len(text)
+                ids, end = self._decided(window)
+                if end:
+                    self._count(window[:end], ids, lacking)
+                    yield from ids
+                    start, size = start + end, WINDOW
+                elif not last:
+                    size *= 2
+                if last:  # the rest waits for what follows
+                    break
+            held, length, undecided = [text[start:]], len(text) - start, len(text) - start
+        yield from self._counted("".join(held), lacking)
+        if unknown is None and lacking:
+            warnings.warn(in_no_entry(lacking), stacklevel=2)
+
+    def _decided(self, text: str) -> tuple[list[int], int]:
+        """ids of a beginning of the text that no continuation can change, and the length of this beginning."""
+        end = self._stable(text)
+        return self.encode_ordinary(text[:end]), end
+
+    def _marked(self, texts: Iterable[str], names: list[str]) -> Iterator[tuple[str, bool]]:
+        """(piece, is it special), in order. Text in which a special token may have begun waits for its end."""
+        finder, longest = self._finder(names), max(map(len, names), default=1)
+        begun = {name[:i] for name in names for i in range(1, len(name))}
         held = ""
         for text in texts:
             held += text
-            end = self._possible_special(held, names)
-            cut, done = 0, 0
-            for piece, special in self._segments(held[:end], pattern):
-                done += len(piece)
-                if special:
-                    yield from self.encode(held[cut:done], names)
-                    cut = done
-            stable = self._stable(held[cut:end])
-            yield from self.encode_ordinary(held[cut : cut + stable])
-            held = held[cut + stable :]
-        yield from self.encode(held, names)
+            open_at = [i for i in range(max(0, len(held) - longest + 1), len(held)) if held[i:] in begun]
+            start = 0
+            while True:
+                match = finder.search(held, start) if finder else None
+                wait = next((i for i in open_at if i >= start), len(held))
+                if match is None or wait <= match.start():
+                    break  # an earlier special token, or a longer one at this place, may still be completed
+                if match.start() > start:
+                    yield held[start : match.start()], False
+                yield match.group(), True
+                start = match.end()
+            if wait > start:
+                yield held[start:wait], False
+            held = held[wait:]
+        yield from self._segments(held, finder)
+
+    def _counted(self, text: str, unknown: Counter[str] | None) -> list[int]:
+        ids = self.encode_ordinary(text)
+        self._count(text, ids, unknown)
+        return ids
+
+    def _count(self, text: str, ids: list[int], unknown: Counter[str] | None) -> None:
+        """Add to `unknown` what became the unknown token."""
+        if unknown is not None and self._unknown_id is not None and self._unknown_id in ids:
+            unknown.update(self.unknown_pieces(text))
+
+    @property
+    def _unknown_id(self) -> int | None:
+        """The id of what has no entry; None where there is nothing without."""
+        return None
+
+    def unknown_pieces(self, text: str) -> Counter[str]:
+        """Which pieces of an ordinary text become the unknown token, and how often each."""
+        return Counter()
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
-        """The text of the ids. Bytes that are no UTF-8 (a character cut in two) become U+FFFD, or raise with errors="strict"."""
-        return b"".join(self.token_bytes(i) for i in ids).decode("utf-8", errors)
+        """The text of a list, an array or a tensor of ids.
+
+        Bytes that are no UTF-8 (a character cut in two) become U+FFFD, or raise with errors="strict".
+        """
+        return b"".join(map(self.token_bytes, whole_numbers(ids))).decode("utf-8", errors)
 
     def token(self, id_: int) -> str:
         """One id as text, for reading."""
@@ -109,13 +195,14 @@ class Tokenizer(ABC):
                 raise ValueError(f'allowed_special={allowed!r}: use "all", "none" or a list of special tokens')
             return list(self.special_tokens) if allowed == "all" else []
         names = list(allowed)
-        unknown = [n for n in names if n not in self.special_tokens]
-        if unknown:
-            raise ValueError(f"allowed_special names {unknown[0]!r}, which is none of {list(self.special_tokens)}")
+        foreign = [n for n in names if n not in self.special_tokens]
+        if foreign:
+            raise ValueError(f"allowed_special names {foreign[0]!r}, which is none of {list(self.special_tokens)}")
         return names
 
-    def _allowed(self, allowed: Allowed) -> re.Pattern[str] | None:
-        names = sorted(self._names(allowed), key=len, reverse=True)  # the longer is tried first
+    @staticmethod
+    def _finder(names: list[str]) -> re.Pattern[str] | None:
+        names = sorted(names, key=len, reverse=True)  # the longer is tried first
         return re.compile("|".join(map(re.escape, names))) if names else None
 
     @staticmethod
@@ -130,18 +217,8 @@ class Tokenizer(ABC):
         if start < len(text):
             yield text[start:], False
 
-    @staticmethod
-    def _possible_special(text: str, names: list[str]) -> int:
-        """Where a special token might have begun that is not complete; len(text) where none might."""
-        longest = max(map(len, names), default=0)
-        for i in range(max(0, len(text) - longest + 1), len(text)):
-            tail = text[i:]
-            if any(len(n) > len(tail) and n.startswith(tail) for n in names):
-                return i
-        return len(text)
-
     def _stable(self, text: str) -> int:
-        """How many characters of a text have ids that no continuation can change."""
+        """How many characters from the left have ids that no continuation changes, the same as they have alone."""
         return 0
 
     def _no_such_id(self, id_: object) -> ValueError:
@@ -168,3 +245,54 @@ def check_text(text: str) -> bytes:
             f"character {error.start} is {text[error.start]!r}, half of a pair: it has no UTF-8; decode the text again with "
             'errors="replace"'
         ) from error
+
+
+def several(texts: Iterable[str], name: str) -> Iterator[str]:
+    """The texts one by one. ValueError for a single str, which Python would iterate letter by letter."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        shown = repr(texts) if len(repr(texts)) <= 40 else f"{repr(texts)[:40]}..."
+        kind = type(texts).__name__
+        raise ValueError(f"{name}={shown} is one {kind}: several texts are meant, so pass a list, [text]")
+    return _each(texts, name)
+
+
+def _each(texts: Iterable[str], name: str) -> Iterator[str]:
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise ValueError(f"{name}[{i}]={text!r} is of type {kind}, no text: decode or read it first")
+        yield text
+
+
+def whole_numbers(ids: Iterable[int]) -> list[int]:
+    """The ids of a list, an array or a tensor of one axis as ints of Python, of whatever integer type."""
+    plain = ids.tolist() if hasattr(ids, "tolist") else ids  # arrays and tensors, those of a GPU in one copy
+    if not isinstance(plain, Iterable):
+        raise ValueError(f"ids={ids!r} is no list of ids: pass [id]")
+    return [_whole_number(id_) for id_ in plain]
+
+
+def _whole_number(id_: Any) -> int:
+    if isinstance(id_, list):
+        raise ValueError(f"ids hold a list of {len(id_)}, so they have several axes: decode one sequence, ids[0]")
+    try:
+        if isinstance(id_, bool):
+            raise TypeError("a truth value")
+        return operator.index(id_)
+    except TypeError as error:
+        kind = type(id_).__name__
+        message = f"id {id_!r} is of type {kind}: an id is a whole number, so pass an integer type"
+        raise ValueError(message) from error
+
+
+def in_no_entry(unknown: Counter[str], shown: int = 5) -> str:
+    """One line on what became the unknown token.
+
+    >>> in_no_entry(Counter({"é": 3, "½": 1}))
+    "4 pieces are in no entry of the vocabulary and become the unknown token: 'é' 3, '½' 1"
+    """
+    total = sum(unknown.values())
+    most = ", ".join(f"{piece[:20]!r} {n}" for piece, n in unknown.most_common(shown))
+    rest = f", and {len(unknown) - shown} others" if len(unknown) > shown else ""
+    subject, verb = ("1 piece is", "becomes") if total == 1 else (f"{total} pieces are", "become")
+    return f"{subject} in no entry of the vocabulary and {verb} the unknown token: {most}{rest}"

@@ -5,27 +5,20 @@ merged until no pair has a rank. 256 bytes are always entries, so there is no un
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import regex
-
-from llmcore.tokenizer.base import Tokenizer, check_text
+from llmcore.tokenizer.base import Tokenizer, check_text, several
 from llmcore.tokenizer.bpe_train import Merge, count_chunks, count_file, learn
 from llmcore.tokenizer.compiled import learn_rustbpe, tiktoken_encoder
+from llmcore.tokenizer.cutting import SPLIT_PATTERNS, compiled, cut, decided, decider
 
-# The published patterns: GPT-2's encoder.py and tiktoken's cl100k_base. "gpt4-han" is cl100k's, but a run of Han characters
-# ends where Latin or other letters begin: in cl100k "用GPU" is one chunk and may become one token of two scripts.
-SPLIT_PATTERNS = {
-    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "gpt4": (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"),
-    "gpt4-han": (
-        r"'(?i:[sdmt]|ll|ve|re)|\p{Han}+|[^\r\n\p{L}\p{N}]?+[\p{L}--\p{Han}]+|\p{N}{1,3}"
-        r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-    ),
-}
-CACHE = 1 << 17  # chunks remembered before the cache is emptied
+CACHE_BYTES = 1 << 25  # of chunks and their ids that a tokenizer remembers
+ENTRY_BYTES = 128  # that a dict takes for an entry, at most: while it grows, there are two tables
 
 
 class BPETokenizer(Tokenizer):
@@ -36,6 +29,13 @@ class BPETokenizer(Tokenizer):
 
     Of published vocabularies some need two more things. unknown: the id of bytes that have no entry of their own (SmolLM2's lacks
     21 of 256). whole: a chunk that is an entry is taken as it is, whether merges lead there or not (Llama 3's and tiktoken's rule).
+
+    The ids of chunks are remembered in at most cache_bytes, 32 MiB unless it is set; 0 remembers nothing.
+
+    encode_iterable holds back little where the pattern is made of characters and sets, repeated or not,
+    (?:groups) and lookaheads, as all published ones are. With other parts (an anchor, a lookbehind, a
+    repeated group) any later character might move a cut: then the text is held back up to the next special
+    token.
     """
 
     kind: ClassVar[str] = "bpe"
@@ -55,11 +55,14 @@ class BPETokenizer(Tokenizer):
             raise ValueError(f"{len(taken)} entries with {len(set(taken))} ids: each needs its own id of at least 0")
         self.ranks, self.pattern, self.merges = dict(ranks), pattern, merges
         self.unknown, self.whole = unknown, whole
-        self._regex = regex.compile(SPLIT_PATTERNS.get(pattern, pattern), regex.V1)
+        self._regex = compiled(pattern)
         self._bytes_of = {i: b for b, i in self.ranks.items()} | {i: s.encode() for i, s in self._special_names.items()}
         self._first = [self.ranks.get(bytes([b]), -1 if unknown is None else unknown) for b in range(256)]
         self._pairs = self._pair_table()
+        self._decider = decider(self._regex)
         self._cache: dict[str, list[int]] = {}
+        self._cached_bytes = 0
+        self.cache_bytes = CACHE_BYTES
         self._compiled: Callable[[str], list[int]] | None = None
 
     @classmethod
@@ -73,12 +76,12 @@ class BPETokenizer(Tokenizer):
         ties="ids" to the pair of lower ids. Where no pair is left, fewer entries are learned and len is smaller than asked.
         backend="rustbpe" learns the same by compiled code, which knows the second rule only.
         """
-        names, split = list(dict.fromkeys(special_tokens)), SPLIT_PATTERNS.get(pattern, pattern)
+        names, split = _names(special_tokens), SPLIT_PATTERNS.get(pattern, pattern)
         if backend == "python":
             return cls._learn(count_chunks(texts, split, names), vocab_size, names, pattern, progress, ties)
         if backend != "rustbpe" or ties != "ids":
             raise ValueError(f"backend={backend!r} with ties={ties!r}: choose python, or rustbpe with ties='ids'")
-        texts = texts if isinstance(texts, Sequence) else list(texts)
+        texts = list(several(texts, "texts"))
         ranks = learn_rustbpe(texts, split, names, cls._room(vocab_size, names))
         if ranks is None:
             return cls.train(texts, vocab_size, names, pattern, progress, ties)
@@ -90,7 +93,7 @@ class BPETokenizer(Tokenizer):
         processes: int = 1, chunk_bytes: int = 1 << 24, progress: bool = False,
     ) -> "BPETokenizer":  # fmt: skip
         """train on a file that need not fit into memory: read in parts cut at special tokens, counted by several processes."""
-        names = list(dict.fromkeys(special_tokens))
+        names = _names(special_tokens)
         counts = count_file(path, SPLIT_PATTERNS.get(pattern, pattern), names, processes, chunk_bytes, progress)
         return cls._learn(counts, vocab_size, names, pattern, progress)
 
@@ -114,7 +117,7 @@ class BPETokenizer(Tokenizer):
         ranks = {bytes([b]): b for b in range(256)}
         for merge in merges:
             ranks[merge.left + merge.right] = merge.id
-        return cls(ranks, pattern, {name: len(ranks) + i for i, name in enumerate(special_tokens)})
+        return cls(ranks, pattern, {name: len(ranks) + i for i, name in enumerate(_names(special_tokens))})
 
     def _pair_table(self) -> dict[tuple[int, int], tuple[int, int]]:
         """(left id, right id) -> (rank, id of the two joined)."""
@@ -126,11 +129,14 @@ class BPETokenizer(Tokenizer):
                     raise ValueError(f"merge {rank} joins {left!r} and {right!r}: both and their join must be in the vocabulary")
                 table[ranks[left], ranks[right]] = (rank, ranks[left + right])
             return table
+        # a token of 100,000 bytes need only be cut where both halves are as long as some token
+        lengths = sorted({len(token) for token in ranks})
+        present = set(lengths)
         return {
             (ranks[token[:i]], ranks[token[i:]]): (rank, rank)
             for token, rank in ranks.items()
-            for i in range(1, len(token))
-            if token[:i] in ranks and token[i:] in ranks
+            for i in itertools.takewhile(len(token).__gt__, lengths)
+            if len(token) - i in present and token[:i] in ranks and token[i:] in ranks
         }
 
     def using(self, backend: str) -> "BPETokenizer":
@@ -142,6 +148,7 @@ class BPETokenizer(Tokenizer):
         if backend not in ("python", "tiktoken"):
             raise ValueError(f"backend={backend!r} is unknown: choose python or tiktoken")
         other = BPETokenizer(self.ranks, self.pattern, self.special_tokens, self.merges, self.unknown, self.whole)
+        other.cache_bytes = self.cache_bytes
         if backend == "tiktoken":
             if self.merges is not None or self.unknown is not None:
                 raise ValueError(
@@ -156,24 +163,49 @@ class BPETokenizer(Tokenizer):
         return other
 
     def chunks(self, text: str) -> list[str]:
-        """The text cut by the pattern; no merge crosses a cut."""
-        return self._regex.findall(text)
+        """The text cut by the pattern, what it does not match included; no merge crosses a cut."""
+        return cut(self._regex, text)
 
     def encode_ordinary(self, text: str) -> list[int]:
         check_text(text)
-        if self._compiled is not None:
-            return self._compiled(text)
+        return self._compiled(text) if self._compiled else self._encode_chunks(cut(self._regex, text))
+
+    def _encode_chunks(self, chunks: Iterable[str]) -> list[int]:
         cache, out = self._cache, []
-        for chunk in self._regex.findall(text):
+        for chunk in chunks:
             ids = cache.get(chunk)
             if ids is None:
                 ids = self.merge(chunk.encode("utf-8"))
-                if len(cache) >= CACHE:
-                    cache.clear()
                 if len(chunk) < 64:
-                    cache[chunk] = ids
+                    self._remember(chunk, ids)
             out.extend(ids)
         return out
+
+    @property
+    def cache_bytes(self) -> int:
+        """How much memory the remembered chunks may take."""
+        return self._cache_bytes
+
+    @cache_bytes.setter
+    def cache_bytes(self, limit: int) -> None:
+        if type(limit) is not int or limit < 0:
+            raise ValueError(f"cache_bytes={limit!r}: give a whole number of at least 0; 0 remembers nothing")
+        self._cache_bytes = limit
+        if self._cached_bytes > limit:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._cache.clear()
+        self._cached_bytes = 0
+
+    def _remember(self, chunk: str, ids: list[int]) -> None:
+        """Keep the ids of a chunk; where there is no more room, all are forgotten first."""
+        size = sys.getsizeof(chunk) + sys.getsizeof(ids) + ENTRY_BYTES
+        if self._cached_bytes + size > self.cache_bytes:
+            self._forget()
+        if size <= self.cache_bytes:
+            self._cache[chunk] = ids
+            self._cached_bytes += size
 
     def merge(self, chunk: bytes) -> list[int]:
         """The ids of one chunk: a heap of mergeable neighbours over a linked list, n log n for n bytes.
@@ -214,18 +246,25 @@ class BPETokenizer(Tokenizer):
                     heapq.heappush(heap, (found[0], h, ids[h], joined, found[1]))
         return [i for i in ids if i >= 0]
 
-    def _stable(self, text: str) -> int:
-        """Chunks that end before the last three characters and before a closing run of white space.
+    def _decided(self, text: str) -> tuple[list[int], int]:
+        """Chunks that were found without a look at what follows the text: no continuation changes them.
 
-        A pattern looks at most two characters past a chunk ('ll), but \\s*[\\r\\n] looks through a whole run of white space.
+        Taken alone, the beginning may have other chunks: the spaces of "a  b" are two, those of "a  " are one.
         """
-        limit = min(len(text) - 3, len(text.rstrip()))
-        end = 0
-        for match in self._regex.finditer(text):
-            if match.end() > limit:
-                break
-            end = match.end()
-        return end
+        chunks = decided(self._regex, self._decider, text) if self._decider else []
+        beginning = "".join(chunks)
+        check_text(beginning)
+        if self._compiled and cut(self._regex, beginning) == chunks:  # compiled code cuts the text itself
+            return self._compiled(beginning), len(beginning)
+        return self._encode_chunks(chunks), len(beginning)
+
+    @property
+    def _unknown_id(self) -> int | None:
+        return self.unknown
+
+    def unknown_pieces(self, text: str) -> Counter[str]:
+        """Characters that have a byte without an entry."""
+        return Counter(c for c in text if any(self._first[b] == self.unknown for b in c.encode("utf-8")))
 
     def token_bytes(self, id_: int) -> bytes:
         if id_ not in self._bytes_of:
@@ -248,3 +287,8 @@ class BPETokenizer(Tokenizer):
         merges = state["merges"] and [(bytes.fromhex(a), bytes.fromhex(b)) for a, b in state["merges"]]
         ranks = dict(zip(map(bytes.fromhex, state["tokens"]), state["ids"], strict=True))
         return cls(ranks, state["pattern"], special_tokens, merges, state.get("unknown"), state.get("whole", False))
+
+
+def _names(special_tokens: Iterable[str]) -> list[str]:
+    """Special tokens in order, each once."""
+    return list(dict.fromkeys(several(special_tokens, "special_tokens")))

@@ -5,15 +5,17 @@ import itertools
 import multiprocessing
 import os
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import regex
 from tqdm import tqdm
 
-from llmcore.tokenizer.base import check_text
+from llmcore.files import not_utf8, text_of
+from llmcore.tokenizer.base import check_text, several
+from llmcore.tokenizer.cutting import compiled, cut
 
 TIES = ("bytes", "ids")
 
@@ -30,18 +32,18 @@ class Merge:
 
 def count_chunks(texts: Iterable[str], pattern: str, special_tokens: Iterable[str] = ()) -> dict[bytes, int]:
     """How often each chunk of the pattern occurs; special tokens are cut out and counted nowhere."""
-    compiled, cut = regex.compile(pattern, regex.V1), cutter(special_tokens)
+    chunks, special = compiled(pattern), cutter(special_tokens)
     counts: Counter[str] = Counter()
-    for text in texts:
+    for text in several(texts, "texts"):
         check_text(text)
-        for part in cut.split(text) if cut else [text]:
-            counts.update(compiled.findall(part))
+        for part in special.split(text) if special else [text]:
+            counts.update(cut(chunks, part))
     return {chunk.encode("utf-8"): n for chunk, n in counts.items()}
 
 
 def cutter(special_tokens: Iterable[str]) -> re.Pattern[str] | None:
     """What finds special tokens, the longer first; None where there are none."""
-    names = sorted(special_tokens, key=len, reverse=True)
+    names = sorted(several(special_tokens, "special_tokens"), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names))) if names else None
 
 
@@ -53,7 +55,7 @@ def file_parts(path: str | Path, special_tokens: Iterable[str], chunk_bytes: int
     """
     if chunk_bytes < 1:
         raise ValueError(f"chunk_bytes={chunk_bytes}: must be at least 1")
-    names = [s.encode("utf-8") for s in special_tokens]
+    names = [s.encode("utf-8") for s in several(special_tokens, "special_tokens")]
     pattern = re.compile(b"|".join(map(re.escape, sorted(names, key=len, reverse=True)))) if names else None
     overlap = max(map(len, names), default=1) - 1
     size, bounds = os.path.getsize(path), [0]
@@ -80,9 +82,9 @@ def _count_part(job: tuple[str, int, int, str, list[str]]) -> dict[bytes, int]:
         file.seek(start)
         data = file.read(end - start)
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8") if start else text_of(data, path)  # a mark is none in the middle
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, byte {start + error.start}: not UTF-8; convert the file first") from error
+        raise not_utf8(path, b"", start + error.start) from error
     return count_chunks([text], pattern, names)
 
 
@@ -93,7 +95,7 @@ def count_file(
     """count_chunks over a file, part by part, by several processes; the result does not depend on either number."""
     if processes < 1:
         raise ValueError(f"processes={processes}: must be at least 1")
-    names = list(special_tokens)
+    names = list(several(special_tokens, "special_tokens"))
     jobs = [(str(path), a, b, pattern, names) for a, b in file_parts(path, names, chunk_bytes)]
     total: Counter[bytes] = Counter()
     with tqdm(total=len(jobs), desc="counting", unit="part", disable=not progress) as bar:
@@ -122,17 +124,11 @@ def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: s
     if ties not in TIES:
         raise ValueError(f"ties={ties!r} is unknown: choose one of {list(TIES)}")
     key = _descending if ties == "bytes" else lambda token: ""
-    words = [list(chunk) for chunk in sorted(counts)]  # sorted: the result does not depend on the order of counting
-    times = [counts[bytes(word)] for word in words]
     tokens = [bytes([b]) for b in range(256)]
     known = {token: i for i, token in enumerate(tokens)}
     keys = [key(token) for token in tokens]
-    totals: dict[tuple[int, int], int] = defaultdict(int)
-    where: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for w, word in enumerate(words):
-        for pair in itertools.pairwise(word):
-            totals[pair] += times[w]
-            where[pair].add(w)
+    chunks = _Chunks(counts)
+    totals = chunks.totals
     # (minus the count, keys that sort greater bytes first, the pair): the smallest is the next merge
     heap = [(-n, keys[a], keys[b], a, b) for (a, b), n in totals.items()]
     heapq.heapify(heap)
@@ -152,7 +148,7 @@ def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: s
                 new = known[joined] = len(tokens)
                 tokens.append(joined)
                 keys.append(key(joined))
-            for a2, b2 in _replace(words, times, totals, where, a, b, new):
+            for a2, b2 in chunks.join(a, b, new):
                 heapq.heappush(heap, (-totals[a2, b2], keys[a2], keys[b2], a2, b2))
             if fresh:
                 done += 1
@@ -160,34 +156,52 @@ def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: s
                 yield Merge(new, tokens[a], tokens[b], count)
 
 
-def _replace(
-    words: list[list[int]], times: list[int], totals: dict[tuple[int, int], int], where: dict[tuple[int, int], set[int]],
-    a: int, b: int, new: int,
-) -> set[tuple[int, int]]:  # fmt: skip
-    """Put `new` for a, b in every word that holds the pair, from the left; returns the pairs that have become more frequent."""
-    grown = set()
-    for w in where.pop((a, b)):
-        word, n = words[w], times[w]
-        i, last = 0, len(word) - 1
-        while i < last:
-            if word[i] == a and word[i + 1] == b:
-                if i:
-                    h = word[i - 1]
-                    totals[h, a] -= n
-                    totals[h, new] += n
-                    where[h, new].add(w)
-                    grown.add((h, new))
-                if i + 1 < last:
-                    k = word[i + 2]
-                    totals[b, k] -= n
-                    totals[new, k] += n
-                    where[new, k].add(w)
-                    grown.add((new, k))
-                word[i : i + 2] = [new]
-                last -= 1
-            i += 1
-    totals.pop((a, b), None)
-    return {pair for pair in grown if totals.get(pair, 0) > 0}
+class _Chunks:
+    """All chunks in one row, -1 between them, as a linked list: a merge visits only the places of its pair.
+
+    Place i has a token, symbols[i] (-1 once it is joined to the one before it), its neighbours before[i] and
+    after[i], and times[i], how often the chunk occurs. totals counts each pair; places lists where it stands.
+    A pair that has been joined otherwise since stays listed, and is skipped when it is visited.
+    """
+
+    def __init__(self, counts: dict[bytes, int]):
+        self.symbols, self.times = array("q", [-1]), array("q", [0])
+        for chunk in sorted(counts):  # sorted: the result does not depend on the order of counting
+            self.symbols.extend([*chunk, -1])
+            self.times.extend([counts[chunk]] * (len(chunk) + 1))
+        size = len(self.symbols)
+        self.before, self.after = array("q", range(-1, size - 1)), array("q", range(1, size + 1))
+        self.totals: dict[tuple[int, int], int] = defaultdict(int)
+        self.places: dict[tuple[int, int], array[int]] = defaultdict(lambda: array("q"))
+        for i, pair in enumerate(itertools.pairwise(self.symbols)):
+            if min(pair) >= 0:
+                self.totals[pair] += self.times[i]
+                self.places[pair].append(i)
+
+    def join(self, a: int, b: int, new: int) -> set[tuple[int, int]]:
+        """Put `new` for a, b wherever they stand; returns the pairs that have become more frequent."""
+        symbols, before, after = self.symbols, self.before, self.after
+        totals, places = self.totals, self.places
+        grown = set()
+        for i in sorted(places.pop((a, b))):  # from the left: the first two of a run are joined, then the next two
+            j = after[i]
+            if symbols[i] != a or symbols[j] != b:
+                continue
+            h, k, n = before[i], after[j], self.times[i]
+            if symbols[h] >= 0:
+                totals[symbols[h], a] -= n
+                totals[symbols[h], new] += n
+                places[symbols[h], new].append(h)
+                grown.add((symbols[h], new))
+            if symbols[k] >= 0:
+                totals[b, symbols[k]] -= n
+                totals[new, symbols[k]] += n
+                places[new, symbols[k]].append(i)
+                grown.add((new, symbols[k]))
+            symbols[i], symbols[j] = new, -1
+            after[i], before[k] = k, i
+        totals.pop((a, b), None)
+        return {pair for pair in grown if totals.get(pair, 0) > 0}
 
 
 _TABLE = {b: chr(256 - b) for b in range(256)}

@@ -9,9 +9,12 @@ from typing import Any
 
 from llmcore.tokenizer.base import check_text
 from llmcore.tokenizer.bpe_train import cutter
+from llmcore.tokenizer.cutting import COVERING
 
 
-def _package(name: str) -> Any:
+def _package(name: str, pattern: str) -> Any:
+    if pattern not in COVERING:
+        raise ValueError(f'backend={name!r} leaves out what a pattern does not match, which {pattern!r} may: use "python"')
     try:
         return __import__(name)
     except ImportError as error:
@@ -20,7 +23,7 @@ def _package(name: str) -> Any:
 
 def tiktoken_encoder(ranks: dict[bytes, int], pattern: str) -> Callable[[str], list[int]]:
     """text -> ids by tiktoken's compiled merging; pattern is written out. Its rule is that of ranks without a list of merges."""
-    return _package("tiktoken").Encoding("llmcore", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+    return _package("tiktoken", pattern).Encoding("llmcore", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
 
 def learn_rustbpe(texts: Iterable[str], pattern: str, special_tokens: Iterable[str], merges: int) -> dict[bytes, int] | None:
@@ -28,7 +31,7 @@ def learn_rustbpe(texts: Iterable[str], pattern: str, special_tokens: Iterable[s
 
     (rustbpe gives those bytes two ids and counts on from there; bpe_train.learn gives them one.)
     """
-    trainer, cut = _package("rustbpe").Tokenizer(), cutter(special_tokens)
+    trainer, cut = _package("rustbpe", pattern).Tokenizer(), cutter(special_tokens)
 
     def parts() -> Iterator[str]:
         for text in texts:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from llmcore.tokenizer.base import Tokenizer, check_entries, check_text
+from llmcore.tokenizer.base import Tokenizer, check_entries, check_text, several
 
 UNKNOWN = "<unk>"
 
@@ -43,10 +43,10 @@ class DictionaryTokenizer(Tokenizer):
     def train(cls, texts: Iterable[str], vocab_size: int | None = None, special_tokens: Iterable[str] = ()) -> "DictionaryTokenizer":
         """Special tokens first (the unknown token is id 0), then the most frequent pieces, ties in the order of code points."""
         counts: Counter[str] = Counter()
-        for text in texts:
+        for text in several(texts, "texts"):
             check_text(text)
             counts.update(cls._split(text))
-        names = list(dict.fromkeys([UNKNOWN, *special_tokens]))
+        names = list(dict.fromkeys([UNKNOWN, *several(special_tokens, "special_tokens")]))
         if vocab_size is not None and vocab_size <= len(names):
             raise ValueError(f"vocab_size={vocab_size} leaves no room beside {len(names)} special tokens: make it larger")
         pieces = sorted(counts, key=lambda p: (-counts[p], p))[: None if vocab_size is None else vocab_size - len(names)]
@@ -78,6 +78,22 @@ class DictionaryTokenizer(Tokenizer):
                 raise ValueError(f"{piece!r} is in no entry and there is no unknown token: add one, or use byte-level BPE")
             found = self.special_tokens[self.unknown]
         return found
+
+    @property
+    def _unknown_id(self) -> int | None:
+        return None if self.unknown is None else self.special_tokens[self.unknown]
+
+    def unknown_pieces(self, text: str) -> Counter[str]:
+        return Counter(piece for piece in self.pieces(text) if piece not in self.vocabulary)
+
+    def _stable(self, text: str) -> int:
+        """Pieces where even the longest entry would have found room: a longer text cannot change them."""
+        out = 0
+        for piece in self.pieces(text):
+            if out + self._longest > len(text):
+                break
+            out += len(piece)
+        return out
 
     def token_bytes(self, id_: int) -> bytes:
         if id_ not in self._text_of:

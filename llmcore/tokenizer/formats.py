@@ -6,22 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import regex
-
 from llmcore.files import reading, write_whole
 from llmcore.tokenizer.base import check_entries, check_text
-from llmcore.tokenizer.bpe import SPLIT_PATTERNS, BPETokenizer
+from llmcore.tokenizer.bpe import BPETokenizer
+from llmcore.tokenizer.cutting import ANYTHING, COVERING, HAN, PUBLISHED, SPLIT_PATTERNS, portable
 from llmcore.tokenizer.wordpiece import WordPieceTokenizer
-
-# Patterns of published models that are not learned with here, by the names that GGUF files give them. "smollm" is GPT-2's after
-# each digit has been cut out, which SmolLM's tokenizer.json says in two steps; "llama-bpe" is of Llama 3's tokenizer.py.
-PUBLISHED = {
-    "gpt-2": SPLIT_PATTERNS["gpt2"],
-    "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
-    "llama-bpe": (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-}
 
 
 def _visible() -> dict[int, str]:
@@ -136,7 +125,9 @@ def read_tiktoken(path: str | Path, pattern: str = "gpt4", special_tokens: dict[
         raise ValueError(f"{path} does not end with a line end: it is cut short; download it again")
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            token, rank = line.split()
+            token, rank = line.split(b" ")
+            if not rank.isdigit():  # int reads 1_0 and +1 too
+                raise ValueError("a rank is digits")
             ranks[base64.b64decode(token, validate=True)] = int(rank)
             if len(ranks) != number:
                 raise ValueError("a second time")
@@ -148,10 +139,13 @@ def read_tiktoken(path: str | Path, pattern: str = "gpt4", special_tokens: dict[
 
 
 def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
-    """A tokenizer.json that Hugging Face's tokenizers loads: split by the pattern, byte level, BPE."""
-    pattern = SPLIT_PATTERNS.get(tokenizer.pattern, tokenizer.pattern)
-    if "--" in pattern:  # a set difference, which its regular expressions write with a lookahead
-        pattern = pattern.replace(r"[\p{L}--\p{Han}]", r"(?:(?!\p{Han})\p{L})")
+    """A tokenizer.json that Hugging Face's tokenizers loads: split by the pattern, byte level, BPE.
+
+    ValueError for a pattern that their regular expressions read otherwise.
+    """
+    pattern = SPLIT_PATTERNS.get(tokenizer.pattern, tokenizer.pattern).replace(*HAN)
+    if pattern != portable(pattern):
+        raise ValueError(f"pattern {pattern!r} means something else to Hugging Face: write {portable(pattern)!r}")
     added = [
         {"id": i, "content": s, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         for s, i in sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
@@ -175,43 +169,100 @@ def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
 
 
 def read_hugging_face(path: str | Path) -> BPETokenizer | WordPieceTokenizer:
-    """The byte-level BPE or the WordPiece of a tokenizer.json; ValueError where its model or its way of splitting is another.
+    """The byte-level BPE or WordPiece of a tokenizer.json, with the ids that Hugging Face's tokenizers give.
 
     What it says of padding, truncation and tokens to be put around a text is the caller's to do: encode gives the text's own ids.
+    Raises ValueError that names what the file asks for and llmcore does not do: another model or normalizer,
+    another way of splitting, tokens that take in the white space around them, regular expressions that mean
+    something else here.
     """
-    with reading(path, regex.error):
+    with reading(path):
         return _hugging_face(_json(Path(path)), path)
 
 
 def _hugging_face(state: dict[str, Any], path: str | Path) -> BPETokenizer | WordPieceTokenizer:
     model = state.get("model", {})
-    special = {t["content"]: t["id"] for t in state.get("added_tokens") or []} if model else {}
-    if model.get("type") == "WordPiece":
-        return _word_piece(state, model, special, path)
-    if model.get("type") != "BPE" or model.get("byte_fallback"):
-        kind = model.get("type")
+    if model.get("type") not in ("BPE", "WordPiece") or model.get("byte_fallback"):
+        kind = "BPE with byte_fallback" if model.get("type") == "BPE" else model.get("type")
         raise ValueError(f"{path} holds a model of type {kind!r}: only byte-level BPE by merges, and WordPiece, can be read")
-    if state.get("normalizer"):
-        raise ValueError(f"{path} normalises the text first ({state['normalizer'].get('type')}): that would be ignored here")
-    before = state.get("pre_tokenizer") or {}
-    steps = before.get("pretokenizers", [before])
-    pattern, digits = None, False
-    for step in steps:
-        if step.get("type") == "Split" and "Regex" in step.get("pattern", {}):
-            pattern = step["pattern"]["Regex"]
-        elif step.get("type") == "Digits" and step.get("individual_digits"):
-            digits = True
-        elif step.get("type") != "ByteLevel" or step.get("add_prefix_space"):
-            raise ValueError(f"{path} splits by {step.get('type')!r}: only ByteLevel, and Split by a Regex before it, can be read")
-        elif step.get("use_regex", True):
-            pattern = PUBLISHED["smollm" if digits else "gpt-2"]
-    if pattern is None or (digits and pattern != PUBLISHED["smollm"]):
-        raise ValueError(f"{path} has no pattern to split by: only ByteLevel, and Split by a Regex before it, can be read")
-    pattern = next((name for name, known in SPLIT_PATTERNS.items() if known == pattern), pattern)
+    special = _added_tokens(state.get("added_tokens") or [], model["vocab"], _steps(state.get("normalizer"), "normalizers"), path)
+    if model["type"] == "WordPiece":
+        return _word_piece(state, model, special, path)
+    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(option):
+            raise ValueError(f"{path}: {option}={model[option]!r} is not done here: only BPE without it can be read")
+    for step in _steps(state.get("normalizer"), "normalizers"):
+        raise ValueError(f"{path} normalises the text first ({step.get('type')}): that would be ignored here")
+    pattern = _pattern(_steps(state.get("pre_tokenizer"), "pretokenizers"), path)
     pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     merges = [(hide(a), hide(b)) for a, b in pairs]
-    unknown = special.get(model.get("unk_token") or _beside(Path(path), "unk_token"))
+    name = model.get("unk_token") or _beside(Path(path), "unk_token")
+    unknown = special.get(name) if name else None
+    if model.get("fuse_unk") and any(c not in model["vocab"] for c in BYTE):
+        raise ValueError(f"{path}: fuse_unk makes one id of several unknown bytes, which is not done here")
     return byte_level(model["vocab"], merges, pattern, special, str(path), unknown, bool(model.get("ignore_merges")))
+
+
+def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
+    """A normalizer or pre-tokenizer as a list, sequences of sequences opened."""
+    if part is None:
+        return []
+    return [s for step in part[inside] for s in _steps(step, inside)] if part.get("type") == "Sequence" else [part]
+
+
+def _added_tokens(
+    added: list[dict[str, Any]], vocabulary: dict[str, int], normalizers: list[Any], path: str | Path
+) -> dict[str, int]:  # fmt: skip
+    """Text -> id. Tokens that are `normalized` are looked for in what the others leave of a text."""
+    found: dict[str, int] = {}
+    for token in added:
+        content, flags = token["content"], [f for f in ("lstrip", "rstrip", "single_word") if token.get(f)]
+        if normalizers and token.get("normalized"):
+            flags.append("normalized")
+        if flags:
+            raise ValueError(f"{path}: added token {content!r} has {flags[0]}, which is not done here: only plain tokens can be read")
+        last = max(found.values(), default=-1)
+        theirs = vocabulary.get(content, last + 1 if last >= len(vocabulary) else len(vocabulary))
+        if token["id"] != theirs or content in found:
+            raise ValueError(f"{path}: added token {content!r} with id {token['id']!r} gets id {theirs} where the file is loaded")
+        found[content] = theirs
+    early, late = ([t["content"] for t in added if bool(t.get("normalized")) is kind] for kind in (False, True))
+    clash = next(((a, b) for a in early for b in late if _overlap(a, b)), None)
+    if clash:
+        raise ValueError(f"{path}: added tokens {clash[0]!r} and {clash[1]!r} overlap, and only the second is normalized")
+    return found
+
+
+def _overlap(a: str, b: str) -> bool:
+    """Whether some text holds both with a character in common."""
+    return a in b or b in a or any(x.endswith(y[:n]) for x, y in ((a, b), (b, a)) for n in range(1, min(len(a), len(b))))
+
+
+def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
+    """The one pattern that does what the pre-tokenizers do one after the other."""
+    *before, level = steps or [{}]
+    if level.get("type") != "ByteLevel" or level.get("add_prefix_space", True) or len(before) > 1:
+        kinds = [s.get("type") for s in steps]
+        can = "one Split or Digits, and then ByteLevel without add_prefix_space"
+        raise ValueError(f"{path} splits by {kinds}: only {can}, can be read")
+    published = level.get("use_regex", True)
+    if not before:
+        return "gpt2" if published else ANYTHING
+    step = before[0]
+    if step.get("type") == "Digits":
+        single = step.get("individual_digits", False)
+        if published and not single:
+            raise ValueError(f"{path} splits by runs of Digits and then by ByteLevel's own pattern, which is not done here")
+        return PUBLISHED["smollm"] if published else r"\p{N}" if single else r"\p{N}+"
+    if step.get("type") != "Split" or "Regex" not in step.get("pattern", {}):
+        raise ValueError(f"{path} splits by {step.get('type')!r}: only Split by a Regex, or Digits, can be read")
+    if published:
+        raise ValueError(f"{path} splits by its own Regex and then by ByteLevel's: only ByteLevel with use_regex=false can be read")
+    pattern, behavior, inverted = step["pattern"]["Regex"], step.get("behavior"), bool(step.get("invert"))
+    if behavior != "Isolated" and not (pattern in COVERING and behavior == "Removed" and inverted):  # nothing is left to remove
+        raise ValueError(f"{path} splits with behavior {behavior!r}, invert={inverted}: only 'Isolated' can be read")
+    ours = next((name for name, known in SPLIT_PATTERNS.items() if pattern == known.replace(*HAN)), None)
+    return ours or portable(pattern)
 
 
 def _beside(path: Path, name: str) -> str | None:

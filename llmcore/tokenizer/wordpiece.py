@@ -6,9 +6,11 @@ begins with ##. A word of which some part has no entry becomes the unknown token
 """
 
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from llmcore.tokenizer.base import Tokenizer, check_entries, check_text
+from llmcore.tokenizer.base import Tokenizer, check_entries, check_text, whole_numbers
 
 # The blocks that BERT's code calls Chinese: the unified ideographs with extensions A to E, and the compatibility forms.
 HAN = (
@@ -21,6 +23,10 @@ LONGEST_WORD = 100  # characters; a longer word is unknown, as in BERT's code
 
 def is_han(c: str) -> bool:
     return any(low <= ord(c) <= high for low, high in HAN)
+
+
+def is_white(c: str) -> bool:
+    return c in "\t\n\r" or unicodedata.category(c).startswith("Z")
 
 
 def is_punctuation(c: str) -> bool:
@@ -50,12 +56,13 @@ class WordPieceTokenizer(Tokenizer):
             raise ValueError(f"unknown={unknown!r} is none of the special tokens {list(self.special_tokens)}: add it to them")
         self.vocabulary, self.unknown, self.lower = dict(vocabulary), unknown, lower
         self._entry = {i: t for t, i in self.vocabulary.items()} | self._special_names
+        self._longest = max(map(len, self.vocabulary), default=0)
 
     def words(self, text: str) -> list[str]:
         """The plain text cut into words and marks."""
         plain = []
         for c in text:
-            if c in "\t\n\r" or unicodedata.category(c).startswith("Z"):
+            if is_white(c):
                 plain.append(" ")
             elif c != "\ufffd" and unicodedata.category(c) not in CONTROL:
                 plain.append(f" {c} " if is_han(c) else c)
@@ -67,12 +74,15 @@ class WordPieceTokenizer(Tokenizer):
 
     def pieces(self, word: str) -> list[str]:
         """The longest entries from the left, or the unknown token."""
+        if len(word) > LONGEST_WORD:
+            return [self.unknown]
         out: list[str] = []
         start = 0
         while start < len(word):
             mark = "##" if start else ""
-            end = next((e for e in range(len(word), start, -1) if mark + word[start:e] in self.vocabulary), None)
-            if end is None or len(word) > LONGEST_WORD:
+            ends = range(min(len(word), start + self._longest), start, -1)
+            end = next((e for e in ends if mark + word[start:e] in self.vocabulary), None)
+            if end is None:
                 return [self.unknown]
             out.append(mark + word[start:end])
             start = end
@@ -83,8 +93,19 @@ class WordPieceTokenizer(Tokenizer):
         unknown = self.special_tokens[self.unknown]
         return [self.vocabulary.get(p, unknown) for word in self.words(text) for p in self.pieces(word)]
 
-    def decode(self, ids, errors: str = "replace") -> str:
-        return " ".join(self.entry(i) for i in ids).replace(" ##", "")
+    @property
+    def _unknown_id(self) -> int:
+        return self.special_tokens[self.unknown]
+
+    def unknown_pieces(self, text: str) -> Counter[str]:
+        return Counter(word for word in self.words(text) if self.pieces(word) == [self.unknown])
+
+    def _stable(self, text: str) -> int:
+        """Up to the last white space or Chinese character: no word goes across."""
+        return next((i for i in range(len(text), 0, -1) if is_white(text[i - 1]) or is_han(text[i - 1])), 0)
+
+    def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
+        return " ".join(map(self.entry, whole_numbers(ids))).replace(" ##", "")
 
     def entry(self, id_: int) -> str:
         """An id as the vocabulary spells it, ## included."""

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from llmcore.widgets.arrays import as_array, number, rows_table, seen, ship
+from llmcore.widgets.arrays import as_array, number, rows_table, seen, ship, softmax
 from llmcore.widgets.base import Widget
+from llmcore.widgets.checks import flag, items, labels, named, one_of, whole
 
 MOST = 6000  # numbers of all queries and keys together: about 60 KB
 
@@ -27,9 +28,8 @@ class AttentionInspector(Widget):
         self, layers: Mapping[str, tuple[Any, Any]], tokens: Sequence[Any], key_tokens: Sequence[Any] | None = None,
         causal: bool = False, real: tuple[int, int] | None = None, caption: str = "",
     ):  # fmt: skip
-        if not layers:
-            raise ValueError("no layers: give {name: (q, k)}")
-        arrays = {name: (as_array(q, f"{name}: q"), as_array(k, f"{name}: k")) for name, (q, k) in layers.items()}
+        pairs = {name: items(both, f"{name}: (q, k)", 2) for name, both in named(layers, "layers", 200).items()}
+        arrays = {name: (as_array(q, f"{name}: q"), as_array(k, f"{name}: k")) for name, (q, k) in pairs.items()}
         q0, k0 = next(iter(arrays.values()))
         for name, (q, k) in arrays.items():
             if q.ndim != 3 or k.ndim != 3 or q.shape[0] != k.shape[0] or q.shape[2] != k.shape[2]:
@@ -42,9 +42,12 @@ class AttentionInspector(Widget):
         if size > MOST:
             raise ValueError(f"{size} numbers of queries and keys, more than {MOST}: show fewer layers, heads or tokens")
         (H, T), S = q0.shape[:2], k0.shape[1]
-        queries, keys = [str(x) for x in tokens], [str(x) for x in (tokens if key_tokens is None else key_tokens)]
-        start, stop = real or (0, S)
-        rule = {"causal": causal, "before": S - T, "start": start, "stop": stop}
+        queries = labels(tokens, "tokens", T)
+        keys = labels(tokens, "tokens, which name the keys too,", S) if key_tokens is None else labels(key_tokens, "key_tokens", S)
+        start, stop = _part(real, S)
+        if flag(causal, "causal") and T > S:
+            raise ValueError(f"causal with {T} queries and {S} keys: the queries are the last of the keys; give causal=False")
+        rule = {"causal": bool(causal), "before": S - T, "start": start, "stop": stop}
         send = lambda x, name, labels: ship(x, name, [None, labels, None], digits=6, most=MOST)
         shipped = [{"name": name, "q": send(q, "q", queries), "k": send(k, "k", keys)} for name, (q, k) in arrays.items()]
         weights = attend(q0[0], k0[0], causal, (start, stop))
@@ -64,18 +67,23 @@ class AttentionInspector(Widget):
 
         Where the trace holds weights (attention="explicit") they are compared with what the page will compute.
         """
-        part = "cross_attention" if cross else "attention"
+        traced = named(traced, "traced tensors", 10_000)
+        stack = one_of(stack, "stack", ("decoder", "encoder"))
+        part = "cross_attention" if flag(cross, "cross") else "attention"
         if causal is None or cross:
             causal = stack == "decoder" and not cross
+        take = lambda values, path: _sequence(as_array(values, path), path, batch)
         layers = {}
         for path in traced:
             if path.startswith(f"{stack}.blocks.") and path.endswith(f".{part}.q"):
                 base = path.removesuffix("q")
-                q, k = as_array(traced[path], path)[batch], as_array(traced[base + "k"], base + "k")[batch]
+                if base + "k" not in traced:
+                    raise ValueError(f"the trace has {path} and no {base}k: pass it whole, as llmcore.trace gives it")
+                q, k = take(traced[path], path), take(traced[base + "k"], base + "k")
                 layers[f"block {path.split('.')[2]}"] = (q, k)
                 if base + "weights" in traced:
-                    given = as_array(traced[base + "weights"], base + "weights")[batch]
-                    computed = np.stack([attend(a, b, causal, real or (0, k.shape[1])) for a, b in zip(q, k)])
+                    given = take(traced[base + "weights"], base + "weights")
+                    computed = np.stack([attend(a, b, flag(causal, "causal"), _part(real, k.shape[1])) for a, b in zip(q, k)])
                     if not np.allclose(given, computed, atol=1e-4):
                         raise ValueError(
                             f"{base}weights are not softmax of the scores under causal={causal}, real={real}: say how it was masked"
@@ -92,7 +100,20 @@ def attend(q: np.ndarray, k: np.ndarray, causal: bool, real: tuple[int, int]) ->
     allowed = np.broadcast_to((keys >= real[0]) & (keys < real[1]), (T, S))
     if causal:
         allowed = allowed & (keys <= np.arange(S - T, S)[:, None])
-    scores = np.where(allowed, q @ k.T / np.sqrt(q.shape[1]), -1e30)
-    e = np.exp(scores - scores.max(-1, keepdims=True)) * allowed
-    total = e.sum(-1, keepdims=True)
-    return np.divide(e, total, out=np.zeros_like(e), where=total > 0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return softmax(np.where(allowed, q @ k.T / np.sqrt(q.shape[1]), -np.inf))
+
+
+def _part(real: Any, S: int) -> tuple[int, int]:
+    """(start, stop) of the keys that are no padding; None: all S."""
+    if real is None:
+        return 0, S
+    start, stop = items(real, "real", 2)
+    return whole(start, "real: start", 0, S - 1), whole(stop, "real: stop", 1, S)
+
+
+def _sequence(array: np.ndarray, path: str, batch: int) -> np.ndarray:
+    """One sequence of a traced tensor (B, H, ...)."""
+    if array.ndim != 4:
+        raise ValueError(f"{path} has shape {array.shape}: a trace of attention has (batch, heads, places, numbers)")
+    return array[whole(batch, "batch", -len(array), len(array) - 1)]

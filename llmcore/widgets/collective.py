@@ -6,8 +6,9 @@ import numpy as np
 import traitlets
 
 from llmcore.distributed.schedules import COLLECTIVES, bytes_per_rank, step_count
-from llmcore.widgets.arrays import as_array, number, rows_table
+from llmcore.widgets.arrays import floats, number, rows_table
 from llmcore.widgets.base import Widget
+from llmcore.widgets.checks import one_of, real, whole
 
 MOST = 8  # ranks
 
@@ -29,20 +30,16 @@ class CollectiveSimulator(Widget):
         latency: float = 5e-6, bandwidth: float = 50e9, caption: str = "",
     ):  # fmt: skip
         rows, columns = np.indices((MOST, MOST))
-        start = as_array(10 * rows + columns if values is None else values, "values")
+        start = floats(10 * rows + columns if values is None else values, "values", 2, most=1e15)
         N = len(start)
-        if collective not in COLLECTIVES:
-            raise ValueError(f"collective={collective!r} is unknown: choose one of {list(COLLECTIVES)}")
-        if start.shape != (N, N) or not 2 <= N <= MOST or not np.isfinite(start).all():
+        collective = one_of(collective, "collective", COLLECTIVES)
+        if start.shape != (N, N) or not 2 <= N <= MOST:
             raise ValueError(
-                f"values of shape {start.shape}: give finite numbers (N, N), a row a rank and a column a chunk, N from 2 to 8"
+                f"values of shape {start.shape}: give (N, N) numbers, a row for each rank and a column for each chunk, N from 2 to 8"
             )
-        if not 2 <= ranks <= N:
-            raise ValueError(f"ranks={ranks}: choose 2 to {N}, as many as values has rows at most")
-        if n_bytes < 1 or latency < 0 or bandwidth <= 0:
-            raise ValueError(
-                f"n_bytes={n_bytes}, latency={latency}, bandwidth={bandwidth}: need n_bytes >= 1, latency >= 0, bandwidth > 0"
-            )
+        ranks = whole(ranks, "ranks", 2, N)  # as many as values has rows at most
+        n_bytes = whole(n_bytes, "n_bytes", 1)
+        latency, bandwidth = real(latency, "latency", 0, 1e6), real(bandwidth, "bandwidth", 0, 1e18, above=True)
         plain = lambda steps: [[[s.source, s.destination, s.chunk, int(s.add)] for s in step] for step in steps]
         state = {
             "collective": collective, "ranks": ranks, "values": [[number(x) for x in row] for row in start.tolist()],

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from llmcore.widgets.arrays import as_array, number, rows_table
+from llmcore.widgets.arrays import floats, number, rows_table
 from llmcore.widgets.base import Widget
+from llmcore.widgets.checks import brief, one_of, pair, real, whole
 
+POINTS = 200
 LANDSCAPES = ("bowl", "valley", "saddle")  # as js/landscape.js has them
 
 
@@ -27,19 +29,21 @@ class LossSurface(Widget):
         self, points: Sequence[tuple[float, float]], start: tuple[float, float] = (-1.0, -1.0), lr: float = 0.1, span: float = 3.0,
         around: tuple[float, float] | None = None, caption: str = "",
     ):  # fmt: skip
-        p = as_array(points, "points").astype(float)
-        if p.ndim != 2 or p.shape[1] != 2 or len(p) < 2 or not np.isfinite(p).all():
-            raise ValueError(f"points of shape {p.shape}: give at least two finite pairs (x, y)")
-        if not lr > 0 or not span > 0:
-            raise ValueError(f"lr={lr}, span={span}: both must be above 0")
-        w, b = around if around is not None else np.linalg.lstsq(np.stack([p[:, 0], np.ones(len(p))], 1), p[:, 1], rcond=None)[0]
+        p = floats(points, "points", 2, most=1e6)
+        if p.shape[1] != 2 or not 2 <= len(p) <= POINTS:
+            raise ValueError(f"points of shape {p.shape}: give at least two finite pairs (x, y), at most {POINTS}")
+        begin, lr, span = pair(start, "start"), real(lr, "lr", 0, 1000, above=True), real(span, "span", 1e-3, 1e6)
+        line = np.linalg.lstsq(np.stack([p[:, 0], np.ones(len(p))], 1), p[:, 1], rcond=None)[0]
+        w, b = line if around is None else pair(around, "around")
+        if span < 0.01 * max(abs(w), abs(b)):  # both ends of the map are rounded to four digits
+            raise ValueError(f"span={span} around w={w:g}, b={b:g}: is below a hundredth of them; choose a wider map")
         cells = [[str(number(x)) for x in row] for row in p.tolist()]
         state = {
             "points": p.tolist(), "from": [number(w - span), number(b - span)], "to": [number(w + span), number(b + span)],
-            "start": list(start), "lr": lr,
+            "start": list(begin), "lr": lr,
         }  # fmt: skip
         still = rows_table(cells, [str(i) for i in range(len(p))], ["x", "y"])
-        super().__init__(state, still, f"{len(p)} points", caption, weights=list(start))
+        super().__init__(state, still, f"{len(p)} points", caption, weights=list(begin))
 
 
 class OptimizerRace(Widget):
@@ -57,11 +61,11 @@ class OptimizerRace(Widget):
     def __init__(
         self, land: str = "bowl", condition: float = 10.0, steps: int = 40, lr: Mapping[str, float] | None = None, caption: str = ""
     ):
-        rates = {"sgd": 0.05, "momentum": 0.02, "adam": 0.1, **(lr or {})}
-        if land not in LANDSCAPES or set(rates) != {"sgd", "momentum", "adam"}:
-            raise ValueError(f"land={land!r}, lr for {list(rates)}: choose a land of {LANDSCAPES} and rates for sgd, momentum, adam")
-        if not 1 <= condition <= 100 or not 1 <= steps <= 300 or min(rates.values()) <= 0:
-            raise ValueError(f"condition={condition}, steps={steps}, lr={rates}: need 1..100, 1..300 and rates above 0")
+        rates = {"sgd": 0.05, "momentum": 0.02, "adam": 0.1}
+        if lr is not None and not (isinstance(lr, Mapping) and set(lr) <= set(rates)):
+            raise ValueError(f"lr={brief(lr)}: give {{name: rate}} with names of {list(rates)}")
+        rates |= {name: real(rate, f"lr of {name}", 0, 1000, above=True) for name, rate in (lr or {}).items()}
+        land, condition, steps = one_of(land, "land", LANDSCAPES), real(condition, "condition", 1, 100), whole(steps, "steps", 1, 300)
         still = rows_table(
             [[str(r)] for r in rates.values()], list(rates), ["learning rate"], f"{land}, condition number {condition:g}"
         )

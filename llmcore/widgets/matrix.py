@@ -7,6 +7,7 @@ import traitlets
 
 from llmcore.widgets.arrays import Scale, ship, table
 from llmcore.widgets.base import Widget
+from llmcore.widgets.markup import element, join
 
 
 class MatrixInspector(Widget):
@@ -30,4 +31,5 @@ class MatrixInspector(Widget):
             rows, columns = ([1] + shipped["block"])[-2:]
             note = f"{name} has {sizes} numbers; each cell is the mean of {rows} x {columns} of them."
         shape = f"{name}, {sizes}"
-        super().__init__({"array": shipped, "note": note}, table(shipped) + (f"<p>{note}</p>" if note else ""), shape, caption)
+        still = join(table(shipped), element("p", {}, note)) if note else table(shipped)
+        super().__init__({"array": shipped, "note": note}, still, shape, caption)

@@ -5,17 +5,19 @@ import traitlets
 from llmcore.distributed.schedules import bubble, gpipe, interleaved, most_held, timeline
 from llmcore.widgets.arrays import number, rows_table
 from llmcore.widgets.base import Widget
+from llmcore.widgets.checks import one_of, real, whole
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved")
 MOST = (8, 32)  # stages, microbatches
+TIMES = (1e-3, 1e3)  # the page tells moments apart that differ by 1e-9
 
 
 class PipelineSchedule(Widget):
     """The timeline of m microbatches over p stages: GPipe, 1F1B or interleaved 1F1B; the bubble counted, activations held counted.
 
     stages: 1 to 8; microbatches: 1 to 32; chunks: of layers a stage, 2 to 4 where schedule="interleaved". forward, backward: time of
-    one microbatch through one stage. The page computes what llmcore.distributed.schedules computes. `time` is the moment chosen.
-    Raises ValueError for what is unknown, out of range, or would be ignored.
+    one microbatch through one stage, from 0.001 to 1,000. The page computes what llmcore.distributed.schedules computes. `time` is
+    the moment chosen. Raises ValueError for what is unknown, out of range, or would be ignored.
     """
 
     kind = traitlets.Unicode("pipeline").tag(sync=True)
@@ -26,14 +28,12 @@ class PipelineSchedule(Widget):
         self, schedule: str = "1f1b", stages: int = 4, microbatches: int = 8, chunks: int = 1, forward: float = 1.0,
         backward: float = 2.0, caption: str = "",
     ):  # fmt: skip
-        if schedule not in SCHEDULES:
-            raise ValueError(f"schedule={schedule!r} is unknown: choose one of {SCHEDULES}")
-        if not 1 <= stages <= MOST[0] or not 1 <= microbatches <= MOST[1]:
-            raise ValueError(f"stages={stages}, microbatches={microbatches}: the page draws 1 to {MOST[0]} and 1 to {MOST[1]}")
-        if (schedule == "interleaved") != (chunks > 1) or not 1 <= chunks <= 4:
+        schedule = one_of(schedule, "schedule", SCHEDULES)
+        stages, microbatches = whole(stages, "stages", 1, MOST[0]), whole(microbatches, "microbatches", 1, MOST[1])
+        chunks = whole(chunks, "chunks", 1, 4)
+        if (schedule == "interleaved") != (chunks > 1):
             raise ValueError(f"chunks={chunks} with schedule={schedule!r}: interleaved takes 2 to 4 chunks, the others 1")
-        if forward <= 0 or backward <= 0:
-            raise ValueError(f"forward={forward}, backward={backward}: both must be above 0")
+        forward, backward = real(forward, "forward", *TIMES), real(backward, "backward", *TIMES)
         orders = gpipe(stages, microbatches) if schedule == "gpipe" else interleaved(stages, microbatches, chunks)
         share = bubble(timeline(orders, forward, backward))
         state = {

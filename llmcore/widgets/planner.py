@@ -12,6 +12,7 @@ from llmcore.config import ModelConfig
 from llmcore.planning import HARDWARE, MODELS, Hardware, Plan, memory, per_block, tensor_rank
 from llmcore.widgets.arrays import number, rows_table
 from llmcore.widgets.base import Widget
+from llmcore.widgets.checks import brief, named, one_of, real, whole
 
 TENSORS = (1, 2, 3, 4, 6, 8, 12, 16)
 
@@ -32,12 +33,16 @@ class MemoryPlanner(Widget):
         self, model: str = "Llama 3.1 8B", plan: Plan | None = None, B: int = 64, T: int = 8192, hardware: str = "h100",
         efficiency: float = 0.6, models: Mapping[str, ModelConfig] | None = None, caption: str = "",
     ):  # fmt: skip
-        known = dict(models or MODELS)
-        plan = plan or Plan(data=4, tensor=2, zero=1, microbatches=16, sequence_parallel=True)
-        if model not in known or hardware not in HARDWARE:
-            raise ValueError(f"model={model!r}, hardware={hardware!r}: choose of {list(known)} and of {list(HARDWARE)}")
-        if not 0 < efficiency <= 1:
-            raise ValueError(f"efficiency={efficiency}: is the share of the peak that is reached; choose 0 < efficiency <= 1")
+        known: dict[str, ModelConfig] = named(MODELS if models is None else models, "models", 12)
+        for name, config in known.items():
+            if not isinstance(config, ModelConfig) or config.family == "encoder-decoder":
+                raise ValueError(f"models[{name!r}]={brief(config)}: give the ModelConfig of a decoder or an encoder")
+        plan = Plan(data=4, tensor=2, zero=1, microbatches=16, sequence_parallel=True) if plan is None else plan
+        if not isinstance(plan, Plan):
+            raise ValueError(f"plan={brief(plan)}: give a Plan, such as Plan(data=4)")
+        model, hardware = one_of(model, "model", known), one_of(hardware, "hardware", HARDWARE)
+        B, T = whole(B, "B", 1, 10**6), whole(T, "T", 1, 10**9)
+        efficiency = real(efficiency, "efficiency", 0, 1, above=True)  # the share of the peak that is reached
         size = memory(known[model], plan, B, T)
         state = {
             "models": {name: ship_model(config) for name, config in known.items()},

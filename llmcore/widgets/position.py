@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import traitlets
 
-from llmcore.widgets.arrays import as_array, number, rows_table
+from llmcore.widgets.arrays import floats, number, rows_table
 from llmcore.widgets.base import Widget
+from llmcore.widgets.checks import BIG, one_of, real, whole
+
+MOST = (4096, 32)  # cells of the table, numbers of q
 
 
 class PositionExplorer(Widget):
@@ -25,13 +28,16 @@ class PositionExplorer(Widget):
         self, d_model: int = 16, positions: int = 32, base: float = 10000.0, q: Sequence[float] = (1.0, 0.6, 0.2, 0.8),
         k: Sequence[float] = (0.9, 0.3, -0.4, 0.5), view: str = "sinusoidal", caption: str = "",
     ):  # fmt: skip
-        a, b = as_array(q, "q"), as_array(k, "k")
-        if d_model < 2 or d_model % 2 or a.ndim != 1 or a.shape != b.shape or a.size % 2:
-            raise ValueError(f"d_model={d_model}, q {a.shape}, k {b.shape}: pairs need even widths, and q and k one width")
-        if positions < 2 or base <= 1 or view not in ("sinusoidal", "rotary"):
-            raise ValueError(f"positions={positions}, base={base}, view={view!r}: at least 2, above 1, 'sinusoidal' or 'rotary'")
-        if d_model * positions > 4096:
-            raise ValueError(f"{positions} positions x {d_model} dimensions are more than 4096 cells: make one of them smaller")
+        a, b = floats(q, "q", 1, most=BIG), floats(k, "k", 1, most=BIG)
+        d_model, positions = whole(d_model, "d_model", 2, MOST[0]), whole(positions, "positions", 2, MOST[0])
+        base = real(base, "base", 1, 1e12, above=True)
+        one_of(view, "view", ("sinusoidal", "rotary"))
+        if d_model % 2 or a.shape != b.shape or a.size % 2 or a.size > MOST[1]:
+            raise ValueError(
+                f"d_model={d_model}, q {a.shape}, k {b.shape}: pairs need even widths, and q and k one width of at most {MOST[1]}"
+            )
+        if d_model * positions > MOST[0]:
+            raise ValueError(f"{positions} positions x {d_model} dimensions are more than {MOST[0]} cells: make one of them smaller")
         angles = np.arange(min(positions, 8))[:, None] * base ** (-np.arange(0, min(d_model, 8), 2) / d_model)
         table = np.stack([np.sin(angles), np.cos(angles)], -1).reshape(len(angles), -1)
         cells = [[str(number(x)) for x in row] for row in table.tolist()]

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from llmcore.widgets.arrays import as_array, number, rows_table, seen
+from llmcore.widgets.arrays import floats, number, rows_table, seen, softmax
 from llmcore.widgets.base import Widget
+from llmcore.widgets.checks import labels
 
 MOST = 2000
 
@@ -24,14 +25,11 @@ class SamplingExplorer(Widget):
     shared = ("selection", "probabilities")
 
     def __init__(self, logits: Any, tokens: Sequence[Any], caption: str = ""):
-        x = as_array(logits, "logits").astype(float)
-        if x.ndim != 1 or len(x) < 2 or len(x) > MOST or not np.isfinite(x).all():
+        x = floats(logits, "logits", 1, most=1e300)
+        if not 2 <= len(x) <= MOST:
             raise ValueError(f"logits of shape {x.shape}: needs one row of 2 to {MOST} finite numbers, such as logits[0, -1]")
-        if len(tokens) != len(x):
-            raise ValueError(f"{len(tokens)} tokens for {len(x)} logits: give each its name")
-        names = [seen(str(t)) for t in tokens]
-        p = np.exp(x - x.max())
-        p /= p.sum()
+        names = [seen(t) for t in labels(tokens, "tokens", len(x))]
+        p = softmax(x)
         top = np.argsort(-x, kind="stable")[:12]
         cells = [[str(number(x[i])), str(number(p[i]))] for i in top.tolist()]
         still = rows_table(cells, [names[i] for i in top], ["logit", "softmax"], f"the {len(top)} most probable of {len(x)}")

@@ -9,9 +9,12 @@ from llmcore.tokenizer import BPETokenizer, CharTokenizer, DictionaryTokenizer, 
 from llmcore.tokenizer.formats import listed_merges
 from llmcore.widgets.arrays import rows_table
 from llmcore.widgets.base import Widget
+from llmcore.widgets.checks import brief, label, named
+from llmcore.widgets.checks import text as check_text
 
 PATTERNS = ("gpt2", "gpt4", "gpt4-han")  # those that encode.js has in JavaScript's own syntax
 MOST = 6000  # entries of one vocabulary: about 60 KB
+TEXT = 4000  # characters of a text, as UTF-16 counts them, which the page cuts (js/tokenizer.js)
 
 
 class TokenizerExplorer(Widget):
@@ -28,26 +31,38 @@ class TokenizerExplorer(Widget):
     shared = ("selection", "text", "ids")
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer], text: str, samples: Mapping[str, str] | None = None, caption: str = ""):
-        if not tokenizers:
-            raise ValueError("no tokenizers: give at least one, as {name: tokenizer}")
+        tokenizers = named(tokenizers, "tokenizers", 8)
+        text = _sample(text, "text")
+        offered = {} if samples is None or (isinstance(samples, Mapping) and not samples) else named(samples, "samples", 50)
+        offered = {name: _sample(sample, f"samples[{name!r}]") for name, sample in offered.items()}
         first = next(iter(tokenizers.values()))
         shipped = [ship_tokenizer(t, name) for name, t in tokenizers.items()]
         rows, lengths = [], []
         for t in tokenizers.values():
             tokens = t.encode(text, "all")
             lengths.append(len(tokens))
-            rows.append([f"{t.token(i)} {i}" for i in tokens[:12]] + (["…"] if len(tokens) > 12 else []))
+            rows.append([f"{label(t.token(i), 'token')} {i}" for i in tokens[:12]] + (["…"] if len(tokens) > 12 else []))
         width = max(map(len, rows))
         cells = [[str(n), *row, *[""] * (width - len(row))] for n, row in zip(lengths, rows)]
         still = rows_table(cells, list(tokenizers), ["tokens", *[str(i) for i in range(width)]], text)
         super().__init__(
-            {"tokenizers": shipped, "samples": [[k, v] for k, v in (samples or {}).items()]}, still, ", ".join(tokenizers), caption,
+            {"tokenizers": shipped, "samples": [[k, v] for k, v in offered.items()]}, still, ", ".join(tokenizers), caption,
             text=text, ids=first.encode(text, "all"),
         )  # fmt: skip
 
 
+def _sample(given: Any, name: str) -> str:
+    """A text that the page cuts whole."""
+    given = check_text(given, name, TEXT)
+    if len(given.encode("utf-16-le")) // 2 > TEXT:
+        raise ValueError(f"{name}={brief(given)} has more than {TEXT} characters as UTF-16 counts them: shorten it")
+    return given
+
+
 def ship_tokenizer(t: Tokenizer, name: str) -> dict[str, Any]:
     """A tokenizer as encode.js reads it."""
+    if not isinstance(t, Tokenizer):
+        raise ValueError(f"tokenizers[{name!r}]={brief(t)}: give a tokenizer, such as CharTokenizer.train([text])")
     if len(t.ids()) > MOST:
         raise ValueError(f"{name} has {len(t.ids())} entries, more than {MOST}: train a smaller one for a page")
     if isinstance(t, BPETokenizer):

@@ -7,9 +7,11 @@ import traitlets
 
 from llmcore.widgets.arrays import as_array, rows_table, ship
 from llmcore.widgets.base import Widget
+from llmcore.widgets.checks import brief, labels, named, whole
 
 BUDGET = 12_000  # numbers of all tensors together
 MOST = 1300  # of one tensor
+TENSORS = 500
 
 
 class TraceExplorer(Widget):
@@ -27,25 +29,28 @@ class TraceExplorer(Widget):
     def __init__(
         self, traced: Mapping[str, Any], tokens: Sequence[Any] | None = None, batch: int = 0, caption: str = "", path: str = ""
     ):
-        if not traced:
+        if isinstance(traced, Mapping) and not traced:
             raise ValueError("the trace is empty: run the model inside `with trace(model) as seen`")
-        if path and path not in traced:
-            raise ValueError(f"path={path!r} was not seen: choose one of {list(traced)[:3]}...")
+        traced = named(traced, "tensors of the trace", TENSORS)
+        names = None if tokens is None else labels(tokens, "tokens")
+        if not isinstance(path, str) or (path and path not in traced):
+            raise ValueError(f"path={brief(path)} was not seen: choose one of {brief(list(traced))}")
+        arrays = {name: as_array(values, name) for name, values in traced.items()}
         most = max(64, min(MOST, BUDGET // len(traced)))
         entries = []
-        for name, values in traced.items():
-            array = as_array(values, name)
-            shown = array[batch] if array.ndim > 1 else array
-            labels = [
-                list(tokens) if tokens is not None and n == len(tokens) and axis >= shown.ndim - 2 else None
+        for name, array in arrays.items():
+            at = whole(batch, "batch", -len(array), len(array) - 1) if array.ndim > 1 else 0
+            shown = array[at] if array.ndim > 1 else array
+            called = [
+                names if names is not None and n == len(names) and axis >= shown.ndim - 2 else None
                 for axis, n in enumerate(shown.shape)
             ]
-            if len(labels) >= 2 and labels[-1] is not None and not name.endswith(("scores", "weights", "attention.dropout")):
-                labels[-1] = None  # a width that happens to equal the number of tokens
-            shipped = ship(shown, name.split(".")[-1], labels, most=most)
+            if len(called) >= 2 and called[-1] is not None and not name.endswith(("scores", "weights", "attention.dropout")):
+                called[-1] = None  # a width that happens to equal the number of tokens
+            shipped = ship(shown, name.split(".")[-1], called, most=most)
             rows, columns = ([1] + shipped["block"])[-2:]
             note = f"each cell is the mean of {rows} x {columns} numbers" if rows * columns > 1 else ""
             entries.append({"path": name, "shape": list(array.shape), "array": shipped, "note": note})
-        cells = [[" x ".join(map(str, as_array(values, name).shape))] for name, values in traced.items()]
-        still = rows_table(cells, list(traced), ["shape"])
+        cells = [[" x ".join(map(str, array.shape))] for array in arrays.values()]
+        still = rows_table(cells, list(arrays), ["shape"])
         super().__init__({"entries": entries}, still, f"{len(entries)} tensors", caption, path=path)

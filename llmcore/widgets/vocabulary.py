@@ -10,9 +10,12 @@ import traitlets
 from llmcore.tokenizer import Tokenizer
 from llmcore.widgets.arrays import number, rows_table, seen
 from llmcore.widgets.base import Widget
+from llmcore.widgets.checks import brief, label, named
+from llmcore.widgets.checks import text as check_text
 
 POINTS = 60  # of each curve
 MOST = 2000  # tokens of each table
+TEXT = 10**8  # characters that are counted
 
 
 class VocabularyExplorer(Widget):
@@ -28,8 +31,10 @@ class VocabularyExplorer(Widget):
     shared = ("selection", "found")
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer], text: str, held_out: str, caption: str = ""):
+        text, held_out = check_text(text, "text", TEXT), check_text(held_out, "held_out", TEXT)
         if not text or not held_out:
             raise ValueError("text and held_out must both hold something: ranks are counted in the first, coverage in the second")
+        tokenizers = named(tokenizers, "tokenizers", 8)
         methods = [_method(name, t, text, held_out) for name, t in tokenizers.items()]
         note = f"Of each vocabulary the {MOST} most frequent tokens are listed." if any(m["entries"] > MOST for m in methods) else ""
         cells = [[f"{m['entries']:,}", f"{m['total']:,}", " ".join(t[0] for t in m["tokens"][:8])] for m in methods]
@@ -49,9 +54,13 @@ def coverage(ranked: list[tuple[int, int]], held_out: list[int]) -> np.ndarray:
 
 
 def _method(name: str, t: Tokenizer, text: str, held_out: str) -> dict[str, Any]:
+    if not isinstance(t, Tokenizer):
+        raise ValueError(f"tokenizers[{name!r}]={brief(t)}: give a tokenizer, such as CharTokenizer.train([text])")
     unknown = getattr(t, "unknown", None)
     lost = t.special_tokens[unknown] if unknown else None
     ranked = [(i, n) for i, n in rank_counts(t, text) if i != lost]
+    if not ranked:
+        raise ValueError(f"tokenizers[{name!r}] knows nothing of the text: train it on a text of this kind")
     shares = coverage(ranked, t.encode(held_out))
     ranks = sorted({min(len(ranked), round(x)) for x in np.geomspace(1, len(ranked), POINTS)})
     return {
@@ -65,6 +74,6 @@ def _shown(t: Tokenizer, id_: int) -> str:
     """A token with its spaces to be seen; bytes that are no whole character in hexadecimal."""
     token = t.token_bytes(id_)
     try:
-        return seen(token.decode())
+        return seen(label(token.decode(), "token"))
     except UnicodeDecodeError:
         return "".join(chr(b) if b < 128 else f"⟨{b:02x}⟩" for b in token)

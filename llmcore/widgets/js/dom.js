@@ -22,9 +22,13 @@ export function svg(tag, attributes = {}, ...children) {
   return /** @type {SVGElement} */ (fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children));
 }
 
+// what a browser would load or run; no widget needs it
+const NEVER = /^(href|xlink:href|src|srcset|srcdoc|data|action|formaction|is)$/i;
+
 /** @param {Element} element @param {Record<string, any>} attributes @param {Child[]} children */
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
+    if (NEVER.test(name)) throw new Error(`an element with ${name} could load or run what it names`);
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
@@ -41,29 +45,30 @@ export function unique(prefix) {
 }
 
 /**
- * A labelled range with its value written beside it.
+ * A labelled range with its value written beside it. A first value outside the range widens it: what is written is what is used.
  * @param {{label: string, min: number, max: number, step?: number, value: number, format?: (x: number) => string, oninput: (x: number) => void}} o
  */
 export function slider({ label, min, max, step = 1, value, format = String, oninput }) {
   const id = unique("slider");
-  const output = h("output", { for: id }, format(value));
-  const input = /** @type {HTMLInputElement} */ (h("input", { type: "range", id, min, max, step, value }));
-  const show = () => {
-    output.textContent = format(Number(input.value));
-    input.setAttribute("aria-valuetext", format(Number(input.value)));
+  const output = h("output", { for: id });
+  const input = /** @type {HTMLInputElement} */ (h("input", { type: "range", id, min: Math.min(min, value), max: Math.max(max, value), step, value }));
+  // of a value between two steps the handle stands at the nearer, but the words say the value
+  const show = (/** @type {number} */ x) => {
+    output.textContent = format(x);
+    input.setAttribute("aria-valuetext", format(x));
   };
   input.addEventListener("input", () => {
-    show();
+    show(Number(input.value));
     oninput(Number(input.value));
   });
-  show();
+  show(value);
   return {
     element: h("div", { class: "ll-control" }, h("label", { for: id }, label), input, output),
     input,
     /** @param {number} x */
     set(x) {
       input.value = String(x);
-      show();
+      show(x);
     },
   };
 }

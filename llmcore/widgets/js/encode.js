@@ -1,4 +1,5 @@
 // The tokenizers of llmcore.tokenizer in JavaScript, from what a page ships. Byte strings are strings of characters 0 to 255.
+import { joined } from "./merge.js";
 
 /**
  * @typedef {{name: string, kind: "bpe", pattern: string, merges: [number, number][], bytes: number[] | null, ids: number[] | null,
@@ -68,28 +69,21 @@ function bpe(shipped) {
     return shipped.ids ? shipped.ids[i] : i;
   };
   const pattern = PATTERNS[shipped.pattern];
+  const cut = segments(shipped.special);
 
-  /** @param {string} chunk @param {number} limit */
-  function merge(chunk, limit) {
-    const parts = [...chunk];
-    for (;;) {
-      let best = Infinity;
-      let at = -1;
-      for (let i = 0; i + 1 < parts.length; i += 1) {
-        const rank = ranks.get(shipped.by_rank ? parts[i] + parts[i + 1] : `${parts[i]}\u0100${parts[i + 1]}`);
-        if (rank !== undefined && rank < best && rank < limit) [best, at] = [rank, i];
-      }
-      if (at < 0) return parts;
-      parts.splice(at, 2, parts[at] + parts[at + 1]);
-    }
-  }
+  /** @param {string} chunk @param {number} limit @returns {string[]} */
+  const merge = (chunk, limit) =>
+    joined([...chunk], (a, b) => {
+      const rank = ranks.get(shipped.by_rank ? a + b : `${a}\u0100${b}`);
+      return rank !== undefined && rank < limit ? rank : -1;
+    });
 
   return {
     size: entries.length + Object.keys(shipped.special).length,
     steps: shipped.merges.length,
     step: (/** @type {number} */ k) => /** @type {[string, string]} */ ([entries[shipped.merges[k][0]], entries[shipped.merges[k][1]]]),
     encode: (/** @type {string} */ s, limit = Infinity, special = true) =>
-      segments(s, special ? shipped.special : {}).flatMap(([piece, known]) =>
+      cut(s, special).flatMap(([piece, known]) =>
         known === null
           ? (piece.match(pattern) ?? []).flatMap((chunk) => merge(bytesOf(chunk), limit).map((bytes) => ({ id: id(bytes), bytes })))
           : [{ id: known, bytes: bytesOf(piece), name: piece }],
@@ -100,18 +94,18 @@ function bpe(shipped) {
 /** @param {ShippedDictionary} shipped */
 function dictionary(shipped) {
   const ids = new Map(shipped.entries);
-  const longest = Math.max(1, ...shipped.entries.map(([entry]) => [...entry].length));
+  const longestAt = prefixes(shipped.entries.map(([entry]) => entry));
+  const cut = segments(shipped.special);
   /** @param {string} s @returns {string[]} */
   function pieces(s) {
     if (shipped.kind === "char") return [...s];
     if (shipped.kind === "word") return s.match(WORD) ?? [];
-    const all = [...s];
     const out = [];
-    for (let start = 0; start < all.length; ) {
-      let end = Math.min(all.length, start + longest);
-      while (end > start + 1 && !ids.has(all.slice(start, end).join(""))) end -= 1;
-      out.push(all.slice(start, end).join(""));
-      start = end;
+    for (let start = 0; start < s.length; ) {
+      const one = s.codePointAt(start) ?? 0;
+      const length = longestAt(s, start) || (one > 0xffff ? 2 : 1);
+      out.push(s.slice(start, start + length));
+      start += length;
     }
     return out;
   }
@@ -120,7 +114,7 @@ function dictionary(shipped) {
     steps: 0,
     step: () => /** @type {[string, string]} */ (["", ""]),
     encode: (/** @type {string} */ s, _limit = Infinity, special = true) =>
-      segments(s, special ? shipped.special : {}).flatMap(([piece, known]) => {
+      cut(s, special).flatMap(([piece, known]) => {
         if (known !== null) return [{ id: known, bytes: bytesOf(piece), name: piece }];
         return pieces(piece).map((p) => {
           const id = ids.get(p);
@@ -130,23 +124,60 @@ function dictionary(shipped) {
   };
 }
 
-/** The text cut at special tokens, the longer first: [piece, id or null]. @param {string} s @param {Record<string, number>} special */
-function segments(s, special) {
-  const names = Object.keys(special).sort((a, b) => b.length - a.length);
-  /** @type {[string, number | null][]} */
-  const out = [];
-  let start = 0;
-  for (let i = 0; names.length && i < s.length; ) {
-    const found = names.find((name) => s.startsWith(name, i));
-    if (!found) {
-      i += 1;
-      continue;
+/** @typedef {{end: boolean, next: Map<string, Tree>}} Tree */
+
+/**
+ * How long the longest of some texts is that begins at a place of another, 0 where none does. One walk down a tree of characters.
+ * @param {string[]} texts @returns {(s: string, start: number) => number}
+ */
+function prefixes(texts) {
+  /** @type {Tree} */
+  const root = { end: false, next: new Map() };
+  for (const one of texts) {
+    let node = root;
+    for (let i = 0; i < one.length; i += 1) {
+      const below = node.next.get(one[i]) ?? { end: false, next: new Map() };
+      node.next.set(one[i], below);
+      node = below;
     }
-    if (i > start) out.push([s.slice(start, i), null]);
-    out.push([found, special[found]]);
-    i += found.length;
-    start = i;
+    node.end = one.length > 0;
   }
-  if (start < s.length) out.push([s.slice(start), null]);
-  return out;
+  return (s, start) => {
+    let longest = 0;
+    /** @type {Tree | undefined} */
+    let node = root;
+    for (let i = start; i < s.length; i += 1) {
+      node = node.next.get(s[i]);
+      if (!node) break;
+      if (node.end) longest = i + 1 - start;
+    }
+    return longest;
+  };
+}
+
+/**
+ * A function that cuts a text at special tokens, the longer first: [piece, id or null].
+ * @param {Record<string, number>} special
+ */
+function segments(special) {
+  const longestAt = prefixes(Object.keys(special));
+  return (/** @type {string} */ s, /** @type {boolean} */ read) => {
+    /** @type {[string, number | null][]} */
+    const out = [];
+    let start = 0;
+    for (let i = 0; read && i < s.length; ) {
+      const length = longestAt(s, i);
+      if (!length) {
+        i += 1;
+        continue;
+      }
+      const found = s.slice(i, i + length);
+      if (i > start) out.push([s.slice(start, i), null]);
+      out.push([found, special[found]]);
+      i += length;
+      start = i;
+    }
+    if (start < s.length) out.push([s.slice(start), null]);
+    return out;
+  };
 }

@@ -23,6 +23,30 @@ import { vocabulary } from "./vocabulary.js";
 export const WIDGETS = { attention, collective, matrix, operation, pipeline, planner, position, race, sampling, surface, tokenizer, trace, training, vocabulary };
 
 /**
+ * Draw one widget. Where that fails, what stood there is put back with one line that says so, and the other figures go on.
+ * @param {HTMLElement} figure @param {() => void} draw
+ */
+function attempt(figure, draw) {
+  const before = [...figure.childNodes];
+  try {
+    draw();
+    figure.classList.add("ll-live");
+  } catch (error) {
+    console.error(error);
+    const why = error instanceof Error ? error.message : String(error);
+    figure.classList.remove("ll-live");
+    figure.classList.add("ll-broken");
+    figure.replaceChildren(...before, h("p", { class: "ll-note", role: "status" }, `This figure cannot be drawn: ${why.slice(0, 200)}`));
+  }
+}
+
+/** The function that draws a kind. @param {string} kind */
+function drawer(kind) {
+  if (!Object.hasOwn(WIDGETS, kind)) throw new Error(`no widget is called ${kind}`);
+  return WIDGETS[kind];
+}
+
+/**
  * anywidget's entry: the model's traits are the link.
  * @param {{model: any, el: HTMLElement}} view
  */
@@ -44,7 +68,7 @@ export function render({ model, el }) {
       },
       on: (name, listener) => model.on(`change:${name}`, listener),
     };
-    WIDGETS[model.get("kind")](root, model.get("state"), link);
+    attempt(root, () => drawer(model.get("kind"))(root, model.get("state"), link));
   };
   draw();
   model.on("change:state", draw);
@@ -52,14 +76,16 @@ export function render({ model, el }) {
 
 /** Draw every figure of a page from the state that lies in it. @param {ParentNode} page */
 export function bringToLife(page) {
-  for (const root of page.querySelectorAll("figure.llmcore[data-widget]:not(.ll-live)")) {
+  for (const root of page.querySelectorAll("figure.llmcore[data-widget]:not(.ll-live, .ll-broken)")) {
     const figure = /** @type {HTMLElement} */ (root);
     const data = figure.querySelector("script[type='application/json']");
     if (!data) continue;
-    const { state, traits } = JSON.parse(data.textContent ?? "");
-    figure.classList.add("ll-live");
-    for (const still of figure.querySelectorAll(".ll-still")) still.remove();
-    WIDGETS[figure.dataset.widget ?? ""](figure, state, memory(traits));
-    if (!performance.getEntriesByName("llmcore-alive").length) performance.mark("llmcore-alive"); // the first one can be used
+    attempt(figure, () => {
+      const { state, traits } = JSON.parse(data.textContent ?? "");
+      figure.classList.add("ll-live"); // its style fixes the sizes that some widgets measure
+      for (const still of figure.querySelectorAll(".ll-still")) still.remove();
+      drawer(figure.dataset.widget ?? "")(figure, state, memory(traits));
+    });
+    if (figure.classList.contains("ll-live") && !performance.getEntriesByName("llmcore-alive").length) performance.mark("llmcore-alive"); // the first one can be used
   }
 }

@@ -6,7 +6,7 @@
 /** @typedef {{n_layers: number, d_model: number, n_heads: number, n_kv_heads: number, d_head: number, d_ff: number, vocab_size: number, context_length: number, tied: boolean, paths: Record<string, Record<string, Counts>>}} Model */
 /** @typedef {{data: number, tensor: number, pipeline: number, zero: number, microbatches: number, chunks: number, sequence_parallel: boolean, recompute: string, precision: string}} Plan */
 /** @typedef {{name: string, memory: number, peak: Record<string, number>, node: number, inside: number, between: number}} Hardware */
-/** @typedef {{stage: number, layers: number, parameters: number, largest: number, held: number, stays: number, activations: number, working: number, logits: number, flops: number, tensor: number, pipeline: number}} Stage one rank of it, per microbatch */
+/** @typedef {{stage: number, layers: number, parameters: number, gathered: number, held: number, stays: number, activations: number, working: number, logits: number, flops: number, tensor: number, pipeline: number}} Stage one rank of it, per microbatch */
 
 export const PARTS = /** @type {const} */ (["parameters", "gradients", "optimizer", "activations", "logits", "working"]);
 export const KINDS = /** @type {const} */ (["data", "tensor", "pipeline"]);
@@ -80,11 +80,12 @@ export function stagesOf(model, path, plan, B, T) {
     const last = Number(stage === p - 1);
     const count = held(plan, stage);
     const copy = model.tied && p > 1 ? weights.embedding : 0;
+    const outside = first * weights.first + last * (weights.last + copy);
     return {
       stage,
       layers: k,
-      parameters: k * weights.block + first * weights.first + last * (weights.last + copy),
-      largest: Math.max(weights.block, weights.embedding),
+      parameters: k * weights.block + outside,
+      gathered: weights.block + outside,
       held: count,
       stays,
       activations: Math.round(count * k * stays) + first * Math.ceil(count) * bytes(kept.first) + (last * bytes(kept.last)) / split,
@@ -107,7 +108,7 @@ export function memoryOf(plan, s) {
     optimizer: moments * (plan.zero >= 1 ? part : s.parameters),
     activations: s.activations,
     logits: s.logits,
-    working: s.working + (plan.zero === 3 ? weight * s.largest : 0),
+    working: s.working + (plan.zero === 3 ? weight * s.gathered : 0),
   };
 }
 

@@ -181,7 +181,7 @@ export function planner(root, state, link) {
       optimizer: [share(moments, 1)],
       activations: [`${kept}${ends ? ` + ${whole(ends)} outside the blocks` : ""}`, `a microbatch is ${whole(b)} × ${whole(T)} tokens`],
       logits: s.logits ? [`2 × 4 bytes × ${whole(b)} × ${whole(T)} tokens × ⌈${whole(m.vocab_size)} / ${plan.tensor}⌉ of the vocabulary`] : ["none here: the head is on the last stage"],
-      working: [`${whole(s.working)} bytes of the block that is recomputed${plan.zero === 3 ? ` + ${weight} bytes × ${whole(s.largest)} gathered parameters` : ""}`],
+      working: [`${whole(s.working)} bytes of the block that is recomputed${plan.zero === 3 ? ` + ${weight} bytes × ${whole(s.gathered)} gathered parameters` : ""}`],
     };
     const extra = k === "gradients" ? [`data ranks send ${dataSends(plan)} × ${plan.data - 1} / ${plan.data} bytes a parameter and step`] : [];
     return [`${k}: ${lines[k][0]}`, value, ...lines[k].slice(1), ...extra];

@@ -82,7 +82,7 @@ function sinusoidal(root, place, { d_model, positions, base }) {
 
 /** @param {HTMLElement} place @param {{positions: number, base: number, q: number[], k: number[]}} state @param {Link} link */
 function rotary(place, { positions, base, q, k }, link) {
-  let [m, n] = [6, 2];
+  let [m, n] = [Math.min(6, positions - 1), Math.min(2, positions - 1)];
   const half = q.length / 2;
   const dials = Array.from({ length: half }, () => svg("svg", { viewBox: "-1.25 -1.25 2.5 2.5", role: "img", class: "ll-dial" }));
   const said = h("div", { class: "ll-readout", role: "status" });

@@ -6,7 +6,8 @@ import { format } from "./number.js";
 /** @typedef {import("./dom.js").Link} Link */
 /** @typedef {import("./encode.js").Token} Token */
 
-const MOST = 4000; // characters that are cut while typing
+export const MOST = 4000; // characters that are cut
+const CHIPS = 2000; // tokens of one tokenizer that are drawn
 
 /**
  * @param {HTMLElement} root
@@ -52,25 +53,32 @@ export function tokenizer(root, state, link) {
     const unknown = tokens.filter((t) => t.unknown).length;
     const per = tokens.length ? `: ${format(characters / tokens.length, 3)} characters and ${format(bytes / tokens.length, 3)} bytes a token` : "";
     counts.textContent = `${tokens.length} tokens, ${characters} characters, ${bytes} bytes${per}${unknown ? `; ${unknown} unknown` : ""}`;
-    chips.replaceChildren(...tokens.map((t, k) => chip(t, k)));
+    chips.replaceChildren(...tokens.slice(0, CHIPS).map((t, k) => chip(t, k)));
+    if (tokens.length > CHIPS) chips.append(h("span", { class: "ll-note", role: "listitem" }, `… and ${tokens.length - CHIPS} more tokens, counted above`));
     const k = limits[i];
     step.textContent = k === 0 ? "no merge yet: one token a byte" : `merge ${k} joined ${quoted(encoders[i].step(k - 1)[0])} and ${quoted(encoders[i].step(k - 1)[1])}`;
     if (i === 0) link.set("ids", tokens.map((t) => t.id));
   }
 
+  /** A text put into the box from outside: no longer than one that is typed. @param {string} text */
+  function put(text) {
+    const whole = text.length <= MOST || text.charCodeAt(MOST - 1) < 0xd800 || text.charCodeAt(MOST - 1) > 0xdbff;
+    input.value = text.slice(0, whole ? MOST : MOST - 1); // a pair of surrogates stays together
+  }
+
   function all() {
-    note.textContent = input.value.length >= MOST ? `only the first ${MOST} characters are taken` : "";
+    note.textContent = input.value.length >= MOST - 1 ? `only the first ${MOST} characters are taken` : "";
     for (const i of encoders.keys()) show(i);
   }
 
-  input.value = link.get("text") ?? "";
+  put(link.get("text") ?? "");
   input.addEventListener("input", () => {
     link.set("text", input.value);
     all();
   });
   link.on("text", () => {
     if (link.get("text") === input.value) return;
-    input.value = link.get("text");
+    put(link.get("text"));
     all();
   });
   const tools = h("div", { class: "ll-tools" });
@@ -82,7 +90,7 @@ export function tokenizer(root, state, link) {
         value: "",
         onchange: (i) => {
           if (i === "") return;
-          input.value = state.samples[Number(i)][1];
+          put(state.samples[Number(i)][1]);
           link.set("text", input.value);
           all();
         },
@@ -109,11 +117,16 @@ function chip(token, k) {
   return h("span", { class: `ll-chip ${kind}`, role: "listitem", title }, h("span", { class: "ll-token" }, visible(token.bytes)), h("small", {}, token.unknown && token.id === null ? "?" : String(token.id)));
 }
 
-/** A token with its spaces to be seen; bytes that are no whole character as hexadecimal. @param {string} bytes */
+// control characters, and those that change the direction of the text after them
+const STEERS = /[\0-\x08\v\f\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu;
+const coded = (/** @type {string} */ c) => `⟨${(c.codePointAt(0) ?? 0).toString(16).padStart(2, "0")}⟩`;
+
+/** A token with its spaces to be seen; what has no width as its code, bytes that are no whole character in hexadecimal. @param {string} bytes */
 export function visible(bytes) {
   const text = textOf(bytes);
-  if (text === null) return [...bytes].map((b) => (b.charCodeAt(0) < 128 ? b : `⟨${b.charCodeAt(0).toString(16)}⟩`)).join("");
-  return text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+  if (text === null) return [...bytes].map((b) => (b.charCodeAt(0) < 128 ? b : coded(b))).join("").replace(STEERS, coded);
+  if (/^\p{Cf}+$/u.test(text)) return [...text].map(coded).join(""); // beside others it may join an emoji
+  return text.replace(STEERS, coded).replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
 }
 
 /** @param {string} bytes */

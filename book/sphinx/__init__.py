@@ -1,0 +1,1 @@
+"""The Sphinx extensions of the book, each one line in _config.yml."""

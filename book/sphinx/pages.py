@@ -1,0 +1,202 @@
+"""What a page has besides its text: a description and a card, alternative texts of its figures, the version in its footer; and what
+the site has besides its pages: one for unknown addresses, a list for search engines, an index.html that says what it leads to.
+
+A page's description is the one in its metadata (myst: html_meta: description); a page without one stops the build. A figure's
+alternative text is what its cell states: display(figure, metadata={"image/png": {"alt": ...}}).
+"""
+
+import hashlib
+import html
+import re
+from base64 import b64decode
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import nbformat
+from docutils import nodes
+from sphinx.util import logging
+from sphinx.util.osutil import relative_uri
+
+from book.sphinx.cards import HEIGHT, WIDTH, card
+
+LOGGER = logging.getLogger(__name__)
+CARDS = {}  # of this build, by the page's name: its title and description
+FOLDER = "_images/cards"
+LENGTHS = range(80, 161)  # what a search engine shows of a description
+UNKNOWN = "404"
+# pages that Sphinx makes itself, and the one for unknown addresses
+OWN = {
+    "search": "Search the whole book: its text, its code, its formulas and what its cells print. It needs no server and no network.",
+    UNKNOWN: "There is no page at this address. Search the book, or go to one of its chapters, from the text to the update.",
+}
+LINK = re.compile(r'((?:href|src|action)=")(?!#)([^"]*)(")')
+SHARED = re.compile(r'<title>.*?</title>|<meta [^>]*"(?:og:|twitter:|description")[^>]*>|<link rel="canonical"[^>]*>')
+ROOT = re.compile(r'(data-content_root=")[^"]*(")')
+
+
+def setup(app):
+    app.connect("config-inited", one_header)
+    app.connect("doctree-read", name_figures)
+    app.connect("html-collect-pages", unknown_address)
+    app.connect("html-page-context", foot, priority=400)
+    app.connect("html-page-context", describe)
+    app.connect("build-finished", draw)
+    app.connect("build-finished", finish, priority=900)  # after index.html was written
+    return {"parallel_read_safe": True}
+
+
+# -------------------------------------------------------------------------------------------------- descriptions and cards
+
+
+def described(doctree: nodes.document | None, page: str) -> str:
+    """The page's description; empty where it has none."""
+    if doctree is None:
+        return OWN.get(page, "")
+    return next((n["content"] for n in doctree.findall(nodes.meta) if n.get("name") == "description"), "")
+
+
+def plain(title: str) -> str:
+    """A title without markup."""
+    return html.unescape(re.sub(r"<[^>]+>", "", title)).strip()
+
+
+def describe(app, page, template, context, doctree):
+    """Put the tags of a page into its head."""
+    if app.builder.format != "html":
+        return
+    said, title = described(doctree, page), plain(context.get("title") or page.capitalize())
+    if len(said) not in LENGTHS:
+        rule = (
+            "%s: its description has %d characters and needs %d to %d: state one in the page's metadata, myst: html_meta: description"
+        )
+        LOGGER.warning(rule, page, len(said), LENGTHS[0], LENGTHS[-1])
+    card = app.config.html_baseurl + f"{FOLDER}/{Path(page).name}.png"
+    tags = {
+        "og:title": title,
+        "og:description": said,
+        "og:type": "article" if doctree is not None else "website",
+        "og:url": app.config.html_baseurl + app.builder.get_target_uri(page),
+        "og:site_name": app.config.html_title,
+        "og:image": card,
+        "og:image:width": WIDTH,
+        "og:image:height": HEIGHT,
+        "og:image:alt": f"{title}. {said}",
+    }
+    lines = [f'<meta property="{name}" content="{html.escape(str(value))}"/>' for name, value in tags.items()]
+    lines.append('<meta name="twitter:card" content="summary_large_image"/>')
+    if doctree is None:
+        lines.append(f'<meta name="description" content="{html.escape(said)}"/>')
+    context["metatags"] = context.get("metatags", "") + "".join(f"\n{line}" for line in lines)
+    CARDS[Path(page).name] = title, said
+
+
+def draw(app, exception):
+    if exception is not None or app.builder.format != "html":
+        return
+    folder = Path(app.outdir) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    address = app.config.html_baseurl.split("//")[-1].rstrip("/")
+    for name, (title, said) in CARDS.items():
+        card(title, said, app.config.html_title, address).save(folder / f"{name}.png", optimize=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+def name_figures(app, doctree):
+    """MyST-NB reads width and height from a figure's metadata and leaves the rest; it writes the file's name into the page instead.
+
+    It names an image's file by the hash of its bytes, which tells the output that it came from.
+    """
+    path = Path(app.env.doc2path(app.env.docname))
+    images = [node for node in doctree.findall(nodes.image) if not node.get("alt")]
+    if path.suffix != ".ipynb" or not images:
+        return
+    said = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            for kind in [k for k in output.get("data", {}) if k.startswith("image/")]:
+                data = output.data[kind]
+                data = "\n".join(data.splitlines()).encode() if kind == "image/svg+xml" else b64decode(data)
+                said[hashlib.sha256(data).hexdigest()] = output.get("metadata", {}).get(kind, {}).get("alt", "")
+    for node in images:
+        if said.get(Path(node["uri"]).stem):
+            node["alt"] = said[Path(node["uri"]).stem]
+
+
+# ----------------------------------------------------------------------------------------------------------------- the site
+
+
+def one_header(app, config):
+    """The base theme adds a header over the book's own; its hidden buttons are then the first, and the sidebars open on no other."""
+    config.html_theme_options.setdefault("navbar_persistent", [])
+
+
+def foot(app, page, template, context, doctree):
+    """The book's version, with a link to what changed in it."""
+    changes = "chapters/appendix-changes"
+    text = f"Version {version('llmcore')}"
+    if changes in app.env.all_docs:
+        here, there = (app.builder.get_target_uri(name) for name in (page, changes))
+        link = relative_uri(here, there) or "#"
+        text = f'<a href="{link}">{text}: changes and corrections</a>'
+    context["theme_extra_footer"] = f'<p class="version">{text}</p>'
+
+
+def unknown_address(app):
+    """The page that a server sends for an address that the book does not have."""
+    parts = ["<h1>There is no page here</h1>",
+             "<p>The address may have been mistyped, or the page has moved. Nothing is lost: search the book, or go to a chapter.</p>",
+             '<form class="unknown" role="search" action="search.html" method="get"><label for="unknown-q">Search this book</label> '
+             '<input id="unknown-q" type="search" name="q" class="form-control" autocomplete="off"/> '
+             '<button type="submit" class="btn btn-primary">Search</button></form>', "<h2>The chapters</h2>", "<ul>"]  # fmt: skip
+    for page in order(app):
+        parts.append(f'<li><a href="{app.builder.get_target_uri(page)}">{html.escape(app.env.titles[page].astext())}</a></li>')
+    body = "\n".join([*parts, "</ul>"])
+    yield UNKNOWN, {"title": "There is no page here", "body": f'<section id="unknown">{body}</section>'}, "page.html"
+
+
+def order(app) -> list[str]:
+    """The pages in the order of the table of contents."""
+    toc = app.env.toctree_includes
+    out, todo = [], [app.config.root_doc]
+    while todo:
+        page = todo.pop(0)
+        out.append(page)
+        todo = list(toc.get(page, [])) + todo
+    return out
+
+
+def finish(app, exception):
+    if exception is not None or app.builder.format != "html":
+        return
+    out, site = Path(app.outdir), app.config.html_baseurl
+    base = urlsplit(site).path
+    path = out / f"{UNKNOWN}.html"
+    path.write_text(absolute(path.read_text(encoding="utf-8"), base), encoding="utf-8")
+    rows = "".join(f"  <url><loc>{html.escape(urljoin(site, app.builder.get_target_uri(page)))}</loc></url>\n" for page in order(app))
+    (out / "sitemap.xml").write_text(
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{rows}</urlset>\n'
+    )
+    (out / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {site}sitemap.xml\n")
+    first = app.builder.get_target_uri(app.config.root_doc)
+    if first != "index.html":  # what is shared is the site's own address: it carries the first page's description and card
+        head = (out / first).read_text(encoding="utf-8").split("</head>")[0]
+        tags = "\n".join(SHARED.findall(head))
+        (out / "index.html").write_text(
+            f'<!DOCTYPE html>\n<html lang="{app.config.language}"><head><meta charset="utf-8"/>\n{tags}\n'
+            f'<meta http-equiv="refresh" content="0; url={first}"/></head>\n'
+            f'<body><a href="{first}">{html.escape(app.config.html_title)}</a></body></html>\n',
+            encoding="utf-8",
+        )
+
+
+def absolute(text: str, base: str) -> str:
+    """The page with links that start at the site's own folder: they work from an address of any depth.
+
+    >>> absolute('<html data-content_root="./"><a href="chapters/a.html#b"><a href="#c"><a href="https://x.y/z">', "/book/")
+    '<html data-content_root="/book/"><a href="/book/chapters/a.html#b"><a href="#c"><a href="https://x.y/z">'
+    """
+    text = ROOT.sub(rf"\g<1>{base}\g<2>", text)
+    return LINK.sub(lambda m: f"{m[1]}{urljoin(base, m[2])}{m[3]}", text)

@@ -1,0 +1,142 @@
+"""The directives that say where a page's numbers come from: {checked}, a report of `python -m book report` as text and a table;
+{versions}, what built this page beside what last ran the chapters.
+"""
+
+import json
+import platform
+import subprocess
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+from book.freshness import Library, digest
+from book.places import KEPT, ROOT, notebooks
+from book.report import REPORTS, read
+
+CHECKED = KEPT / "cpu.json"  # its rows name these
+RAN = ("python", "torch", "numpy", "llmcore")
+PACKAGES = (
+    "llmcore", "torch", "numpy", "safetensors", "regex", "jaxtyping", "anywidget", "cloudpickle", "tqdm",
+    "jupyter-book", "Sphinx", "myst-nb", "sphinx-book-theme", "sphinx-mathjax-offline", "matplotlib", "pillow", "nbformat",
+)  # fmt: skip
+
+
+def setup(app):
+    app.add_directive("checked", Checked)
+    app.add_directive("versions", Versions)
+    return {"parallel_read_safe": True}
+
+
+class Checked(SphinxDirective):
+    """One argument, the report's name: cpu, cpu-other, cuda or colab."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        if name not in REPORTS:
+            raise self.error(f"{name!r} is no report: there are {list(REPORTS)}")
+        path = KEPT / f"{name}.json"
+        self.env.note_dependency(str(path))
+        library = Library(ROOT / "llmcore")
+        now = {p.stem: digest(p, library) for p in notebooks()}
+        text = markdown(REPORTS[name], read(path), now)
+        return self.parse_text_to_nodes(text)
+
+
+def markdown(title: str, rows: dict, now: dict[str, str]) -> str:
+    """rows: by chapter, as kept. now: the digest of every chapter of the book.
+
+    >>> markdown("CUDA", {}, {"1-2-embedding": "ab"})
+    '**No run on this device has been kept: nothing is claimed for CUDA.**\\n'
+    """
+    if not rows:
+        return f"**No run on this device has been kept: nothing is claimed for {title}.**\n"
+    good = [c for c in now if c in rows and rows[c]["result"] == "passed" and rows[c]["of"] == now[c]]
+    out = [f"{len(good)} of {len(now)} chapters passed as they stand here.", ""]
+    places: dict[str, int] = {}
+    for row in rows.values():
+        said = "Python {python}, torch {torch}, numpy {numpy}, llmcore {llmcore}; {device}, {on}, threads: {threads}; {system}"
+        place = said.format(**row) if "device" in row else "an unfinished run"
+        places[place] = places.get(place, 0) + 1
+    out += [f"- {place} (chapters: {count})" for place, count in places.items()]
+    out += [f"- {line} (chapters: {count})" for line, count in Counter(line for row in rows.values() for line in beside(row)).items()]
+    if any("widgets" in row for row in rows.values()):
+        widgets, pictures = (sum(row.get(kind, 0) for row in rows.values()) for kind in ("widgets", "pictures"))
+        out += [f"- {widgets} widgets came with a live view and the table beside it, {pictures} figures were drawn"]
+    out += ["", "| chapter | result | cells | compared | asserts | seconds | when (UTC) |", "|:--|:--|--:|--:|--:|--:|:--|"]
+    for chapter, of in now.items():
+        row = rows.get(chapter)
+        if row is None:
+            out.append(f"| [{chapter}]({chapter}) | not run | | | | | |")
+            continue
+        result = row["result"] if row["result"] == "passed" else f"failed ({row['passed']} of {row['cells']} cells passed)"
+        result += "" if row["of"] == of else ", of an earlier version"
+        numbers = " | ".join(str(row[k]) for k in ("cells", "compared", "asserts", "seconds", "when"))
+        out.append(f"| [{chapter}]({chapter}) | {result} | {numbers} |")
+    return "\n".join(out) + "\n"
+
+
+def beside(row: dict) -> list[str]:
+    """Of a run in an environment that imitates another: how the two differ and why, and what the chapter installed there.
+
+    >>> beside({"differs": {"torch": ["2.11.0", "2.13.0"]}, "why": ["no other build here"], "added": ["gguf==0.19.0", "jedi==0.20.1"]})
+    ['unlike Colab: torch 2.13.0 (Colab: 2.11.0); no other build here', 'installed by the chapter: `gguf==0.19.0`, `jedi==0.20.1`']
+    """
+    if "differs" not in row:
+        return []
+    unlike = ", ".join(f"{name} {ours} (Colab: {theirs})" for name, (theirs, ours) in row["differs"].items())
+    added = ", ".join(f"`{line}`" for line in row["added"])
+    return ["; ".join([f"unlike Colab: {unlike or 'nothing'}", *row["why"]]), f"installed by the chapter: {added}"]
+
+
+class Versions(SphinxDirective):
+    def run(self):
+        self.env.note_dependency(str(CHECKED))
+        rows = json.loads(CHECKED.read_text(encoding="utf-8")) if CHECKED.exists() else []
+        return self.parse_text_to_nodes(versions_table(installed(), commit(ROOT), ran(rows)))
+
+
+def installed() -> dict[str, str]:
+    """Name and version of Python and of each package."""
+    out = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:  # the build runs no chapter
+            out[name] = "not needed"
+    return out
+
+
+def commit(folder: Path) -> str:
+    """The commit that is checked out there, and whether files differ from it; empty outside a checkout."""
+    git = lambda *words: subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
+    try:
+        head = git("rev-parse", "--short=10", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no").stdout.strip()
+    except FileNotFoundError:  # no git on this machine
+        return ""
+    return "" if head.returncode else head.stdout.strip() + (", with changes that are not committed" if changed else "")
+
+
+def ran(rows: list[dict]) -> dict[str, str]:
+    """From the rows of a kept report: each version that a kernel named, as text."""
+    return {name: ", ".join(sorted({row[name] for row in rows if name in row})) for name in RAN}
+
+
+def versions_table(now: dict[str, str], commit: str, ran: dict[str, str]) -> str:
+    """
+    >>> print(versions_table({"Python": "3.12.1", "regex": "1"}, "", {"python": "3.11.2"}))
+    | | built this page | last ran the chapters (CPU) |
+    |:--|:--|:--|
+    | Python | 3.12.1 | 3.11.2 |
+    | regex | 1 | |
+    <BLANKLINE>
+    """
+    rows = [f"| {name} | {said} | {ran.get(name.lower(), '')} |".replace("  ", " ") for name, said in now.items()]
+    if commit:
+        rows.append(f"| commit | {commit} | |")
+    return "\n".join(["| | built this page | last ran the chapters (CPU) |", "|:--|:--|:--|", *rows]) + "\n"

@@ -1,0 +1,202 @@
+"""Where a text is cut before byte pairs merge: the published patterns, and bounds for any other pattern."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import regex
+
+T = TypeVar("T")
+
+# The published patterns: GPT-2's encoder.py and tiktoken's cl100k_base. "gpt4-han" is cl100k's, but a run of
+# Han characters ends where Latin or other letters begin: in cl100k "用GPU" is one chunk and may become one
+# token of two scripts.
+SPLIT_PATTERNS = {
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "gpt4": (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"),
+    "gpt4-han": (
+        r"'(?i:[sdmt]|ll|ve|re)|\p{Han}+|[^\r\n\p{L}\p{N}]?+[\p{L}--\p{Han}]+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+    ),
+}
+# Patterns of published models that are not learned with here, by the names that GGUF files give them.
+# "smollm" is GPT-2's after each digit has been cut out, which SmolLM's tokenizer.json says in two steps;
+# "llama-bpe" is of Llama 3's tokenizer.py.
+PUBLISHED = {
+    "gpt-2": SPLIT_PATTERNS["gpt2"],
+    "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
+    "llama-bpe": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
+ANYTHING = r"[\s\S]+"
+# Patterns whose matches cover every text, in time that grows with its length: nothing lies between them, no
+# limit is needed.
+COVERING = {*SPLIT_PATTERNS.values(), *PUBLISHED.values(), ANYTHING}
+
+# What any other pattern may take, in the processor's time. The published ones take 1e-7 s per character.
+SECONDS, SECONDS_PER_CHARACTER = 5.0, 2e-5
+UNROLLED = 20_000  # parts of a pattern once its counted repetitions are written out, as the compiler does
+
+# One part of a pattern: a set with the sets in it, an escape, the beginning of a group, a repetition, a character.
+GROUP = r"\((?:\?(?:<?[=!]|P?<[A-Za-z]\w*+>|-?[aims]*+[:)]|>))?"
+PART = regex.compile(
+    r"(?P<set>\[\^?\]?(?:\\.|[^\[\]\\]|(?&set))*+\])|\\(?:[pP]\{[^}]*+\}|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|.)"
+    rf"|{GROUP}|(?:[*+?]|\{{\d*+,?\d*+\}})[?+]?|.",
+    regex.DOTALL,
+)
+
+# Hugging Face's regular expressions are Oniguruma's in Ruby's syntax. They write a set difference with a
+# lookahead; ^ and $ stand at the ends of lines there, of the text here.
+HAN = (r"[\p{L}--\p{Han}]", r"(?:(?!\p{Han})\p{L})")
+ANCHORS = {"^": r"(?:\A|(?<=\n)(?=[\s\S]))", "$": r"(?![^\n])"}
+# What both read alike, in sets, outside, and the sets. Not: {2}? and {2}+, \h, \v, \Z, flags in mid-pattern,
+# what quotes a group.
+ESCAPE = r"\\(?:[pP]\{\^?[A-Za-z_]+\}|x[0-7][0-9A-Fa-f]|u[0-9A-Fa-f]{4}|[sSdDwWrntf]|[^\w\s]| )"
+ALIKE = regex.compile(rf"{ESCAPE}|\\[AbB]|{GROUP}|[*+?][+?]?|\{{\d+(?:,\d*)?\}}|\{{\d+,\d*\}}\?|[^\\\[({{*+?]")
+ALIKE_SET = regex.compile(rf"\[\^?(?![\]:])(?:{ESCAPE}|(?!--|\|\||~~|&&)[^\\\[\]]|(?R))+\]")
+
+# Whether later text can change a chunk is known for patterns of these parts only: characters and sets, repeated or not,
+# lookaheads, and groups that capture nothing and are not repeated. A lookbehind, an anchor or \b sees text that was cut off;
+# what a group captured lasts into the next chunk; and inside a repeated group the regex package does not always notice that
+# it has reached the end of the text.
+_SET = r"(?P<set>\[(?:\\.|[^\[\]\\]|(?&set))++\])"
+_ESCAPE = r"\\[pP]\{[^{}]+\}|\\[sSdDwWrntfv]|\\[^\w\s]|\\x[\da-fA-F]{2}|\\u[\da-fA-F]{4}"
+_CHARACTER = rf"(?:{_SET}|{_ESCAPE}|[^\\\[\](){{}}^$*+?|])"
+_REPEAT = r"(?:[*+?]|\{\d+(?:,\d*)?\})\+?+(?![*+?{])"
+_GROUP = r"\(\?(?:[is]*:|[>=!])|\)\??+(?![*+?{])|\|"
+_KNOWN_PARTS = regex.compile(rf"(?:{_CHARACTER}(?:{_REPEAT})?+|{_GROUP})*+", regex.V1)
+
+
+def portable(pattern: str) -> str:
+    r"""A pattern of Hugging Face's in words that both read alike. ValueError for one that llmcore would read
+    otherwise.
+
+    >>> portable(r"\s+$")
+    '\\s+(?![^\\n])'
+    """
+    out: list[str] = []
+    for part in parts(pattern):
+        fits = (ALIKE_SET if part[0] == "[" else ALIKE).fullmatch(part) is not None
+        fits = fits and all(map(_alike, regex.findall(r"\\[pP]\{\^?(\w+)\}", part)))
+        if part[:2] == "(?" and part[2] in "-aims":
+            fits = part in ("(?i:", "(?-i:") or (part == "(?i)" and not out)
+        if not fits:
+            raise ValueError(f"pattern {pattern!r} holds {part!r}, which Hugging Face's regular expressions may read otherwise")
+        out.append(ANCHORS.get(part, part))
+    return "".join(out)
+
+
+def _alike(name: str) -> bool:
+    """Whether a property is a category or a script: of others Oniguruma has its own idea."""
+    try:
+        return len(name) <= 2 or bool(regex.compile(rf"\p{{Script={name}}}"))
+    except regex.error:
+        return False
+
+
+def compiled(pattern: str) -> regex.Pattern[str]:
+    """The pattern, of SPLIT_PATTERNS by name or written out, ready to cut.
+
+    ValueError for one that is no regular expression, calls itself or sets unusual flags, or repeats
+    repetitions until no memory holds it.
+    """
+    text = SPLIT_PATTERNS.get(pattern, pattern)
+    unusual = next((a + b for a, b in itertools.pairwise(parts(text)) if a == "(" and b[0] == "?"), None)
+    if unusual:  # (?R) takes any memory, (?r) leaves out text, (?#...) hides what it holds
+        allowed = "( (?: (?= (?! (?<= (?<! (?> (?i: (?<name>"
+        raise ValueError(f"pattern {pattern!r} has a group that begins with {unusual!r}: use one of {allowed}")
+    size = unrolled(text)
+    if size > UNROLLED:
+        raise ValueError(f"pattern {pattern!r} has {size:,} parts once its repetitions are written out: {UNROLLED:,} at most")
+    try:
+        return regex.compile(text, regex.V1)
+    except (regex.error, RecursionError) as error:
+        raise ValueError(f"pattern {pattern!r} is no regular expression that can be read ({error}): correct it") from error
+
+
+def parts(pattern: str) -> list[str]:
+    """A pattern's text, part by part: sets, escapes, beginnings of groups, repetitions, characters.
+
+    >>> parts(r"(?:[a\\]]|\\p{L}){2,3}+")
+    ['(?:', '[a\\\\]]', '|', '\\\\p{L}', ')', '{2,3}+']
+    """
+    return [match.group() for match in PART.finditer(pattern)]
+
+
+def unrolled(pattern: str) -> int:
+    """About how many parts the compiled pattern has: x{n} is n times x, x+ is x x*.
+
+    >>> unrolled("ab"), unrolled("(?:a{100}){100}"), unrolled("(?:(?:a+)+)+")
+    (2, 10000, 8)
+    """
+    sizes, last = [0], 0  # of the groups that are open; of what a repetition would repeat
+    for part in parts(pattern):
+        if part[0] == "(":
+            last = 0
+            if part[-1] != ")":  # else flags for what follows
+                sizes.append(0)
+        elif part == ")" and len(sizes) > 1:
+            last = sizes.pop()
+            sizes[-1] += last
+        elif part[0] in "*+?" or (part[0] == "{" and len(part) > 1):
+            least = part[1:].split("}")[0].split(",")[0] if part[0] == "{" else "2" if part[0] == "+" else "1"
+            times = max(1, int(least[:9] or 1))
+            sizes[-1] += last * (times - 1)
+            last *= times
+        else:
+            last = 1
+            sizes[-1] += 1
+    return sum(sizes)
+
+
+def cut(pattern: regex.Pattern[str], text: str) -> list[str]:
+    """The text cut into the pattern's matches and what lies between them: joined they are the text.
+
+    >>> cut(compiled(r"\\d+"), "of 1066, and")
+    ['of ', '1066', ', and']
+    """
+    if pattern.pattern in COVERING:
+        return pattern.findall(text)
+    inner = in_time(pattern.pattern, text, lambda timeout: [b for m in pattern.finditer(text, timeout=timeout) for b in m.span()])
+    return [text[a:b] for a, b in itertools.pairwise([0, *inner, len(text)]) if a < b]
+
+
+def decider(pattern: regex.Pattern[str]) -> regex.Pattern[str] | None:
+    """A pattern for `decided`: its partial match finds the chunks (group 1) that no later text can change.
+
+    It reads chunk after chunk, each as `pattern` alone would ((?>...): once found, no other way is tried), and a character that
+    is in no chunk by itself. It never matches as a whole ((?!)), so a partial match stops where a character behind the end of
+    the text is asked for, for the first time, be it by a lookahead. None for a pattern with parts of which this is not known.
+    """
+    if not _KNOWN_PARTS.fullmatch(pattern.pattern):
+        return None
+    return regex.compile(rf"(?:(?>({pattern.pattern})|(?s:.))())*+(?!)", regex.V1)
+
+
+def decided(pattern: regex.Pattern[str], decider: regex.Pattern[str], text: str) -> list[str]:
+    """The first pieces of `cut` that stay as they are whatever follows the text.
+
+    >>> digits = compiled(r"\\d+")
+    >>> decided(digits, decider(digits), "of 1066, and 12")
+    ['of ', '1066']
+    """
+    found = in_time(pattern.pattern, text, lambda timeout: decider.match(text, partial=True, timeout=timeout))
+    spans = [b for span in found.spans(1) for b in span if span[1] <= found.end(2)] if found else []
+    return [text[a:b] for a, b in itertools.pairwise([0, *spans]) if a < b]
+
+
+def in_time(pattern: str, text: str, search: Callable[[float | None], T]) -> T:
+    """What search(timeout) finds by a pattern in a text. ValueError where it takes longer than a sound pattern.
+
+    The published patterns have no limit, which would double their time.
+    """
+    limit = SECONDS + SECONDS_PER_CHARACTER * len(text)
+    try:
+        return search(None if pattern in COVERING else limit)
+    except TimeoutError as error:
+        raise ValueError(
+            f"pattern {pattern!r} has not cut {len(text):,} characters within {math.ceil(limit)} s: where a repetition "
+            "repeats what can be read in two ways, as in (a|aa)+, each character may double the time; write it without"
+        ) from error

@@ -1,0 +1,122 @@
+"""A text of many megabytes, tokenised and trained on by a process whose memory is watched: python -m tools.load [MB ...]
+
+For each size a file is made, a vocabulary learned from it part by part (BPETokenizer.train_file), the text encoded to token files
+piece by piece and a small model trained from them (python -m llmcore train). Shown, and returned by `measure`, are the seconds
+and the largest resident size of each stage.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from llmcore import corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+MB = 1 << 20
+Stages = dict[str, list[float]]
+STEPS = 3
+SMALL = ["n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=64"]
+
+
+def write_text(path: Path, size: int) -> None:
+    """`size` bytes or more: fables of both languages and made stories in random order, numbered, an end-of-text token after each."""
+    random = np.random.default_rng(0)
+    texts = [f.text for f in corpus.fables()] + [s.text for s in corpus.stories(300, seed=1)]
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        while file.tell() < size:
+            for i in random.permutation(len(texts)):
+                file.write(f"{random.integers(1000)}. {texts[i]}\n{corpus.END}\n")
+
+
+class Watch(threading.Thread):
+    """Looks fifty times a second: the most memory of the process's own, and the most resident size, which counts mapped files too.
+
+    Pages of a mapped token file are the system's to take back whenever others need room: they are no memory that a text costs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.start_time, self.own, self.resident, self.over = time.monotonic(), 0, 0, threading.Event()
+
+    def run(self) -> None:
+        process = psutil.Process()
+        while True:
+            info = process.memory_info()
+            self.resident = max(self.resident, info.rss)
+            self.own = max(self.own, info.rss - getattr(info, "shared", 0))
+            if self.over.wait(0.02):
+                return
+
+    def __enter__(self) -> "Watch":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+        self.seconds = time.monotonic() - self.start_time
+
+
+def child(folder: Path) -> None:
+    """The stages, in this process; prints {stage: [seconds, bytes of its own at most, resident bytes at most]}."""
+    from llmcore.__main__ import main
+    from llmcore.tokenizer import BPETokenizer
+
+    text, stages = folder / "text.txt", {}
+    with Watch() as stages["vocabulary"]:
+        BPETokenizer.train_file(text, 400, [corpus.END], chunk_bytes=MB).save(folder / "t.json")
+    options = ["--tokenizer", str(folder / "t.json"), "--out", str(folder / "run"), "--steps", str(STEPS), "--warmup", "1"]
+    options += ["--checkpoint-every", "0", "--eval-every", "0", "--batch-size", "8", "--set", *SMALL]
+    with Watch() as stages["tokens and training"]:
+        assert main(["train", "--corpus", str(text), *options]) == 0
+    print(json.dumps({stage: [w.seconds, w.own, w.resident] for stage, w in stages.items()}))
+
+
+def measure(size: int) -> Stages:
+    """{stage: [seconds, bytes of its own at most, resident bytes at most]} of a process that reads a text of `size` bytes."""
+    with tempfile.TemporaryDirectory(prefix="llmcore-load-") as name:
+        write_text(Path(name) / "text.txt", size)
+        env = os.environ | {"OMP_NUM_THREADS": "1", "LLMCORE_DEVICE": "cpu", "MALLOC_ARENA_MAX": "1"}
+        command = [sys.executable, "-m", "tools.load", "--child", name]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def grown(small: Stages, large: Stages) -> list[str]:
+    """What a larger text took more memory for: its own by over 5 % and 4 MB, resident (mapped token files too) by over 15 % and 8 MB.
+
+    >>> grown({"tokens": [1.0, 200 * MB, 300 * MB]}, {"tokens": [5.0, 201 * MB, 340 * MB]})
+    []
+    >>> grown({"tokens": [1.0, 200 * MB, 300 * MB]}, {"tokens": [5.0, 240 * MB, 340 * MB]})
+    ['tokens: 200 MB of its own became 240 MB']
+    """
+    out = []
+    for stage, (_, own, resident) in small.items():
+        for what, before, after, bound in (
+            ("of its own", own, large[stage][1], 1.05 * own + 4 * MB),
+            ("resident", resident, large[stage][2], 1.15 * resident + 8 * MB),
+        ):
+            if after > bound:
+                out.append(f"{stage}: {before / MB:.0f} MB {what} became {after / MB:.0f} MB")
+    return out
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(Path(sys.argv[2]))
+    else:
+        found = []
+        for megabytes in map(int, sys.argv[1:] or ("10", "50")):
+            found.append(measure(megabytes * MB))
+            for stage, (seconds, own, resident) in found[-1].items():
+                memory = f"at most {own / MB:4.0f} MB of its own, {resident / MB:4.0f} MB with mapped files"
+                print(f"{megabytes:4} MB of text  {stage:20} {seconds:6.1f} s  {memory}", flush=True)
+        sys.exit("\n".join(grown(found[0], found[-1])) or 0)
