@@ -39,7 +39,9 @@ def test_equals_torch_over_100_steps(name, groups):
         model = model_of(BASE.with_(tied=True)).double()
         params = optim.decay_groups(model, options.get("weight_decay", 0.0)) if groups else model.parameters()
         result.append(train(model, kind(params, **options)))
-    torch.testing.assert_close(*result, atol=1e-9, rtol=1e-9)  # fp64: only the order of operations differs
+    # float64: only the order of operations differs. What it makes of a gradient that is truly 0 (a key bias) is noise of 1e-17; a
+    # step of AdamW is lr m / (sqrt(v) + eps), so at most 1e-2 * 1e-17 / 1e-8 = 1e-11 of that, in 100 steps 1e-9.
+    torch.testing.assert_close(*result, atol=1e-9, rtol=1e-9)
 
 
 def test_a_state_dict_continues_the_run():
@@ -67,12 +69,13 @@ def test_decay_groups_hold_each_parameter_once():
 def test_clipping_equals_torch(max_norm):
     grads, norms = [], []
     for clip in (optim.clip_gradients, torch.nn.utils.clip_grad_norm_):
-        model, ids = model_of(BASE), ids_of(4, 8)
+        model, ids = model_of(BASE).double(), ids_of(4, 8)
         cross_entropy(model(ids), ids).backward()
         norms.append(clip(model.parameters(), max_norm))
         grads.append([p.grad for p in model.parameters()])
-    torch.testing.assert_close(*norms)
-    torch.testing.assert_close(*grads, atol=1e-7, rtol=1e-5)
+    within = sum(p.numel() for p in model.parameters()) ** 0.5 * torch.finfo(torch.float64).eps  # the norm is one sum of squares
+    torch.testing.assert_close(*norms, atol=0, rtol=within)
+    torch.testing.assert_close(*grads, atol=0, rtol=2 * within)
 
 
 def test_schedules_equal_compositions_of_torchs_own():
@@ -86,19 +89,21 @@ def test_schedules_equal_compositions_of_torchs_own():
             seen.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
             scheduler.step()
-        return torch.tensor(seen)
+        return torch.tensor(seen, dtype=torch.float64)
 
     rise = lambda o: lrs.LinearLR(o, 1 / 11, 1.0, total_iters=10)
     cosine = rates(lambda o: lrs.SequentialLR(o, [rise(o), lrs.CosineAnnealingLR(o, 90, eta_min=0.1)], [10]))
-    ours = torch.tensor([optim.warmup_cosine(100, 10, 0.1)(s) for s in range(100)])
-    torch.testing.assert_close(ours, cosine, atol=1e-6, rtol=0)
+    table = lambda at: torch.tensor([at(s) for s in range(100)], dtype=torch.float64)
+    near = {"atol": 100 * torch.finfo(torch.float64).eps, "rtol": 0}  # torch makes each rate from the one before, 100 times
+    ours = table(optim.warmup_cosine(100, 10, 0.1))
+    torch.testing.assert_close(ours, cosine, **near)
     flat = lambda o: lrs.ConstantLR(o, 1.0, total_iters=0)
     fall = lambda o: lrs.LinearLR(o, 1.0, 0.1, total_iters=20)
     stable = rates(lambda o: lrs.SequentialLR(o, [rise(o), flat(o), fall(o)], [10, 80]))
-    ours = torch.tensor([optim.warmup_stable_decay(100, 10, 0.1)(s) for s in range(100)])
-    torch.testing.assert_close(ours, stable, atol=1e-6, rtol=0)
-    ours = torch.tensor([optim.constant(100, 10)(s) for s in range(100)])
-    torch.testing.assert_close(ours, rates(rise), atol=1e-6, rtol=0)
+    ours = table(optim.warmup_stable_decay(100, 10, 0.1))
+    torch.testing.assert_close(ours, stable, **near)
+    ours = table(optim.constant(100, 10))
+    torch.testing.assert_close(ours, rates(rise), **near)
 
 
 @pytest.mark.parametrize("name", optim.SCHEDULES)

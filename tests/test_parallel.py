@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import BASE, Figures, apart, model_of, rounding, shake
-from test_trainer import CONFIG, PLAIN, windows
+from helpers import BASE, Figures, apart, model_of, rounding
+from test_trainer import CONFIG, PLAIN, figures, whole, windows
 
 from llmcore import checkpoint
 from llmcore.distributed import sharded
@@ -96,18 +96,6 @@ def settings_of(case: Case):
     return replace(OF[case.name], accumulation=case.accumulation)
 
 
-def figures(trainer, noise: float = 0.0) -> Figures:
-    """Train: losses, norms and counts of tokens of all steps, all tensors of the model after the last."""
-    draw, records = torch.Generator().manual_seed(0), []
-    shake(trainer.model, noise, draw)
-    for r in trainer.run():
-        records.append((r.loss, r.gradient_norm, r.tokens))
-        if r.step < trainer.config.steps:
-            shake(trainer.model, noise, draw)
-    losses, norms, tokens = torch.tensor(records, dtype=torch.float64).unbind(1)
-    return {"losses": losses, "norms": norms, "tokens": tokens, "weights": whole(trainer.model)}
-
-
 @cache
 def one(case: Case, noise: float = 0.0) -> Figures:
     case = case._replace(dtype=torch.float64)
@@ -130,11 +118,6 @@ def equal(case: Case, found: Figures, expected: Figures, within: float) -> None:
     assert torch.equal(found["tokens"], expected["tokens"])
     for kind, share in apart(found | {"weights": learned}, expected).items():
         assert share <= within, f"{case}: {kind} lie {share:.1e} apart, more than {within:.1e}"
-
-
-def whole(model) -> dict[str, torch.Tensor]:
-    full = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p
-    return {n: full(p.detach()).clone() for n, p in model.state_dict().items()}
 
 
 @pytest.mark.parametrize(("kind", "ranks"), PLANS)

@@ -9,12 +9,13 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import BASE, model_of
+from helpers import BASE, Figures, apart, model_of, rounding, shake
 
 from llmcore import checkpoint
 from llmcore.data import Batch, Windows
@@ -34,9 +35,9 @@ def windows(**changes) -> Windows:
     return Windows(**{"tokens": TOKENS, "context_length": 8, "batch_size": 5, "vocab_size": 23} | changes)
 
 
-def trainer(config=CONFIG, model=MODEL, **changes) -> Trainer:
+def trainer(config=CONFIG, model=MODEL, dtype=torch.float32, **changes) -> Trainer:
     torch.manual_seed(1)
-    return Trainer(model_of(model, 1), windows(), config, **changes)
+    return Trainer(model_of(model, 1).to(dtype), windows(), config, **changes)
 
 
 def outcome(run) -> list:
@@ -47,15 +48,43 @@ def weights(t: Trainer) -> list[torch.Tensor]:
     return [p.detach() for p in t.model.parameters()]
 
 
+def figures(trainer: Trainer, noise: float = 0.0) -> Figures:
+    """Train: losses, norms and counts of tokens of all steps, all tensors of the model after the last."""
+    draw, records = torch.Generator().manual_seed(0), []
+    shake(trainer.model, noise, draw)
+    for r in trainer.run():
+        records.append((r.loss, r.gradient_norm, r.tokens))
+        if r.step < trainer.config.steps:
+            shake(trainer.model, noise, draw)
+    losses, norms, tokens = torch.tensor(records, dtype=torch.float64).unbind(1)
+    return {"losses": losses, "norms": norms, "tokens": tokens, "weights": whole(trainer.model)}
+
+
+def whole(model) -> dict[str, torch.Tensor]:
+    full = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p
+    return {n: full(p.detach()).clone() for n, p in model.state_dict().items()}
+
+
+@cache
+def bound(config: TrainConfig) -> float:
+    """Of a training of PLAIN in float64; the longest sums run over all tokens of a step, in the gradients of the matrices."""
+    return rounding(lambda noise: figures(exact(config), noise), 5 * 8 * config.accumulation, torch.float64)
+
+
+def exact(config: TrainConfig, **changes) -> Trainer:
+    return trainer(config, PLAIN, torch.float64, **changes)
+
+
 def test_the_loop_equals_torch_written_out():
-    ours = trainer(replace(CONFIG, clip=0.3), PLAIN)
-    model, data = model_of(PLAIN, 1), windows()
+    config, losses, norms = replace(CONFIG, clip=0.3), [], []
+    ours = exact(config)
+    found = figures(ours)
+    model, data = model_of(PLAIN, 1).double(), windows()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     theirs = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95))
-    for record in ours.run():
-        step = record.step - 1
+    for step, record in enumerate(exact(config).run()):
         rate = (step + 1) / 4 if step < 3 else 0.1 + 0.45 * (1 + math.cos(math.pi * (step - 3) / 9))
         for group in theirs.param_groups:
             group["lr"] = 0.01 * rate
@@ -65,21 +94,21 @@ def test_the_loop_equals_torch_written_out():
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
         theirs.step()
-        assert abs(record.loss - loss.item()) < 1e-5
-        assert abs(record.gradient_norm - norm.item()) < 1e-4
+        losses.append(loss.item())
+        norms.append(norm.item())
         assert math.isclose(record.lr, 0.01 * rate)
         assert record.tokens == 40 * record.step
-    torch.testing.assert_close(weights(ours), list(model.parameters()), atol=1e-5, rtol=1e-4)
+    as_tensor = lambda values: torch.tensor(values, dtype=torch.float64)
+    expected = {"losses": as_tensor(losses), "norms": as_tensor(norms), "weights": whole(model)}
+    del found["tokens"]
+    assert max(apart(found, expected).values()) <= bound(config)
 
 
 def test_the_fused_update_and_the_loss_without_logits_change_nothing():
     """Trainer's own ways for a Transformer against the plain ones: losses and weights of 12 steps."""
-    plain = trainer(model=PLAIN, loss=next_token_loss)
-    own = trainer(replace(CONFIG, optimizer="adamw_fused"), PLAIN)
+    own = exact(replace(CONFIG, optimizer="adamw_fused"))
     assert own.loss is transformer_loss
-    torch.testing.assert_close([r.loss for r in own.run()], [r.loss for r in plain.run()], atol=1e-5, rtol=0)
-    for ours, theirs in zip(weights(own), weights(plain), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert max(apart(figures(own), figures(exact(CONFIG, loss=next_token_loss))).values()) <= bound(CONFIG)
 
 
 def test_the_fused_update_resumes_bit_for_bit(tmp_path):
@@ -117,14 +146,10 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop, precision):
 
 
 def test_accumulated_equals_one_large_batch():
-    small = trainer(replace(CONFIG, accumulation=3, steps=5), PLAIN)
-    torch.manual_seed(1)
-    large = Trainer(model_of(PLAIN, 1), windows(batch_size=15), replace(CONFIG, steps=5))
+    config = replace(CONFIG, accumulation=3, steps=5)
+    large = Trainer(model_of(PLAIN, 1).double(), windows(batch_size=15), replace(config, accumulation=1))
     large.windows.next = lambda data=windows(): _join([data.next() for _ in range(3)])
-    a, b = outcome(small.run()), outcome(large.run())
-    for x, y in zip(a, b, strict=True):
-        assert abs(x[3] - y[3]) < 1e-6
-    torch.testing.assert_close(weights(small), weights(large), atol=1e-6, rtol=1e-5)
+    assert max(apart(figures(exact(config)), figures(large)).values()) <= bound(config)
 
 
 def test_accumulated_equals_one_large_batch_with_unequal_target_counts():
@@ -135,15 +160,16 @@ def test_accumulated_equals_one_large_batch_with_unequal_target_counts():
         targets = batch.targets.clone()
         targets[:, : 2 * n] = -100
         batches.append(Batch(batch.ids, targets))
-    small = trainer(replace(CONFIG, accumulation=3, steps=1, warmup=0), PLAIN)
+    config = replace(CONFIG, accumulation=3, steps=1, warmup=0)
+    small = exact(config)
     small.windows.next = lambda it=iter(batches): next(it)
     [record] = small.run()
-    model, joined = model_of(PLAIN, 1), _join(batches)
+    model, joined = model_of(PLAIN, 1).double(), _join(batches)
     loss = cross_entropy(model(joined.ids), joined.targets)
     loss.backward()
-    assert abs(record.loss - loss.item()) < 1e-6
     norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
-    assert abs(record.gradient_norm - norm.item()) < 1e-5
+    assert math.isclose(record.loss, loss.item(), rel_tol=bound(config))
+    assert math.isclose(record.gradient_norm, norm.item(), rel_tol=bound(config))
 
 
 def _join(batches: list[Batch]) -> Batch:
@@ -152,15 +178,16 @@ def _join(batches: list[Batch]) -> Batch:
 
 def test_evaluation_is_the_mean_over_all_targets_and_leaves_the_run_alone():
     config = replace(CONFIG, eval_every=4)
-    t = trainer(config, eval_windows=windows(seed=9, batch_size=7))
+    t = trainer(config, dtype=torch.float64, eval_windows=windows(seed=9, batch_size=7))
     records = list(t.run())
     assert [r.step for r in records if r.eval_loss is not None] == [4, 8, 12]
     batch = t.eval_windows.take(range(t.eval_windows.count))
     t.model.eval()
     with torch.no_grad():
         expected = cross_entropy(t.model(batch.ids), batch.targets).item()
-    assert abs(records[-1].eval_loss - expected) < 1e-5
-    assert outcome(trainer().run())[-1][3] == records[-1].loss
+    rounded = batch.targets.numel() * torch.finfo(torch.float64).eps  # the loss is a sum over all targets, cut in another way
+    assert math.isclose(records[-1].eval_loss, expected, rel_tol=rounded)
+    assert outcome(trainer(dtype=torch.float64).run())[-1][3] == records[-1].loss
 
 
 def test_early_stop_waits_for_patience():
@@ -171,10 +198,10 @@ def test_early_stop_waits_for_patience():
 
 
 def test_compiled_equals_eager(as_a_reader_calls_it):
-    eager, compiled = trainer(replace(CONFIG, steps=2, warmup=0), PLAIN), trainer(replace(CONFIG, steps=2, warmup=0), PLAIN)
+    config = replace(CONFIG, steps=2, warmup=0)
+    eager, compiled = exact(config), exact(config)
     compiled.forward = torch.compile(compiled.model, backend="eager")  # the same graph, without a compiler's minutes
-    a, b = outcome(eager.run()), outcome(compiled.run())
-    assert all(abs(x[3] - y[3]) < 1e-5 for x, y in zip(a, b, strict=True))
+    assert max(apart(figures(compiled), figures(eager)).values()) <= bound(config)
 
 
 def test_a_loss_that_is_not_finite_names_the_step():
@@ -384,10 +411,10 @@ def test_the_count_that_a_loss_returns_scales_the_gradient():
     config = replace(
         CONFIG, steps=1, optimizer="sgd", lr=0.1, weight_decay=0.0, clip=0.0, schedule="constant", warmup=0, accumulation=2
     )
-    ours = Trainer(model_of(PLAIN, 1), windows(), config, loss=every_third)
-    model, data = model_of(PLAIN, 1), windows()
+    ours = exact(config, loss=every_third)
+    model, data = model_of(PLAIN, 1).double(), windows()
     sums = [every_third(model, data.next()) for _ in range(2)]
     (sum(s for s, _ in sums) / sum(n for _, n in sums)).backward()
-    expected = [p - 0.1 * p.grad for p in model.parameters()]
+    expected = [p.detach() - 0.1 * p.grad for p in model.parameters()]
     assert next(ours.run()).tokens == sum(n for _, n in sums)
-    torch.testing.assert_close(weights(ours), expected, atol=1e-6, rtol=1e-5)
+    assert max(float((a - b).abs().max()) for a, b in zip(weights(ours), expected, strict=True)) <= bound(config)
