@@ -7,7 +7,7 @@ import math
 from numbers import Integral, Real
 
 
-def count(least: int = 1, **values: int) -> None:
+def count(least: int = 1, **values: float) -> None:
     """Whole numbers, each at least so large.
 
     >>> count(layers=2.5)

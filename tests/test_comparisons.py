@@ -19,7 +19,9 @@ def test_the_chapters_that_keep_figures_are_found():
 def test_every_training_that_is_compared_has_four_rates_and_three_starts():
     for sources in CHAPTERS.values():
         (table,) = (
-            node.value for node in ast.parse(sources[-1]).body if isinstance(node, ast.Assign) and node.targets[0].id == "FOUND"
+            node.value
+            for node in ast.parse(sources[-1]).body
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "FOUND"
         )
         rates = defaultdict(set)
         for what, figures in ast.literal_eval(table).items():
@@ -32,7 +34,9 @@ def test_the_best_rate_lies_inside_the_rates_that_were_tried():
     """Else a rate that was not tried may be better still."""
     for sources in CHAPTERS.values():
         (table,) = (
-            node.value for node in ast.parse(sources[-1]).body if isinstance(node, ast.Assign) and node.targets[0].id == "FOUND"
+            node.value
+            for node in ast.parse(sources[-1]).body
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "FOUND"
         )
         means = defaultdict(dict)
         for what, figures in ast.literal_eval(table).items():

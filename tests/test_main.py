@@ -405,7 +405,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
 def test_what_sample_refuses_it_refuses_before_the_prompt(run, capsys):
     for options, said in (
         (["--tokens", "1000"], "exceed context_length=32"),
-        (["--temperature", "0"], "always take the most probable token (greedy=True, --greedy)"),
+        (["--temperature", "0"], "for the limit 0 use greedy=True (--greedy)"),
         (["--top-p", "2"], "top_p=2.0"),
     ):
         assert main(["sample", str(run), "--prompt", "The", *options]) == 2

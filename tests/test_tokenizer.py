@@ -19,8 +19,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFace
 
-from llmcore.__main__ import arguments, prepare
 from llmcore.data import read_pieces, read_tokens
+from llmcore.run import prepare
 from llmcore.tokenizer import (
     NOTES,
     SPLIT_PATTERNS,
@@ -398,9 +398,7 @@ def test_the_command_line_writes_the_ids_of_encode(tmp_path):
     for pattern in SPLIT_PATTERNS:
         out, tokenizer = tmp_path / f"run-{pattern}", rich_in_white_space(pattern)
         tokenizer.save(tmp_path / "t.json")
-        prepare(arguments().parse_args(
-            ["train", "--corpus", str(tmp_path / "table.txt"), "--tokenizer", str(tmp_path / "t.json"), "--out", str(out)]
-        ))  # fmt: skip
+        assert prepare(out, str(tmp_path / "table.txt"), tmp_path / "t.json") == []
         cut = int(len(rows) * 0.9)
         for name, text in (("train", rows[:cut]), ("held-out", rows[cut:])):
             assert read_tokens(out / f"{name}.bin")[0].tolist() == tokenizer.encode(text, "all")
@@ -682,10 +680,7 @@ def test_what_a_vocabulary_lacks_is_counted_and_said_once(trained, tmp_path, cap
         assert list(char.encode_iterable(["é", "a", "é"], "none", counted)) == [0, *char.encode("a"), 0]
     assert counted == {"é": 2}
     (tmp_path / "t.txt").write_text("abc" * 300 + "abcé½é" * 10, encoding="utf-8")
-    prepare(arguments().parse_args(
-        ["train", "--corpus", str(tmp_path / "t.txt"), "--level", "char", "--out", str(tmp_path / "run")]
-    ))  # fmt: skip
-    assert capsys.readouterr().err.splitlines() == [
+    assert prepare(tmp_path / "run", str(tmp_path / "t.txt"), level="char") == [
         "held-out part: 30 pieces are in no entry of the vocabulary and become the unknown token: 'é' 20, '½' 10"
     ]
 

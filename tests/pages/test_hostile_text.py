@@ -5,22 +5,13 @@ import re
 import pytest
 from widget_cases import careless, makers, texts
 
-<<<<<<< HEAD:tests/pages/test_hostile_text.py
+from llmcore.tokenizer import BPETokenizer
 from llmcore.widgets import bundle
+from llmcore.widgets.descent import LossSurface, OptimizerRace
 from llmcore.widgets.matrix import MatrixInspector
 from llmcore.widgets.pipeline import PipelineSchedule
-=======
-from llmcore.tokenizer import BPETokenizer
-from llmcore.widgets import (
-    LossSurface,
-    MatrixInspector,
-    OptimizerRace,
-    PipelineSchedule,
-    PositionExplorer,
-    TokenizerExplorer,
-    bundle,
-)
->>>>>>> widgets:tests/book/test_hostile_text.py
+from llmcore.widgets.position import PositionExplorer
+from llmcore.widgets.tokenizers import TokenizerExplorer
 
 # each below the 80 characters at which a label is cut
 HOSTILE = [
@@ -172,11 +163,6 @@ def test_a_broken_figure_says_so_and_stops_no_other(show, what):
 
 def test_a_long_text_is_cut_at_a_bound_and_says_so(show):
     """A text from outside the box is bounded as a typed one is, and no more tokens are drawn than a page bears."""
-<<<<<<< HEAD:tests/pages/test_hostile_text.py
-    from llmcore.tokenizer import BPETokenizer
-    from llmcore.widgets.tokenizers import TokenizerExplorer
-=======
->>>>>>> widgets:tests/book/test_hostile_text.py
 
     explorer = TokenizerExplorer({"pairs": BPETokenizer.train(["the old fox"], 260)}, "水" * 4000)
     page = show([explorer.figure(), explorer.figure().replace("水" * 4000 + '"', "水" * 8000 + '"')])

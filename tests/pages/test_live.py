@@ -14,7 +14,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 CELLS = [
-    "import numpy as np\nfrom llmcore.widgets.matrix import MatrixInspector\nw = MatrixInspector(np.arange(9.0).reshape(3, 3), 'A')\nw",
+    "import numpy as np\nfrom llmcore.widgets.matrix import MatrixInspector\n"
+    "w = MatrixInspector(np.arange(9.0).reshape(3, 3), 'A')\nw",
     "print('python sees', w.selection)",
     "w.selection = [2, 1]\nprint('python has set it')",
     "from llmcore.widgets.collective import CollectiveSimulator\nc = CollectiveSimulator()\nc",

