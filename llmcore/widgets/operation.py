@@ -58,7 +58,7 @@ class OperationInspector(Widget):
     def matmul(cls, A: Any, B: Any, bias: Any = None, *, names: Sequence[str] = ("A", "B", "y", "b"), rows: Names = None,
                inner: Names = None, columns: Names = None, result: Any = None, caption: str = "") -> "OperationInspector":  # fmt: skip
         """y = A @ B (+ bias). A and B have 2 axes, or more that agree; names: of A, B, the result and the bias."""
-        names = _names(names, 4)
+        names = _names(names, 3 if bias is None and len(names) == 3 else 4)  # without a bias its name may be left out
         a, b = _operand(A, names[0]), _operand(B, names[1])
         if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
             raise ValueError(f"{names[0]} {a.shape} @ {names[1]} {b.shape}: the inner sizes must agree; transpose one of them?")
