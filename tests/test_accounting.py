@@ -70,6 +70,7 @@ def test_flops_equal_torchs_counter_forward_and_backward(name):
     assert training_flops(config, 3, 7) == forward.get_total_flops() + backward.get_total_flops()
 
 
+@pytest.mark.slow
 def test_flops_of_an_encoder_decoder_and_of_real_sizes():
     config = replace(BASE, family="encoder-decoder", attention="explicit")
     with FlopCounterMode(display=False) as counter:

@@ -315,6 +315,7 @@ def test_gradients_of_several_uses_and_of_several_backwards_add_up():
     assert x.grad.tolist() == [37 + 3]
 
 
+@pytest.mark.slow
 def test_a_chain_longer_than_pythons_stack(as_a_reader_calls_it):
     x = Tensor(1.0, requires_grad=True)
     y = x

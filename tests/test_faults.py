@@ -241,6 +241,7 @@ def run(folder: Path, steps: int = 40) -> Trainer:
     return trainer.resume() if checkpoint.checkpoints(folder) else trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [Limit, Disk], indirect=True, ids=["limit", "disk"])
 def test_a_disk_that_fills_at_random_moments_ends_as_if_it_never_had(full, tmp_path):
     """20 times, after a random step, all but a random part of the room that a checkpoint needs is taken.
@@ -733,6 +734,7 @@ def endless(tmp_path, monkeypatch):
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "chunked", "announced"])
 @pytest.mark.parametrize("said", ["argument", "variable", "nowhere"])
 def test_a_download_without_end_does_not_fill_the_disk(endless, monkeypatch, how, said):

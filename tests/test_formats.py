@@ -148,6 +148,7 @@ READ += [[split(r"\p{N}{1,3}"), level()], [split(SPLIT_PATTERNS["gpt2"]), level(
 READ += [[sequence(digits(True)), level(True)]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_any_row_of_pre_tokenizers_is_done_or_refused(count, tmp_path):
     """All rows of one, two and three; the last of several is not taken for the whole."""
@@ -200,6 +201,7 @@ def test_unknown_bytes_are_one_id_each_or_refused(fuse, tmp_path):
 NAMES = ["<s>", "<mask>", "a", "aa", "s>", "日本", " <s>", "  ", "<s> ", "2024"]
 
 
+@pytest.mark.slow
 @settings(max_examples=120)
 @given(data=st.data())
 def test_added_tokens_with_any_flags(data, tmp_path_factory):
@@ -261,6 +263,7 @@ def test_what_lies_between_two_matches_is_learned_as_one_chunk():
 HANGS = "a" * 60 + "b"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["(a|aa)+$", "(a|aa)+c", r"(?:a|a)*[^ab]"])
 def test_a_pattern_that_would_take_for_ever_is_named(pattern, tmp_path, monkeypatch):
     """However it comes, and wherever it cuts: encode, encode_iterable, learning from texts and from a file."""

@@ -185,6 +185,7 @@ def test_what_an_import_reaches():
     assert reach("files('a.b')", "a") == {"a", "a.b"}
 
 
+@pytest.mark.slow
 def test_what_really_is_imported_is_in_the_closure():
     """An oracle: Python itself says which modules of llmcore are loaded after an import."""
     import subprocess

@@ -371,6 +371,7 @@ def test_a_damaged_checkpoint_is_the_same_or_refused(data, saved):
         file.write_bytes(was)
 
 
+@pytest.mark.slow
 @fuzz(200)
 def test_a_checkpoint_with_hashes_made_to_fit(data, saved):
     """Not damage but malice, or another program: the manifest agrees, the content does not."""

@@ -202,6 +202,7 @@ def allowed(path: Path, argv: list[str], place: Path) -> bool:
     return path in (place / "t.json", place / "run/tokenizer.json") or (argv[0] == "train" and (place / "run") in path.parents)
 
 
+@pytest.mark.slow
 @fuzz(8)
 def test_an_interrupted_run_ends_as_the_one_that_was_not(data, place, monkeypatch):
     """Ctrl-C after any time, in whatever it interrupts: the same command goes on, and the weights are equal bit for bit."""
@@ -250,6 +251,7 @@ def two():
             yield pool
 
 
+@pytest.mark.slow
 @fuzz(4)
 def test_two_at_once_in_one_folder(data, place, two):
     """Whoever wins, the folder is of one of them: its tokens are those of the corpus that the winner named."""

@@ -145,6 +145,7 @@ def test_after_a_corpus_too_short_the_folder_takes_another(tiny, tmp_path, capsy
     assert learned(tmp_path / "run") == nine_tenths("a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("lost", ["tokenizer.json", "train.bin", "train.bin.json", "held-out.bin", "held-out.bin.json"])
 @pytest.mark.parametrize("how", ["removed", "changed"])

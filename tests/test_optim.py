@@ -30,7 +30,7 @@ def train(model, optimizer, steps=100, clip=None):
     return [p.detach() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("groups", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("name", PAIRS)
 def test_equals_torch_over_100_steps(name, groups):
     ours, theirs, options = PAIRS[name]

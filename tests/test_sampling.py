@@ -57,7 +57,9 @@ STRICT = {
 CASES = [(name, value) for name, values in STRICT.items() for value in values]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, *(pytest.param(t, marks=pytest.mark.slow) for t in (torch.float64, torch.bfloat16))]
+)
 @pytest.mark.parametrize("kind", EXTREME)
 @pytest.mark.parametrize(("name", "value"), CASES)
 def test_every_rule_leaves_a_distribution_and_forbids_what_was_forbidden(name, value, kind, dtype):

@@ -122,7 +122,7 @@ def test_the_fused_update_resumes_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", *(pytest.param(p, marks=pytest.mark.slow) for p in ("bf16", "fp16"))])
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop, precision):
     """Dropout on, in the middle of an epoch, records and weights and optimizer alike."""
     config = replace(CONFIG, precision=precision, eval_every=3)
@@ -197,6 +197,7 @@ def test_early_stop_waits_for_patience():
     assert len(list(t.run())) == 3
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager(as_a_reader_calls_it):
     config = replace(CONFIG, steps=2, warmup=0)
     eager, compiled = exact(config), exact(config)
@@ -238,6 +239,7 @@ def test_other_ids_are_another_run(tmp_path):
     assert t.windows.state() == windows(tokens=tokens).state()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["constant", "warmup_stable_decay", "warmup_cosine"])
 @pytest.mark.parametrize("stop", [2, 12])
 def test_a_longer_run_is_resumed_where_it_equals_an_uninterrupted_one(tmp_path, schedule, stop):

@@ -34,6 +34,7 @@ def test_what_the_processor_lacks_is_refused_and_nothing_is_run(widest, monkeypa
     environment.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_torch_really_runs_that_way(name):
     try:
