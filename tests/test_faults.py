@@ -405,7 +405,7 @@ def test_a_loss_that_is_not_finite_is_one_line_too(tmp_path, text, capsys, monke
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 HASH = hashlib.sha256(CONTENT).hexdigest()
 HALF = len(CONTENT) // 2
-TIMEOUT = 0.3  # seconds that llmcore waits here
+TIMEOUT = 1.0  # seconds that llmcore waits here
 
 
 class Server(http.server.BaseHTTPRequestHandler):
