@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from test_widget_arguments import attempt, state_of
+from widget_cases import EXAMPLES, makers, parameters
 
 from llmcore import checkpoint
 from llmcore.__main__ import arguments, main
@@ -270,3 +272,27 @@ def test_two_at_once_in_one_folder(data, place, two):
     assert len(set(winners)) == 1
     assert tokenizer.decode(np.asarray(tokens).tolist()) == text[: int(len(text) * 0.9)]
     assert json.loads((checkpoint.latest(folder) / "state.json").read_text())["step"] == 3
+
+
+# ----------------------------------------------------------------------------------------------------------------- widgets
+
+NUMBERS_OF_A_WIDGET = st.integers() | st.floats() | st.sampled_from([0, 1, -1, 2**53 + 1, 2**63, 2**64, 10**400, 1e308, 5e-324])
+DTYPES = st.sampled_from(["float64", "float16", "int8", "uint64", "bool", "complex64", "<U3", "object", "datetime64[D]"])
+ARRAYS = st.builds(lambda shape, dtype: np.zeros(shape, dtype), st.lists(st.integers(0, 4), max_size=4), DTYPES)
+LEAVES = st.none() | st.booleans() | NUMBERS_OF_A_WIDGET | st.text(max_size=12) | st.binary(max_size=4) | ARRAYS
+ANYTHING = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3))
+
+
+@fuzz(150)
+def test_any_arguments_of_any_widget(data):
+    """A figure whose state is JSON and small, or a ValueError in a line that can be read."""
+    make = data.draw(st.sampled_from(makers()), label="widget")
+    given = dict(EXAMPLES[make])
+    for name in data.draw(st.lists(st.sampled_from(parameters(make)), min_size=1, max_size=2), label="arguments"):
+        given[name] = data.draw(ANYTHING, label=name)
+    widget, error = attempt(make, given, given.keys())
+    if widget is None:
+        assert 0 < len(str(error)) < 1000
+    else:
+        state_of(widget.figure())
+        assert len(repr(widget)) < 2000
