@@ -28,7 +28,7 @@ def trace(model: nn.Module, gradients: bool = False) -> Iterator[Seen]:
     """`with trace(model) as seen: model(ids)` keeps each module's output under its named_modules() path.
 
     Example: seen["decoder.blocks.0.attention.weights"] is (B, H, T, S). With gradients=True, run backward in
-    the block too; seen.gradients[path] is then dL/d(output). On exit the hooks are removed, after an error too.
+    the block too; seen.gradients[path] is then dL/d(output). On exit the hooks are removed, error or not.
     """
     seen = Seen()
     handles = []
