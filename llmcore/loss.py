@@ -25,7 +25,7 @@ def head_loss(
     bias: Float[Tensor, " V"] | None = None,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
-    """Sum over kept targets of -log softmax(x @ table^T + bias)[target], in nats: n times cross_entropy
+    """Sum over n kept targets of -log softmax(x @ table^T + bias)[target], in nats: n times cross_entropy
 
     The forward pass computes the gradients too, because a chunk's logits are gone afterwards:
 
