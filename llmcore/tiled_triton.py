@@ -236,7 +236,7 @@ def attention(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> Float[Tensor, "B H T Dh"]:
-    """softmax(q k^T / sqrt(Dh)) v in fp32, fp16 or bf16; the real keys of sequence b are start[b]:stop[b]."""
+    """softmax(q k^T / sqrt(Dh)) v in fp32, fp16 or bf16; sequence b's real keys are start[b]:stop[b]."""
     B, S = q.shape[0], k.shape[2]
     starts = torch.zeros(B, dtype=torch.int32, device=q.device) if start is None else start.clamp(max=S).int()
     stops = torch.full((B,), S, dtype=torch.int32, device=q.device) if stop is None else stop.clamp(max=S).int()
