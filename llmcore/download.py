@@ -1,4 +1,4 @@
-"""Files from the network, kept in one folder: complete and verified, or absent. Broken transfers go on later.
+"""Files from the network, kept in one folder: complete and verified, or absent. Broken transfers resume.
 
 A file grows under a name of this process and is renamed once its hash is right. The part that a broken
 transfer leaves is kept only if it can be continued: the server must serve ranges, and a SHA-256 must be
@@ -208,7 +208,7 @@ def _growing(target: Path) -> str:
 
 
 def _adopt(target: Path, temporary: Path) -> bool:
-    """Take over the longest beginning of this file that no process writes: kept, or left by a killed process.
+    """Take over the longest beginning of this file that no process writes: kept, or from a killed process.
 
     A living process writes at least every TIMEOUT seconds or gives up, so an older file has lost its writer.
     Of two processes that want the same beginning, only one can rename it.

@@ -175,7 +175,7 @@ def derivations(text: str) -> list[float]:
 
 
 def log_probability(text: str) -> float:
-    """Log of the summed probability of all derivations, in nats; -inf if the grammar cannot write the text."""
+    """Log of the summed probability of all derivations, in nats; -inf if the grammar cannot write it."""
     found = derivations(text)
     if not found:
         return -math.inf
