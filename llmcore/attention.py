@@ -20,7 +20,7 @@ from llmcore.tiled import tiled_attention
 
 
 def split_heads(x: Float[Tensor, "B T HDh"], n_heads: int) -> Float[Tensor, "B H T Dh"]:
-    """Head h is columns h*Dh .. (h+1)*Dh - 1. A view, then a transpose: a view alone would mix tokens."""
+    """Head h gets columns h*Dh .. (h+1)*Dh - 1, by view and transpose: a view alone would mix tokens."""
     checks.heads(x, n_heads)
     B, T, width = x.shape
     return x.view(B, T, n_heads, width // n_heads).transpose(1, 2)

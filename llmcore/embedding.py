@@ -13,7 +13,7 @@ from llmcore.position import POSITIONS
 
 
 def one_hot(ids: Integer[Tensor, "..."], vocab_size: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "... V"]:
-    """Row n is 0 everywhere but 1 at ids[n].
+    """Row n is 0 except for a 1 at ids[n].
 
     >>> one_hot(torch.tensor([2, 0]), 3)
     tensor([[0., 0., 1.],

@@ -94,6 +94,7 @@ def alone(folder: str | Path) -> Iterator[None]:
     folder = Path(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        # one lock object per folder, for all threads of the process: so it can be taken again
         lock = FileLock(folder.resolve() / ".lock", is_singleton=True, thread_local=False)
         try:
             lock.acquire(blocking=False)

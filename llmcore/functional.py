@@ -48,7 +48,7 @@ def linear(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, 
     if alone and not torch.is_grad_enabled():
         y = _one_row(x, W)
         return y if b is None else y + b
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # not -1, which is ambiguous for an empty x
     y = rows @ W if b is None else torch.addmm(b, rows, W)  # one call, so that y is written only once
     return y.view(*x.shape[:-1], W.shape[1])
 

@@ -96,6 +96,7 @@ def measure(device: torch.device, dtype: torch.dtype = torch.float32) -> Machine
     """Measure both roofs: by a large square product in this type, and by the sum of a large fp32 tensor."""
     n = 8192 if device.type == "cuda" else 1024 * min(2, torch.get_num_threads())
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    # x, of 256 MiB, or 1 GiB on CUDA, is larger than the usual caches
     out, x = torch.empty_like(a), torch.ones(1 << (28 if device.type == "cuda" else 26), device=device)
     flops = 2 * n**3 / best_seconds(lambda: torch.mm(a, b, out=out), device)
     return Machine(flops, x.nbytes / best_seconds(lambda: x.sum(), device))

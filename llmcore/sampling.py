@@ -192,6 +192,7 @@ def generate(
             f"{T} prompt tokens and {max_new_tokens} new ones exceed context_length={model.config.context_length}: ask for "
             f"at most {max(0, model.config.context_length - T + 1)} or shorten the prompt"
         )
+    # one stream of numbers per sequence
     generators = [torch.Generator().manual_seed((seed or 0) + 1_000_003 * b) for b in range(B)]
     if seed is None:
         for generator in generators:
@@ -206,7 +207,7 @@ def generate(
         finished = torch.zeros(B, dtype=torch.bool, device=device)
         fresh = ids
         for _ in range(max_new_tokens):
-            new = fresh if cache else ids
+            new = fresh if cache else ids  # the tokens that the cache does not hold yet
             with torch.inference_mode():
                 logits = model.decode(new, padding, memory, source_padding, cache=cache, last=True)[:, -1].float()
             shaped, read = _distribution(logits, "the model's logits"), _without_padding(ids, padding)

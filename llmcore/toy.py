@@ -43,6 +43,7 @@ def toy_model(**changes: Any) -> Transformer:
                 continue  # a gain stays 1
             draw = random.Random(name.removeprefix("encoder.").removeprefix("decoder."))
             spread = 0.5 if parameter.ndim > 1 else 0.1
+            # + 0.0 makes -0.0 a 0.0
             values = [round(draw.gauss(0, spread), 1) + 0.0 for _ in range(parameter.numel())]
             parameter.copy_(torch.tensor(values).view_as(parameter))
         model.embedding.table[101] = torch.tensor([0.1, 0.2, 0.3, 0.4])

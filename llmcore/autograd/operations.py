@@ -281,7 +281,7 @@ def rms_norm(x: Float[Array, "*N D"], weight: Gain = None, /, eps: float = 1e-5)
     return z * w, (lambda g: by_x(g * w), lambda g: g * z)
 
 
-# Picking and moving entries: the gradient goes where the entry came from
+# Picking and moving entries: the gradient returns to where each entry came from
 
 
 def _scatter(g: Array, index: Any, x: Array) -> Array:

@@ -39,7 +39,7 @@ class Tensor:
 
     data           the numbers, a read-only copy of what was given
     requires_grad  whether backward computes dL/d(this); a result inherits it from its inputs
-    grad           dL/d(this) in data's shape and type, of results too; None at first, each backward adds to it
+    grad           dL/d(this) in data's shape and type, of results too; None at first; backward adds to it
     operation      the name of the operation that computed it; "" for a leaf
 
     ValueError if data is no array of numbers, or, with requires_grad, not one of floats.
@@ -203,6 +203,7 @@ def operation(function: Callable[..., Result]) -> Callable[..., Tensor]:
     ValueError for other inputs.
     """
     name, kinds = function.__name__, [p.kind for p in inspect.signature(function).parameters.values()]
+    # None for *parts, which takes any number of inputs
     n_inputs = None if inspect.Parameter.VAR_POSITIONAL in kinds else kinds.count(inspect.Parameter.POSITIONAL_ONLY)
 
     @wraps(function)

@@ -130,7 +130,7 @@ def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: s
     keys = [key(token) for token in tokens]
     chunks = _Chunks(counts)
     totals = chunks.totals
-    # (minus the count, keys that sort greater bytes first, the pair): the smallest is the next merge
+    # (minus the count, keys by which greater bytes come first, the pair): the smallest is the next merge
     heap = [(-n, keys[a], keys[b], a, b) for (a, b), n in totals.items()]
     heapq.heapify(heap)
     done = 0

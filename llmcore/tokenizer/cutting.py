@@ -78,7 +78,7 @@ def portable(pattern: str) -> str:
     for part in parts(pattern):
         fits = (ALIKE_SET if part[0] == "[" else ALIKE).fullmatch(part) is not None
         fits = fits and all(map(_alike, regex.findall(r"\\[pP]\{\^?(\w+)\}", part)))
-        if part[:2] == "(?" and part[2] in "-aims":
+        if part[:2] == "(?" and part[2] in "-aims":  # flags: only i means the same to both
             fits = part in ("(?i:", "(?-i:") or (part == "(?i)" and not out)
         if not fits:
             raise ValueError(f"pattern {pattern!r} holds {part!r}, which Hugging Face's regular expressions may read otherwise")
