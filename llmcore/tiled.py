@@ -27,7 +27,7 @@ def tiled_attention(
     mask: Mask = Mask(),  # noqa: B008 - frozen
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T Dh"]:
-    """softmax(q k^T / sqrt(Dh)) v by online softmax, recomputed in backward
+    """softmax(q k^T / sqrt(Dh)) v by online softmax; backward recomputes the scores
 
     [online softmax: Milakov & Gimelshein 2018; recomputation: Dao et al. 2022]
 
