@@ -1,7 +1,8 @@
-"""How many parameters, operations and bytes a config costs, predicted without building the model.
+"""The parameters, operations and bytes that a config costs, predicted without building the model.
 
-B batch, T tokens (of the target in an encoder-decoder), S source tokens, D d_model, H n_heads, Hkv n_kv_heads, Dh d_head,
-F d_ff, V vocab_size, L n_layers of each stack. Every count is exact for llmcore's own modules; see tests/test_accounting.py.
+B batch, T tokens (of the target in an encoder-decoder), S source tokens, D d_model, H n_heads, Hkv
+n_kv_heads, Dh d_head, F d_ff, V vocab_size, L n_layers of each stack. Every count is exact for llmcore's own
+modules; see tests/test_accounting.py.
 """
 
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     """
     D, F, V, L, bias = config.d_model, config.d_ff, config.vocab_size, config.n_layers, int(config.bias)
     q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
-    attention = (D * q + q * bias) + 2 * (D * kv + kv * bias) + (q * D + D * bias)
+    attention = (D * q + q * bias) + 2 * (D * kv + kv * bias) + (q * D + D * bias)  # W_q, W_k and W_v, W_o
     ups = 2 if config.feed_forward == "swiglu" else 1
     feed_forward = ups * (D * F + F * bias) + (F * D + D * bias)
     norm = D * (1 + bias) if config.norm == "layer" else D
     both, last = config.family == "encoder-decoder", config.residual == "pre"
     stacks, biased = 2 if both else 1, config.head_transform or config.head_bias
+    # two per block, a third with cross-attention, one at the end of each pre-norm stack
     norms = L * (2 * stacks + both) + stacks * last + config.embedding_norm + config.head_transform
     return {
         "embedding": V * D,
@@ -40,10 +42,11 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def flops(config: ModelConfig, B: int, T: int, S: int = 0) -> dict[str, int]:
-    """Floating-point operations of the matrix products of one forward pass, by part: 2 m n k for (m, n) @ (n, k)
+    """Operations of the matrix products of one forward pass, by part: 2 m n k for (m, n) @ (n, k)
 
-    Scores are counted for the whole T x T square, as the explicit path computes them, causal or not. What is not a matrix
-    product (norms, softmax, activations) is left out: it is below 1 % at real sizes. S is an encoder-decoder's source length.
+    Scores are counted for the whole T x T square, causal or not, as the explicit path computes them.
+    Operations outside matrix products (norms, softmax, activations) are left out: at real sizes they are
+    below 1 %. S is an encoder-decoder's source length.
     """
     _lengths(config, B, T, S)
     D, F, L = config.d_model, config.d_ff, config.n_layers
@@ -51,7 +54,7 @@ def flops(config: ModelConfig, B: int, T: int, S: int = 0) -> dict[str, int]:
     ups = 2 if config.feed_forward == "swiglu" else 1
 
     projections = lambda queries, keys: 2 * B * (queries * D * q + 2 * keys * D * kv + queries * q * D)
-    square = lambda queries, keys: 2 * 2 * B * queries * keys * q  # Q K^T and weights V
+    square = lambda queries, keys: 2 * 2 * B * queries * keys * q  # Q K^T and weights @ V
 
     return {
         "projections": L * (projections(T, T) + (projections(S, S) + projections(T, S) if S else 0)),
@@ -62,15 +65,16 @@ def flops(config: ModelConfig, B: int, T: int, S: int = 0) -> dict[str, int]:
 
 
 def training_flops(config: ModelConfig, B: int, T: int, S: int = 0) -> int:
-    """Forward and backward: y = x W costs one product forward and two backward (dx = dy W^T, dW = x^T dy), so three times.
+    """Three times the forward pass: y = x W is one product, and its backward two (dx = dy W^T, dW = x^T dy).
 
-    About 6 N a token, N the parameters outside the embedding, while T is small beside D  [Kaplan et al. 2020]
+    About 6 N per token while T is small beside D, N the parameters outside the
+    embedding  [Kaplan et al. 2020]
     """
     return 3 * sum(flops(config, B, T, S).values())
 
 
 def kv_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int = 2) -> int:
-    """Bytes of keys and values kept for T tokens a sequence: 2 L Hkv Dh B T numbers
+    """Bytes of the keys and values of B sequences of T tokens: 2 L Hkv Dh B T numbers
 
     >>> from llmcore.config import LLAMA
     >>> kv_bytes(LLAMA, 1, 8192) / 2**30  # GiB at 16 bits
@@ -82,7 +86,7 @@ def kv_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int = 2) -> 
 
 @dataclass(frozen=True)
 class Saved:
-    """Numbers that one piece keeps for its backward pass, and bytes of booleans and indices."""
+    """The numbers that one part keeps for its backward pass, and the bytes of its booleans and indices."""
 
     numbers: int
     flags: int = 0
@@ -95,11 +99,11 @@ class Saved:
 
 
 def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int = 4) -> dict[str, int]:
-    """Bytes of intermediate tensors that one forward pass of a decoder or encoder keeps for backward, by part
+    """Bytes of the tensors that a forward pass of a decoder or encoder keeps for backward, by part
 
-    Counted for llmcore as written (no dropout, no padding, no autocast), logits included, loss not. The explicit path keeps
-    two T x T squares a head and block, fused and tiled keep none: that is the T^2 term. [Korthikanti et al. 2022] do the same
-    count for Megatron's kernels.
+    Counted for llmcore as written (no dropout, no padding, no autocast), up to the logits, without the loss.
+    The explicit path keeps two T x T squares per head and block, the T^2 term; fused and tiled keep none.
+    [Korthikanti et al. 2022] do the same count for Megatron's kernels.
     """
     if config.family == "encoder-decoder":
         raise ValueError("activation_bytes with family='encoder-decoder': count its two stacks as an encoder and a decoder")
@@ -107,23 +111,26 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     count(bytes_per_number=bytes_per_number)
     D, F, H, q = config.d_model, config.d_ff, config.n_heads, config.n_heads * config.d_head
     rows, L, rotary = B * T, config.n_layers, config.position.startswith("rotary")
-    # layer: its input, mean and 1 / deviation of each row; rms, written out: its input, normalised rows, 1 / size
+    # LayerNorm keeps its input and each row's mean and 1 / deviation; RMSNorm, which is written out, keeps
+    # its input, the normalised rows and each row's 1 / rms
     norm = Saved(rows * (D + 2 if config.norm == "layer" else 2 * D + 1))
-    # its input; q, k, v for every query head; the joined heads, and for the fused path the heads as they were, where
-    # rotary has laid q out anew so that joining makes a copy
+    # the input; q, k and v for every query head; the joined heads. Rotary changes the layout of q, and
+    # thereby of fused attention's result: joining its heads then makes a copy, and both are kept
     vectors = rows * (D + 4 * q) + (rows * q if rotary and config.attention == "fused" and T > 1 else 0)
-    masks = 2 * T * T if config.family == "decoder" and T > 1 else 0  # the mask and its complement; one row may read all
-    # explicit: exp(scores - max) and weights, the row sums; fused and tiled: log of the row sums
+    # the mask and its complement; a single token needs no mask
+    masks = 2 * T * T if config.family == "decoder" and T > 1 else 0
+    # explicit keeps exp(scores - max), weights and row sums; fused and tiled keep the log of the row sums
     squares = Saved(2 * B * H * T * T + B * H * T, masks) if config.attention == "explicit" else Saved(B * H * T)
     hidden = {
-        "relu": Saved(rows * F, rows * F),  # the product's input, and the sign of each before
+        "relu": Saved(rows * F, rows * F),  # its result, and a boolean per entry: x <= 0
         "gelu": Saved(rows * 2 * F),  # its input and its result
         "gelu_tanh": Saved(rows * 2 * F),
         "silu": Saved(rows * 2 * F),
         "swiglu": Saved(rows * 4 * F),  # gate, SiLU of the gate, up, their product
     }[config.feed_forward]
-    angles = Saved(T * config.d_head if rotary else 0)  # cosine and sine of Dh / 2 angles
-    places = 8 * (rows * (2 if config.n_segments else 1) + (T if config.position == "learned" else 0))  # 8 bytes an index
+    angles = Saved(T * config.d_head if rotary else 0)  # cosine and sine of Dh / 2 angles per token
+    # 8 bytes per index into a table
+    places = 8 * (rows * (2 if config.n_segments else 1) + (T if config.position == "learned" else 0))
     head = Saved(rows * D) + (norm + Saved(rows * 4 * D) if config.head_transform else Saved(0))
     parts = {
         "embedding": Saved(0, places) + angles + (norm if config.embedding_norm else Saved(0)),

@@ -1,6 +1,6 @@
 """Attention: multi-head, grouped-query and multi-query; self or cross; written out or fused; with a cache.
 
-Shapes: B batch, T queries, S keys, D d_model, H n_heads, Hkv n_kv_heads, Dh d_head. Head h is columns h*Dh .. (h+1)*Dh of W_q.
+Shapes: B batch, T queries, S keys, D d_model, H n_heads, Hkv n_kv_heads, Dh d_head.
 """
 
 import math
@@ -20,7 +20,7 @@ from llmcore.tiled import tiled_attention
 
 
 def split_heads(x: Float[Tensor, "B T HDh"], n_heads: int) -> Float[Tensor, "B H T Dh"]:
-    """Cut the last axis into heads, then move the heads forward: view first, then transpose, or tokens get mixed."""
+    """Head h gets columns h*Dh .. (h+1)*Dh - 1, by view and transpose: a view alone would mix tokens."""
     checks.heads(x, n_heads)
     B, T, width = x.shape
     return x.view(B, T, n_heads, width // n_heads).transpose(1, 2)
@@ -32,7 +32,7 @@ def join_heads(x: Float[Tensor, "B H T Dh"]) -> Float[Tensor, "B T HDh"]:
 
 
 class KVCache:
-    """Keys and values of the tokens already read, so that a new token costs one row of attention instead of all.
+    """Keys and values of the tokens read so far: a new token then costs one row of attention, not all rows.
 
     Holds 2 * B * Hkv * capacity * Dh numbers. For inference only: the buffers are written in place.
     """
@@ -61,11 +61,11 @@ class KVCache:
 class Attention(nn.Module):
     """y = concat_h(softmax(Q_h K_h^T / sqrt(Dh)) V_h) @ W_o  [Vaswani et al. 2017, 3.2]
 
-    Q = x W_q, K = c W_k, V = c W_v with c = x (self) or c = context (cross). n_kv_heads < n_heads: each key head serves
-    n_heads / n_kv_heads query heads  [Shazeer 2019; Ainslie et al. 2023]. A row whose keys are all masked gives zeros.
+    Q = x W_q, K = c W_k, V = c W_v; c is x (self) or context (cross). If n_kv_heads < n_heads, each key head
+    serves n_heads / n_kv_heads query heads  [Shazeer 2019; Ainslie et al. 2023]. Fully masked queries get 0.
 
-    config.attention picks the path: "explicit" makes every step a tensor that trace can show; "fused" is torch's
-    scaled_dot_product_attention; "tiled" shows how such a call does without the square. Equal to 1e-5.
+    config.attention picks the path: "explicit" makes every step a tensor that trace can show; "fused" calls
+    torch's scaled_dot_product_attention; "tiled" shows how that avoids the square. They agree to 1e-5.
     """
 
     def __init__(self, config: ModelConfig):
@@ -77,7 +77,7 @@ class Attention(nn.Module):
         self.W_v = Linear(config.d_model, self.n_kv_heads * self.d_head, config.bias)
         self.W_o = Linear(self.n_heads * self.d_head, config.d_model, config.bias)
         self.dropout = nn.Dropout(config.dropout)
-        # Places to look: the tensors that pass here are found by trace under these names.
+        # Identities: the names under which trace finds the tensors that pass through them.
         self.q, self.k, self.v, self.heads = nn.Identity(), nn.Identity(), nn.Identity(), nn.Identity()
         self.scores, self.weights = nn.Identity(), nn.Identity()
 
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         checks.context(x, context, cache.keys if cache else None)
         q = self.q(turn(split_heads(self.W_q(x), self.n_heads)))  # (B, H, T, Dh)
         if context is not None and cache is not None and cache.keys is not None and cache.values is not None:
-            k, v = cache.keys, cache.values  # the source does not change while the target grows
+            k, v = cache.keys, cache.values  # the source stays the same while the target grows
         else:
             source = x if context is None else context
             k = split_heads(self.W_k(source), self.n_kv_heads)  # (B, Hkv, S, Dh)
@@ -103,7 +103,7 @@ class Attention(nn.Module):
                 k, v = cache.append(k, v)
         group, (B, H, T, Dh) = self.n_heads // self.n_kv_heads, q.shape
         if group > 1 and T == 1 and cache is not None:
-            # a group's queries become rows of its key head, so that no key is copied; one new token needs no causal mask
+            # a group's queries become rows of its key head: no key is copied; one token needs no causal mask
             q, mask = q.reshape(B, self.n_kv_heads, group, Dh), Mask(padding=mask.padding)
         elif group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
@@ -117,22 +117,23 @@ class Attention(nn.Module):
         if allowed is None:
             weights = softmax(scores)
         else:
-            # finfo.min, not -inf: a row of -inf would be NaN; multiplied by the mask such a row becomes zeros
+            # finfo.min, not -inf, which would make a fully masked row NaN; times the mask the row becomes 0
             weights = softmax(scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)) * allowed
         return self.dropout(self.weights(weights)) @ v
 
     def fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Float[Tensor, "B H T Dh"]:
-        """The same in one call that never stores the (T, S) square where the hardware allows."""
+        """The same in one call, which stores no (T, S) square where the hardware allows."""
         T, S = q.shape[-2], k.shape[-2]
         dropout = self.dropout.p if self.training else 0.0
         attend = torch.nn.functional.scaled_dot_product_attention
+        # torch's is_causal counts queries and keys both from 0: wrong for queries that follow a cache
         if mask.padding.empty and (not mask.causal or T == S or T == 1):
             return attend(q, k, v, dropout_p=dropout, is_causal=mask.causal and T > 1)
         allowed = mask.square(T, S, q.device)
         assert allowed is not None
-        some = allowed.any(-1, keepdim=True)  # rows without any key read all of them, then are set to zero
+        some = allowed.any(-1, keepdim=True)  # a row without keys reads all, to avoid NaN, and is set to 0
         return attend(q, k, v, attn_mask=allowed | ~some, dropout_p=dropout) * some
 
     def tiled(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Float[Tensor, "B H T Dh"]:
-        """The same tile by tile, written out: see llmcore.tiled."""
+        """The same, written out tile by tile: see llmcore.tiled."""
         return tiled_attention(q, k, v, mask, self.dropout.p if self.training else 0.0)

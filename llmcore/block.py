@@ -1,4 +1,4 @@
-"""One block: attention, cross-attention where there is an encoder to read, feed-forward; each with norm and residual.
+"""One block: attention, cross-attention if there is an encoder, feed-forward; each with norm and residual.
 
 Shapes: B batch, T tokens, S source tokens, D d_model.
 """
@@ -20,7 +20,7 @@ Layer = Callable[[Tensor], Tensor]
 
 
 def pre_norm(x: Float[Tensor, "B T D"], norm: Layer, sublayer: Layer) -> Float[Tensor, "B T D"]:
-    """x + sublayer(norm(x)): the sum is never normalised, so a gradient reaches every depth unscaled  [Xiong et al. 2020]"""
+    """x + sublayer(norm(x)): the sum has no norm, so gradients pass it unscaled  [Xiong et al. 2020]"""
     return x + sublayer(norm(x))
 
 
@@ -34,14 +34,14 @@ RESIDUALS = {"pre": pre_norm, "post": post_norm}
 
 @dataclass
 class BlockCache:
-    """What a decoder block remembers: its own keys and values, and those of the source."""
+    """The keys and values that a decoder block keeps: its own and, with cross-attention, the source's."""
 
     own: KVCache
     source: KVCache | None = None
 
 
 class Block(nn.Module):
-    """Attention, then (cross=True) attention to a memory, then feed-forward, each in the config's residual order."""
+    """Attention, if cross also attention to memory, and feed-forward; config.residual places the norms."""
 
     def __init__(self, config: ModelConfig, cross: bool = False):
         super().__init__()
@@ -52,7 +52,7 @@ class Block(nn.Module):
             self.cross_norm, self.cross_attention = norm(), Attention(config)
         self.feed_forward_norm, self.feed_forward = norm(), FEED_FORWARDS[config.feed_forward](config)
         self.dropout = nn.Dropout(config.dropout)
-        # Places to look: the residual stream after each sublayer.
+        # Names for trace: the residual stream after each sublayer.
         self.after_attention, self.after_cross, self.after_feed_forward = nn.Identity(), nn.Identity(), nn.Identity()
 
     def forward(

@@ -1,8 +1,8 @@
-"""What a caller may get wrong in a call of the model's parts, each said as a ValueError: what, where, and the remedy.
+"""Checks on the inputs of the model's parts: a ValueError says what is wrong, where, and the remedy.
 
-The parts call these where numbers come in. Without them many of these mistakes would go through in silence, because arrays of
-different shapes broadcast. Signatures say no shapes here: what is looked at may have any. B sequences, T tokens, S keys, D width,
-H heads, Dh d_head, V vocabulary.
+Without them many mistakes would pass in silence, because tensors of different shapes broadcast. Signatures
+here declare no shapes, since an input under check may have any. B sequences, T tokens, S keys, D width, H
+heads, Dh d_head, V vocabulary.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llmcore.quantities import amount, count
 
-Mask = Padding = Any  # of llmcore.mask, which stands above
+Mask = Padding = Any  # the classes of llmcore.mask, which imports this module
 RULES = (
     "a mask is Mask(causal=True) or Mask(padding=Padding(stop=lengths)), a padding Padding(stop=lengths). A tensor of booleans is not "
     "taken, since True means read to some libraries and do not read to others; real, True at real tokens, gives lengths = real.sum(1)"
@@ -25,20 +25,20 @@ def _kind(x: object) -> str:
 
 
 def whole_numbers(x: Tensor, name: str) -> Tensor:
-    """x as int64, by which torch picks rows: a tensor of integers of any width, on a device that holds numbers."""
+    """x as int64, with which torch indexes; x is a tensor of integers on a device that holds numbers."""
     if not isinstance(x, Tensor) or x.dtype not in INTEGERS:
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name}s have type {kind}: each is a row number; pass a tensor of integers")
     if x.is_meta:
         raise ValueError(f"{name}s are on the device 'meta', which holds no numbers: put them and the model on a real one")
     rows = x.long()
-    if x.dtype == torch.uint64 and bool((rows < 0).any()):  # from 2^63 on int64 begins again at -2^63
+    if x.dtype == torch.uint64 and bool((rows < 0).any()):  # from 2^63 on, int64 wraps to -2^63
         raise ValueError(f"{name} {int(rows.min()) + 2**64} is above 2^63 - 1: no table has so many rows; where does it come from?")
     return rows
 
 
 def ids(x: Tensor, size: int, name: str = "id", remedy: str = "does the tokenizer fit the model?") -> Tensor:
-    """x as int64; each id is a row number from 0 to size - 1."""
+    """x as int64; each id must lie in 0 .. size - 1."""
     rows = whole_numbers(x, name)
     outside = (rows < 0) | (rows >= size)
     if bool(outside.any()):
@@ -47,7 +47,7 @@ def ids(x: Tensor, size: int, name: str = "id", remedy: str = "does the tokenize
 
 
 def tokens(x: Tensor, offset: int, context_length: int) -> Tensor:
-    """x as int64; at least one token in each sequence, and no more than fit the context."""
+    """x as int64; it must be (B, T) with 1 <= T, and offset + T tokens must fit the context."""
     x = whole_numbers(x, "id")
     if x.ndim != 2 or not x.shape[1]:
         raise ValueError(f"ids have shape {tuple(x.shape)}: give (B, T), at least one token each; ids[None] for one sequence")
@@ -57,7 +57,7 @@ def tokens(x: Tensor, offset: int, context_length: int) -> Tensor:
 
 
 def rows(ids_: Tensor, table: Tensor, *names: str) -> Tensor:
-    """Row numbers of a table, as int64, on its device."""
+    """ids_ as int64; each must be a row number of the table, on the table's device."""
     found = ids(ids_, len(table), *names)
     if found.device != table.device:
         raise ValueError(f"ids are on {found.device}, the table on {table.device}: move both to one device that holds numbers")
@@ -65,21 +65,21 @@ def rows(ids_: Tensor, table: Tensor, *names: str) -> Tensor:
 
 
 def one_for_each(segments: Tensor, ids: Tensor) -> Tensor:
-    """A segment for each id."""
+    """segments, which must have one entry per id."""
     if not isinstance(segments, Tensor) or segments.shape != ids.shape:
         raise ValueError(f"segments are {_kind(segments)} with ids of shape {tuple(ids.shape)}: give one per id")
     return segments
 
 
 def blocks(cache: list, n_layers: int) -> list:
-    """A cache with an entry for each block."""
+    """The cache, which must have one entry per block."""
     if len(cache) != n_layers:
         raise ValueError(f"cache of {len(cache)} blocks with n_layers={n_layers}: make it by the model's new_cache")
     return cache
 
 
 def gain(x: Tensor, **gains: Tensor | None) -> None:
-    """One number for each entry of x's last axis."""
+    """Each gain, if given, must hold one number per entry of x's last axis."""
     for name, values in gains.items():
         if values is not None and values.shape != x.shape[-1:]:
             raise ValueError(
@@ -88,7 +88,7 @@ def gain(x: Tensor, **gains: Tensor | None) -> None:
 
 
 def positions(x: Tensor, vectors: Tensor, width: int = 0) -> Tensor:
-    """A row of places for all sequences of vectors or a row for each; with a width, vectors are queries or keys of so many numbers."""
+    """x must be (1, T) or (B, T), for vectors (B, T, D), or, with a width, (B, H, T, width)."""
     axes = 4 if width else 3
     if vectors.ndim != axes or x.shape not in ((1, vectors.shape[-2]), (vectors.shape[0], vectors.shape[-2])):
         raise ValueError(
@@ -101,7 +101,7 @@ def positions(x: Tensor, vectors: Tensor, width: int = 0) -> Tensor:
 
 
 def pairs(d: int, base: float) -> None:
-    """Positions take dimensions in pairs, at frequencies from 1 down to 1 / base."""
+    """d must be even, since positions take dimensions in pairs, and base a finite number above 0."""
     count(d=d)
     amount(base=base)
     if d % 2:
@@ -109,7 +109,7 @@ def pairs(d: int, base: float) -> None:
 
 
 def heads(x: Tensor, n_heads: int) -> None:
-    """Vectors that can be cut into so many heads."""
+    """x must be (B, T, D) with D a multiple of n_heads."""
     count(n_heads=n_heads)
     if x.ndim != 3 or x.shape[-1] % n_heads:
         raise ValueError(
@@ -118,13 +118,13 @@ def heads(x: Tensor, n_heads: int) -> None:
 
 
 def rule(causal: bool) -> None:
-    """True or False, not a tensor."""
+    """causal must be True or False, not a tensor."""
     if not isinstance(causal, bool):
         raise ValueError(f"causal is {_kind(causal)}: {RULES}")
 
 
 def ends(**given: Tensor | None) -> None:
-    """Where the real tokens of each sequence start or stop."""
+    """start and stop, where given, must each hold one integer per sequence."""
     lengths = set()
     for name, x in given.items():
         if x is None:
@@ -137,7 +137,7 @@ def ends(**given: Tensor | None) -> None:
 
 
 def padding(given: Padding, B: int, T: int | None = None) -> None:
-    """A Padding of B sequences; with T, of which T tokens have been read so far, its values are looked at too."""
+    """given must be a Padding of B sequences; with T, the tokens read so far, its values are checked too."""
     if isinstance(given, Tensor) or not hasattr(given, "stop"):
         raise ValueError(f"padding is {_kind(given)}: {RULES}")
     for name, x in (("start", given.start), ("stop", given.stop)):
@@ -148,20 +148,20 @@ def padding(given: Padding, B: int, T: int | None = None) -> None:
 
 
 def mask(given: Mask, B: int) -> None:
-    """A Mask, its padding for B sequences."""
+    """given must be a Mask whose padding is for B sequences."""
     if isinstance(given, Tensor) or not hasattr(given, "padding"):
         raise ValueError(f"mask is {_kind(given)}: {RULES}")
     padding(given.padding, B)
 
 
 def last_of_the_keys(causal: bool, first: int) -> None:
-    """Under a causal mask the T queries stand at the last T places of the keys, the first of them not before the first key."""
+    """Under a causal mask the first query's place must be 0 or more: at most as many queries as keys."""
     if causal and first < 0:
         raise ValueError(f"{-first} more queries than keys under a causal mask: queries are the last of the keys; pass all keys")
 
 
 def context(x: Tensor, other: Tensor | None, keys: Tensor | None) -> None:
-    """Vectors to attend to: of as many sequences as read them, and those whose keys are in the cache."""
+    """other must have one sequence per reader, and be the context whose keys the cache holds."""
     if other is None:
         return
     if other.ndim != 3 or len(other) != len(x):
@@ -171,7 +171,7 @@ def context(x: Tensor, other: Tensor | None, keys: Tensor | None) -> None:
 
 
 def cached(k: Tensor, v: Tensor, keys: Tensor | None, length: int, capacity: int) -> None:
-    """New keys and values that go beside those of a cache, and fit in."""
+    """New keys and values must match those in the cache, leave it within capacity, and need no gradient."""
     if k.requires_grad or v.requires_grad:
         raise ValueError("a KVCache takes no gradients: use torch.no_grad() to generate, or leave the cache out to train")
     if length + k.shape[2] > capacity:
@@ -185,7 +185,7 @@ def cached(k: Tensor, v: Tensor, keys: Tensor | None, length: int, capacity: int
 
 
 def qkv(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> None:
-    """Queries, keys and values of the same sequences and heads."""
+    """q (B, H, T, Dh), k and v (B, H, S, Dh) must agree in B, H, Dh and type; dropout must lie in [0, 1)."""
     same = q.ndim == k.ndim == 4 and k.shape == v.shape and (*q.shape[:2], q.shape[3]) == (*k.shape[:2], k.shape[3])
     if not same or not q.dtype == k.dtype == v.dtype:
         raise ValueError(
@@ -197,10 +197,11 @@ def qkv(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> None:
 
 
 def layout(module: Any, weights: dict[str, Tensor], prefix: str, metadata: dict, *rest: object) -> None:
-    """A weight (in, out) for a Linear of llmcore. torch.nn.Linear stores (out, in), and where both are equal no shape tells.
+    """Before loading: a Linear of llmcore needs a weight (in, out), and torch.nn.Linear stores (out, in).
 
-    What tells is the version that each module notes in its state dict: 1 in torch's own. A plain dict, such as safetensors gives,
-    has no versions; from such a dict a square weight is taken as (in, out).
+    The shape does not tell for a square weight, but the version does that each module writes into its state
+    dict: 1 for torch's own. A plain dict, such as safetensors returns, has no versions: its square weights
+    are taken as (in, out).
     """
     ours, theirs = module.weight.shape, weights.get(f"{prefix}weight", module.weight).shape
     foreign = metadata.get("version", module._version) != module._version

@@ -1,7 +1,7 @@
 """One frozen description of a Transformer: which family, which parts, which sizes.
 
-V vocab_size, D d_model, L n_layers, H n_heads, Hkv n_kv_heads, Dh d_head. Our notes' words: embedding_dim = d_model,
-hidden_dim = d_head, intermediate_size = d_ff. A config that cannot be built is refused here, so no module checks it again.
+V vocab_size, D d_model, L n_layers, H n_heads, Hkv n_kv_heads, Dh d_head. In our notes D is embedding_dim,
+Dh hidden_dim, d_ff intermediate_size. Impossible configs are refused here, so no other module checks again.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class RotaryScaling:
-    """How Llama 3.1 stretches rotary angles to a longer context  [Grattafiori et al. 2024; factors from its config]
+    """Llama 3.1 slows rotary pairs to reach a longer context  [Grattafiori et al. 2024; factors: its config]
 
-    A pair of dimensions with wavelength w = 2 pi / frequency keeps its frequency where w < original / high, has it
-    divided by factor where w > original / low, and blends the two in between.
+    With wavelength w = 2 pi / frequency, a pair keeps its frequency where w < original / high, divides it by
+    factor where w > original / low, and blends the two in between.
     """
 
     factor: float = 8.0
@@ -43,7 +43,7 @@ class RotaryScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides a model's shape. The same fields describe an encoder, a decoder and both together.
+    """Every choice that shapes a model. The same fields describe encoders, decoders and encoder-decoders.
 
     >>> TOY.d_head, TOY.n_kv_heads
     (2, 2)
@@ -55,11 +55,11 @@ class ModelConfig:
     vocab_size: int
     context_length: int
     d_model: int
-    n_layers: int  # of each stack: an encoder-decoder has as many encoder blocks as decoder blocks
+    n_layers: int  # per stack; an encoder-decoder has two stacks of this depth
     n_heads: int
     d_ff: int
-    n_kv_heads: int = 0  # 0: as many as n_heads; 1 is multi-query attention
-    d_head: int = 0  # 0: d_model / n_heads
+    n_kv_heads: int = 0  # 0 means n_heads; 1 is multi-query attention
+    d_head: int = 0  # 0 means d_model / n_heads
     family: Family = "decoder"
     norm: Norm = "layer"
     norm_eps: float = 1e-5
@@ -68,19 +68,19 @@ class ModelConfig:
     rotary_base: float = 10000.0
     rotary_scaling: RotaryScaling | None = None
     residual: Residual = "pre"
-    bias: bool = True  # of every linear map but the head
-    tied: bool = True  # the head reads the embedding's own table
+    bias: bool = True  # in LayerNorm and in every linear map except the head
+    tied: bool = True  # the head shares the embedding's table
     dropout: float = 0.0
     attention: AttentionPath = "fused"
     init_std: float = 0.02
     scale_embedding: bool = False  # multiply token vectors by sqrt(D)  [Vaswani et al. 2017, 3.4]
     embedding_norm: bool = False  # a norm right after the embedding  [Devlin et al. 2019]
-    n_segments: int = 0  # sentence A / sentence B vectors added to the embedding  [Devlin et al. 2019]
-    head_bias: bool = False  # a bias per token at the head
-    head_transform: bool = False  # linear, GELU, norm before the head, and a bias per token  [Devlin et al. 2019]
+    n_segments: int = 0  # vectors for sentence A, sentence B, added to the embedding  [Devlin et al. 2019]
+    head_bias: bool = False  # one bias per vocabulary entry, added to the logits
+    head_transform: bool = False  # linear, GELU, norm before the head; implies a bias  [Devlin et al. 2019]
 
     def __post_init__(self) -> None:
-        if isinstance(self.rotary_scaling, dict):  # as JSON gives it back
+        if isinstance(self.rotary_scaling, dict):  # as read back from JSON
             object.__setattr__(self, "rotary_scaling", RotaryScaling(**self.rotary_scaling))
         for name, kind in CHOICES.items():
             if getattr(self, name) not in get_args(kind):
@@ -88,10 +88,10 @@ class ModelConfig:
         if not isinstance(self.rotary_scaling, RotaryScaling | None):
             raise ValueError(f"rotary_scaling={self.rotary_scaling!r}: must be a RotaryScaling, its fields as a dict, or None")
         for f in fields(self):
-            value, least = getattr(self, f.name), int(f.default is MISSING)  # 0 stands for the default where there is one
+            value, least = getattr(self, f.name), int(f.default is MISSING)  # fields with a default may be 0
             if f.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ValueError(f"{f.name}={value!r}: must be a whole number of at least {least}")
-            if f.type == "float" and not (isinstance(value, int | float) and abs(value) < math.inf):  # nor NaN
+            if f.type == "float" and not (isinstance(value, int | float) and abs(value) < math.inf):
                 raise ValueError(f"{f.name}={value!r}: must be a finite number")
             if f.type == "bool" and not isinstance(value, bool):
                 raise ValueError(f"{f.name}={value!r}: must be True or False")
@@ -129,7 +129,7 @@ class ModelConfig:
         return asdict(self)
 
     def with_(self, **changes: Any) -> ModelConfig:
-        """The same config with some fields changed; d_head and n_kv_heads are derived again unless they are given.
+        """A copy with some fields changed; d_head and n_kv_heads, if derived, are derived anew unless given.
 
         >>> GPT2.with_(n_heads=6).d_head
         128
@@ -141,19 +141,19 @@ class ModelConfig:
         return replace(self, **changes)
 
 
-# The example that runs through the book: ids up to 200, d = 4, two heads of 2, FFN 16.
+# The book's running example: ids up to 200, D = 4, two heads of 2, d_ff = 16.
 TOY = ModelConfig(
     vocab_size=201, context_length=8, d_model=4, n_layers=1, n_heads=2, d_ff=16, position="sinusoidal",
     feed_forward="relu", attention="explicit", tied=False, init_std=0.5,
 )  # fmt: skip
 
-# Trains in minutes on two cores: the model of chapter 3.1.
+# The model of chapter 3.1; it trains in minutes on two cores.
 SMALL = ModelConfig(
     vocab_size=512, context_length=128, d_model=128, n_layers=4, n_heads=4, d_ff=384, norm="rms",
     feed_forward="swiglu", position="rotary", bias=False,
 )  # fmt: skip
 
-# 124M, the smallest of four  [Radford et al. 2019]
+# GPT-2 with 124M parameters, the smallest of the four  [Radford et al. 2019]
 GPT2 = ModelConfig(
     vocab_size=50257, context_length=1024, d_model=768, n_layers=12, n_heads=12, d_ff=3072, dropout=0.1,
 )  # fmt: skip
@@ -172,7 +172,7 @@ BERT_BASE = ModelConfig(
     head_transform=True,
 )  # fmt: skip
 
-# The base model of "Attention is all you need", 37,000 shared byte pairs  [Vaswani et al. 2017]
+# The base model of "Attention is all you need"; its languages share 37,000 byte pairs  [Vaswani et al. 2017]
 VASWANI_BASE = ModelConfig(
     vocab_size=37000, context_length=512, d_model=512, n_layers=6, n_heads=8, d_ff=2048, family="encoder-decoder",
     feed_forward="relu", position="sinusoidal", residual="post", dropout=0.1, scale_embedding=True,

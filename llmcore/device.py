@@ -1,4 +1,4 @@
-"""Which device the book computes on, and one seed for every source of randomness."""
+"""The device on which the book computes, and one seed for every source of randomness."""
 
 import os
 import random
@@ -8,9 +8,9 @@ import torch
 
 
 def pick() -> torch.device:
-    """cuda if there is one, else cpu; the variable LLMCORE_DEVICE ("cpu", "cuda", "cuda:1") overrides.
+    """cuda if there is one, else cpu; the environment variable LLMCORE_DEVICE, such as "cuda:1", overrides.
 
-    Raises ValueError where that names no device, RuntimeError where the device is not there.
+    Raises ValueError if it names no device, RuntimeError if that device is not available.
     """
     name = os.environ.get("LLMCORE_DEVICE", "")
     if not name:
@@ -19,7 +19,7 @@ def pick() -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"LLMCORE_DEVICE={name!r} names no device: use cpu, cuda or cuda:0, or unset it") from error
-    try:
+    try:  # only a computation shows whether a device that has a name also works
         torch.empty(1, device=device).add(1).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise RuntimeError(f"LLMCORE_DEVICE={name!r} is not available here ({str(error).splitlines()[0]}): use cpu") from error

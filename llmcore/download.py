@@ -1,9 +1,9 @@
-"""Files from the network, kept in one folder: whole and checked, or not there at all. A transfer that breaks off goes on later.
+"""Files from the network, kept in one folder: complete and verified, or absent. Broken transfers resume.
 
-A file grows under a name of this process and is renamed when its hash is right. What a broken transfer leaves is kept only where
-it can be continued: the server serves ranges, and a SHA-256 will tell whether the joined halves belong
-together. A file without a SHA-256 may change at its address: the server is asked each time whether it has, by
-the tag or the date that it gave.
+A file grows under a name of this process and is renamed once its hash is right. The part that a broken
+transfer leaves is kept only if it can be continued: the server must serve ranges, and a SHA-256 must be
+there to tell whether the joined parts belong together. A file without a SHA-256 may change at its address,
+so the server is asked each time whether it has, by the ETag or the date that it gave.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ from tqdm import tqdm
 from llmcore.files import write_whole, writing
 
 TIMEOUT = 30.0  # seconds without a byte before a transfer counts as broken
-WINDOW, SLOWEST = 60.0, 1024  # and seconds in which fewer bytes a second come than this
-MAX_BYTES = 4 << 30  # of a file whose size no one has stated; the variable LLMCORE_MAX_BYTES says otherwise
+WINDOW, SLOWEST = 60.0, 1024  # nor may WINDOW seconds bring fewer than SLOWEST bytes per second
+MAX_BYTES = 4 << 30  # for files of unstated size; the environment variable LLMCORE_MAX_BYTES overrides it
 clock = time.monotonic
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the network: where it is, what it must hash to, how many bytes it has."""
+    """A file on the network: its address, the SHA-256 of its content, its size in bytes."""
 
     url: str
     sha256: str
@@ -45,12 +45,12 @@ class Remote:
 
 
 def cache_dir() -> Path:
-    """LLMCORE_CACHE, or ~/.cache/llmcore"""
+    """The folder that the environment variable LLMCORE_CACHE names, or ~/.cache/llmcore"""
     return Path(os.environ.get("LLMCORE_CACHE") or Path.home() / ".cache" / "llmcore")
 
 
 def refuse_offline(what: str) -> None:
-    """ConnectionError where LLMCORE_OFFLINE is set."""
+    """Raise ConnectionError if the environment variable LLMCORE_OFFLINE is set."""
     if os.environ.get("LLMCORE_OFFLINE", "") not in ("", "0"):
         raise ConnectionError(f"{what} is not brought while LLMCORE_OFFLINE is set: unset it and connect to a network")
 
@@ -58,17 +58,17 @@ def refuse_offline(what: str) -> None:
 def download(
     url: str, sha256: str | None = None, size: int | None = None, target: Path | None = None, max_bytes: int | None = None
 ) -> Path:  # fmt: skip
-    """The file of an address, from the cache where it is there; a transfer that broke off is continued. target: keep it there.
+    """The path of a copy of the file at url: target, or one in the cache. A broken transfer is continued.
 
-    With a SHA-256 what is in the cache is known to be right. Without one the server is asked whether it has
-    changed; where that cannot be asked the kept one is taken, with a UserWarning. A file:// address without
-    target is the local file itself.
+    With a SHA-256, a kept copy can be verified. Without one, the server is asked whether the file has
+    changed; if it cannot be asked, the kept copy is used, with a UserWarning. A file:// address without
+    target is the local file itself, not a copy.
 
-    Raises ConnectionError where there is no network, the server refuses, is too slow or breaks off,
-    ValueError where what came does not have the size or the hash or has more than max_bytes (4 GiB where
-    neither that nor size is given, or what LLMCORE_MAX_BYTES says), and another OSError where it cannot be
-    written; all say what to do. LLMCORE_OFFLINE=1 in the environment refuses every transfer: for checks,
-    which should not bring hundreds of megabytes each time.
+    Raises ConnectionError if there is no network or the server refuses, is too slow or breaks off;
+    ValueError if the size or the hash is wrong, or if a file of unstated size exceeds max_bytes (by default
+    LLMCORE_MAX_BYTES, or 4 GiB); another OSError if it cannot be written. All say what to do.
+    LLMCORE_OFFLINE=1 in the environment refuses every transfer: for tests, which should not download
+    hundreds of megabytes each time.
     """
     address = urllib.parse.urlsplit(url)
     if address.scheme == "file" and target is None:
@@ -89,7 +89,7 @@ def download(
 
 
 def _local(url: str, sha256: str | None, size: int | None) -> Path:
-    """The file of a file:// address itself: a copy of it would grow old."""
+    """The file at a file:// address itself, since a copy would go out of date."""
     address = urllib.parse.urlsplit(url)
     path = Path(urllib.request.url2pathname(address.path))
     if address.netloc not in ("", "localhost") or not path.is_file():
@@ -108,7 +108,7 @@ def _most(max_bytes: int | None) -> int:
 
 
 def _bring(transfer: "_Transfer", sha256: str | None, target: Path) -> None:
-    """Make the target what the address holds. Where that cannot be, or it is that already, it stays as it is."""
+    """Replace target by what the address holds. On an error, or if nothing has changed, target stays."""
     url = transfer.url
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def _bring(transfer: "_Transfer", sha256: str | None, target: Path) -> None:
     temporary = Path(own)
     try:
         if sha256 is not None:
-            transfer.ranges = _adopt(target, temporary)  # what was kept can be continued
+            transfer.ranges = _adopt(target, temporary)  # what is adopted stays even if no answer comes
         with temporary.open("ab", buffering=0) as out:
             transfer.run(out)
             with writing(target.parent):
@@ -140,7 +140,7 @@ def _bring(transfer: "_Transfer", sha256: str | None, target: Path) -> None:
         reason = getattr(error, "reason", error)
         raise ConnectionError(f"{url} cannot be reached ({reason}): connect to a network, or put the file at {target}") from error
     finally:
-        if temporary.exists():  # not renamed: it broke off, was interrupted, or is not what was expected
+        if temporary.exists():  # not renamed: it broke off, was interrupted, or is not the expected file
             if transfer.ranges and sha256 is not None and not transfer.wrong and temporary.stat().st_size:
                 os.replace(temporary, _partial(target))
             else:
@@ -148,18 +148,18 @@ def _bring(transfer: "_Transfer", sha256: str | None, target: Path) -> None:
 
 
 def _put(temporary: Path, target: Path, tag: dict[str, str]) -> None:
-    """Rename, and keep what asks the server for changes, with the hash of the file that it belongs to."""
+    """Rename; beside the file keep its tag, which asks the server for changes, and its hash."""
     digest = file_sha256(temporary) if tag else ""
     with writing(target):
         _origin(target).unlink(missing_ok=True)
         os.replace(temporary, target)
-    with contextlib.suppress(OSError):  # without it the file is brought anew
+    with contextlib.suppress(OSError):  # without the tag, the file is downloaded again next time
         if tag:
             write_whole(_origin(target), json.dumps({"sha256": digest, "tag": tag}))
 
 
 def _unchanged_since(target: Path) -> dict[str, str]:
-    """The headers that ask for the file only if it has changed; none where the kept one is of no known state."""
+    """Headers that ask for the file only if it has changed; none if the kept file is not the tagged one."""
     try:
         kept = json.loads(_origin(target).read_text(encoding="utf-8"))
         tag = {str(name): str(value) for name, value in kept["tag"].items()}
@@ -169,30 +169,30 @@ def _unchanged_since(target: Path) -> dict[str, str]:
 
 
 def _tag(headers: Any) -> dict[str, str]:
-    """What a later request says of this answer: its ETag, or its date where the file was at least a second
-    old then.
+    """Headers by which a later request refers to this answer: its ETag, or the file's date.
 
-    A date counts seconds: a file that changed in the second of the answer may change once more in it.
+    The date only if the file was then more than a second old: dates count whole seconds, so a file changed
+    in the second of the answer may change again within it.
     """
     if headers.get("ETag"):
         return {"If-None-Match": headers["ETag"]}
     try:
         changed, now = (email.utils.parsedate_to_datetime(headers.get(name, "")) for name in ("Last-Modified", "Date"))
         return {"If-Modified-Since": headers["Last-Modified"]} if (now - changed).total_seconds() > 1 else {}
-    except (ValueError, TypeError):  # no date, or one with a zone beside one without
+    except (ValueError, TypeError):  # no date, or one with a time zone and one without
         return {}
 
 
 class _Unchanged(Exception):
-    """What is kept is what the server has."""
+    """The kept file is what the server has."""
 
 
 class _BrokenOff(Exception):
-    """A transfer that began and did not end."""
+    """The transfer began and did not end."""
 
 
 class _Refused(Exception):
-    """An answer that holds nothing that could be kept."""
+    """The answer holds nothing that could be kept."""
 
 
 def _partial(target: Path) -> Path:
@@ -208,10 +208,10 @@ def _growing(target: Path) -> str:
 
 
 def _adopt(target: Path, temporary: Path) -> bool:
-    """Take over the longest beginning of this file that no one writes: one that was kept, or one of a killed process.
+    """Take over the longest beginning of this file that no process writes: kept, or from a killed process.
 
-    A living process writes at least every TIMEOUT seconds or gives up, so an older file has lost its writer. Of two processes
-    that want the same beginning only one can rename it.
+    A living process writes at least every TIMEOUT seconds or gives up, so an older file has lost its writer.
+    Of two processes that want the same beginning, only one can rename it.
     """
     dead = time.time() - 2 * TIMEOUT - 1
     old = [p for p in target.parent.glob(f"{_growing(target)}*") if p != temporary and p.stat().st_mtime < dead]
@@ -225,10 +225,11 @@ def _adopt(target: Path, temporary: Path) -> bool:
 
 
 class _Transfer:
-    """Appends to a file what its beginning lacks. `unless` are headers that ask for the file only if it has changed.
+    """Downloads the part of a file that is still missing.
 
-    Afterwards `ranges` tells whether the server can go on from the middle, `wrong` what is known to be false
-    without a hash, `tag` the headers that ask later whether the file has changed.
+    `unless` holds headers that ask for the file only if it has changed. Afterwards `ranges` tells whether
+    the server can continue from the middle, `wrong` any fault found without a hash, `tag` the headers that
+    will ask whether the file has changed.
     """
 
     def __init__(self, url: str, size: int | None, most: int, unless: dict[str, str]):
@@ -243,17 +244,18 @@ class _Transfer:
         except urllib.error.HTTPError as error:
             if error.code == 304 and self.unless:
                 raise _Unchanged from error
-            if error.code != 416 or not start:  # 416: there is nothing from that place on, so this was no beginning of the file
+            # 416: the file has nothing from `start` on, so what was kept is not its beginning
+            if error.code != 416 or not start:
                 raise
             response = self._open(0)
-        if start and response.status == 206 and not _is_rest(response, start):  # another part than was asked for
+        if start and response.status == 206 and not _is_rest(response, start):  # not the part asked for
             response.close()
             response = self._open(0)
         with response:
             continued = bool(start) and response.status == 206 and _is_rest(response, start)
             if response.status not in (200, None) and not continued:  # None: a file:// address
                 raise _Refused(f"answers {response.status} {response.reason} without the whole file")
-            if not continued:  # the whole file comes, asked for or not
+            if not continued:  # the whole file comes, even where a part was asked for
                 out.truncate(0)
                 start = 0
             self.ranges = continued or response.headers.get("Accept-Ranges") == "bytes"
@@ -272,11 +274,11 @@ class _Transfer:
                 raise _Refused("sends nothing")
 
     def _copy(self, response: Any, out: FileIO, start: int, told: int | None) -> int:
-        """Write what comes, up to a little more than is expected; returns where the file then ends."""
+        """Write what comes, up to a little more than is expected; returns the file's size."""
         done, expected, most = start, told or self.size, self.size or self.most
         label = f"downloading {self.url.rsplit('/', 1)[-1]}"
         with tqdm(total=expected, initial=start, unit="B", unit_scale=True, desc=label) as bar:
-            while done <= most and (told is None or done < told):  # who sends without end does not fill the disk
+            while done <= most and (told is None or done < told):  # an endless answer must not fill the disk
                 try:
                     block = memoryview(response.read1(1 << 16 if told is None else min(1 << 16, told - done)))
                 except (OSError, HTTPException) as error:
@@ -295,7 +297,7 @@ class _Transfer:
         return done
 
     def _too_large(self, what: str) -> ValueError:
-        self.wrong = what  # nothing of it is kept
+        self.wrong = what  # so that nothing of it is kept
         return ValueError(
             f"{self.url} {what}, and at most {self.most:,} bytes are taken where no size is stated: if that is meant, give "
             "download a max_bytes, or set LLMCORE_MAX_BYTES"
@@ -307,7 +309,10 @@ class _Transfer:
 
 
 class _Pace:
-    """Breaks off a transfer that is too slow, whatever is being sent: headers, the length of a chunk, the file."""
+    """Stops a transfer that is too slow anywhere: in headers, chunk lengths, the file.
+
+    TIMEOUT alone would not, because it starts again with every byte.
+    """
 
     def __init__(self) -> None:
         self.since, self.count = clock(), 0
@@ -322,7 +327,7 @@ class _Pace:
 
 
 class _Paced(io.RawIOBase):
-    """A socket's bytes, told to a pace as they come."""
+    """A socket's bytes, reported to a _Pace as they come."""
 
     def __init__(self, raw: Any, pace: _Pace):
         self._raw, self._pace = raw, pace
@@ -341,7 +346,7 @@ class _Paced(io.RawIOBase):
 
 
 class _Socket:
-    """A socket whose answer is read at a pace."""
+    """A socket whose answers are read through _Paced."""
 
     def __init__(self, socket: Any, pace: _Pace):
         self._socket, self._pace = socket, pace
@@ -354,7 +359,7 @@ class _Socket:
 
 
 def _opener(pace: _Pace) -> urllib.request.OpenerDirector:
-    """urllib's, with its redirects and proxies, over connections that keep to a pace."""
+    """urllib's opener, with its redirects and proxies, over connections watched by a _Pace."""
 
     class Plain(HTTPConnection):
         def connect(self) -> None:
@@ -378,7 +383,10 @@ def _opener(pace: _Pace) -> urllib.request.OpenerDirector:
 
 
 def _is_rest(response: Any, start: int) -> bool:
-    """Whether a 206 says that it holds all from `start` on: bytes start-end/size with end + 1 = size, or a size that is not told."""
+    """Whether a 206 answer holds everything from `start` on.
+
+    Its Content-Range is then bytes start-end/size with end + 1 = size, or * in place of an unknown size.
+    """
     said = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", "").strip())
     return said is not None and int(said[1]) == start and (said[3] == "*" or int(said[2]) + 1 == int(said[3]))
 

@@ -13,7 +13,7 @@ from llmcore.position import POSITIONS
 
 
 def one_hot(ids: Integer[Tensor, "..."], vocab_size: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "... V"]:
-    """Row n is 0 everywhere but 1 at ids[n].
+    """Row n is 0 except for a 1 at ids[n].
 
     >>> one_hot(torch.tensor([2, 0]), 3)
     tensor([[0., 0., 1.],
@@ -29,22 +29,22 @@ def one_hot_product(ids: Integer[Tensor, "..."], table: Float[Tensor, "V D"]) ->
 
 
 def lookup(ids: Integer[Tensor, "..."], table: Float[Tensor, "V D"], *names: str) -> Float[Tensor, "... D"]:
-    """table[ids]: the same rows, copied. In the backward pass row i of the gradient sums over the places where i stands.
+    """table[ids]: the same rows, copied. Row i of the table's gradient sums over the places that hold id i.
 
-    By torch's embedding, whose backward adds in a fixed order; that of plain indexing adds as its threads come, so that two runs
-    of the same training would differ in their last bits.
+    torch's embedding takes that sum in a fixed order. Plain indexing takes it in the order its threads come,
+    so two runs of one training would differ in their last bits.
     """
     return torch.nn.functional.embedding(checks.rows(ids, table, *names), table)
 
 
 class Embedding(nn.Module):
-    """x = table[ids] (* sqrt D) (+ segments[segment]) + position, then norm and dropout where the config asks for them."""
+    """x = table[ids] (* sqrt D) (+ segments[segment]) + position, then norm and dropout if configured."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
         self.table = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
-        self.tokens = nn.Identity()  # a place to look: the vectors before positions are added
+        self.tokens = nn.Identity()  # a name for trace: the vectors before positions are added
         self.segments = nn.Parameter(torch.empty(config.n_segments, config.d_model)) if config.n_segments else None
         self.position = POSITIONS[config.position](config)
         norm = NORMS[config.norm](config.d_model, config.norm_eps, config.bias) if config.embedding_norm else nn.Identity()

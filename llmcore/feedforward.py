@@ -1,6 +1,6 @@
-"""The feed-forward network: each position alone, up to d_ff, through an activation, back down. Shapes: F d_ff, D d_model.
+"""The feed-forward network, applied to each position alone: up to d_ff, activation, back down. D d_model.
 
-GELU and SiLU are torch's kernels, which keep one tensor for the way back; functional has both written out, and they are equal.
+GELU and SiLU are torch's kernels, equal to those written out in functional but with less kept for backward.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up = Linear(config.d_model, config.d_ff, config.bias)
         self.activation = activation
-        self.hidden = nn.Identity()  # a place to look: which neurons are on
+        self.hidden = nn.Identity()  # a name for trace: which neurons are active
         self.down = Linear(config.d_ff, config.d_model, config.bias)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and errors of a disk or a file that name it and say what to do."""
+"""Files written whole or not at all, and errors that name the file or folder and say what to do."""
 
 import codecs
 import contextlib
@@ -22,14 +22,14 @@ REMEDIES = {
     errno.EACCES: CLOSED,
     errno.EPERM: CLOSED,
 }
-MARKS = {  # the longer first: UTF-16's begins UTF-32's
+MARKS = {  # longer marks first: UTF-16's is the beginning of UTF-32's
     codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
 }  # fmt: skip
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """An error of the disk in this block becomes an OSError of the same number that names `path` and says what to do.
+    """A disk error in this block becomes an OSError of the same number, which names `path` and a remedy.
 
     >>> with writing("runs/a"):
     ...     raise OSError(errno.ENOSPC, "No space left on device")
@@ -38,7 +38,7 @@ def writing(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except BaseException as error:  # torch.distributed.checkpoint's own is no Exception
+    except BaseException as error:  # the error class of torch.distributed.checkpoint is no Exception
         number = _number(error)
         if number is None:
             raise
@@ -50,9 +50,9 @@ def writing(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: str | Path, *also: type[BaseException], remedy: str = "get or write it again") -> Iterator[None]:
-    """What a file's values lead to where they are not what they should be becomes one ValueError that names the file.
+    """Errors that wrong contents of a file cause in this block become one ValueError that names the file.
 
-    `also`: further kinds of error that the block's libraries raise. A device that is out of memory is not the file's fault.
+    `also`: further errors that the block's libraries raise. A device out of memory is not the file's fault.
 
     >>> with reading("config.json"):
     ...     {}["d_model"]
@@ -72,7 +72,7 @@ def reading(path: str | Path, *also: type[BaseException], remedy: str = "get or 
 
 
 def check_writable(folder: str | Path) -> None:
-    """Make the folder and a small file in it, for a moment; OSError where that cannot be done."""
+    """Make the folder and, for a moment, a small file in it; OSError if that fails."""
     with writing(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -80,20 +80,21 @@ def check_writable(folder: str | Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process takes: path.3f2a….tmp. What a process that was killed leaves bears such a name."""
+    """A name beside `path` that no other process uses: path.3f2a….tmp. A killed process leaves its file."""
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 @contextlib.contextmanager
 def alone(folder: str | Path) -> Iterator[None]:
-    """Make the folder and keep other processes that ask for the same out of it; BlockingIOError where one is in it.
+    """Make the folder and lock it against other processes that ask for it; BlockingIOError if one holds it.
 
-    The system gives the lock back when a process ends, however it ends; the empty file .lock stays. A process may hold it
-    several times over.
+    The system releases the lock when the process ends, however it ends; the empty file .lock stays. One
+    process may hold the lock several times over.
     """
     folder = Path(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        # one lock object per folder, for all threads of the process: so it can be taken again
         lock = FileLock(folder.resolve() / ".lock", is_singleton=True, thread_local=False)
         try:
             lock.acquire(blocking=False)
@@ -108,9 +109,9 @@ def alone(folder: str | Path) -> Iterator[None]:
 
 
 def _number(error: BaseException) -> int | None:
-    """The system's number of a failed write: safetensors tells it in words, torch.distributed.checkpoint by rank.
+    """The errno of a failed write: safetensors gives it in words, torch.distributed.checkpoint by rank.
 
-    None for any other error, and for one told already.
+    None for any other error, and for one that `writing` has already reworded.
     """
     if isinstance(error, OSError):
         return None if "cannot be written, " in str(error) else error.errno
@@ -138,7 +139,7 @@ def write_whole(path: str | Path, text: str) -> None:
 
 
 def text_of(content: bytes, where: str | Path) -> str:
-    """The text of UTF-8 bytes, without the byte order mark that some programs put at the beginning.
+    """The text of UTF-8 bytes, without the byte order mark with which some programs begin a file.
 
     >>> text_of(b"\\xef\\xbb\\xbfab", "a.txt")
     'ab'
@@ -151,7 +152,7 @@ def text_of(content: bytes, where: str | Path) -> str:
 
 
 def not_utf8(where: str | Path, beginning: bytes, at: int) -> ValueError:
-    """The error of a text whose byte `at` is no UTF-8; names the encoding that a byte order mark tells."""
+    """The error for a text whose byte `at` is not UTF-8; names the encoding that a byte order mark shows."""
     named = next((name for mark, name in MARKS.items() if beginning.startswith(mark)), None)
     if named:
         return ValueError(f"{where} is {named} by its byte order mark, not UTF-8; convert the file first")

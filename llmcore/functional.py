@@ -1,10 +1,10 @@
 """The computations a Transformer is made of, written out. Each equals torch's own in value and in gradient.
 
-Shapes: ... any leading axes, D the last axis, I and O the widths of a linear map, V vocabulary, N positions. Row vectors:
-y = x @ W + b, so W is (I, O), the transpose of what torch.nn.Linear stores.
+Shapes: ... any leading axes, D the last axis, I and O the widths of a linear map, V vocabulary, N positions.
+Row vectors: y = x @ W + b, so W is (I, O), the transpose of what torch.nn.Linear stores.
 
-Safe by construction: exponents are taken of differences to the row's maximum, statistics are taken in fp32, and the
-result has the type of the input.
+Numerically safe: the row's maximum is subtracted before exp, and statistics are computed in fp32. The result
+has the type of the input.
 """
 
 import math
@@ -17,15 +17,15 @@ from llmcore import checks
 
 
 def _wide(x: Tensor) -> Tensor:
-    """fp16 and bf16 as fp32; fp32 and fp64 as they are."""
-    if not x.is_floating_point():  # a result in the type of x would be cut to whole numbers
+    """fp16 and bf16 become fp32; fp32 and fp64 stay."""
+    if not x.is_floating_point():  # the result, cast back to x's type, would be cut to whole numbers
         raise ValueError(f"x has type {x.dtype}: these functions take floats; pass x.float()")
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _from_largest(x: Float[Tensor, "... D"], dim: int) -> Float[Tensor, "... D"]:
-    """x - max(x) along dim, so that the largest exponent is 0; where there is nothing, nothing."""
-    wide = _wide(x)
+    """x - max(x) along dim, so that the largest exponent is 0; an empty x stays empty."""
+    wide = _wide(x)  # the maximum is detached: it cancels in every caller, so its gradient is 0
     return wide - wide.detach().amax(dim, keepdim=True) if x.numel() else wide
 
 
@@ -43,26 +43,28 @@ def linear(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, 
             f"x ends in {x.shape[-1]} and W starts with {W.shape[0]}: the inner sizes of x @ W must agree; "
             "W is (in, out) here, torch.nn.Linear stores its transpose"
         )
+    # one token at a time on a CPU: see _one_row; for a smaller W the cut costs more than it saves
     alone = x.numel() == x.shape[-1] and W.numel() >= 2**17 and x.device.type == "cpu" and x.dtype == torch.float32
     if alone and not torch.is_grad_enabled():
         y = _one_row(x, W)
         return y if b is None else y + b
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    y = rows @ W if b is None else torch.addmm(b, rows, W)  # in one call, so that y is written once
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # not -1, which is ambiguous for an empty x
+    y = rows @ W if b is None else torch.addmm(b, rows, W)  # one call, so that y is written only once
     return y.view(*x.shape[:-1], W.shape[1])
 
 
 def _one_row(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"]) -> Float[Tensor, "... O"]:
-    """x @ W for a single row, as when a model writes: W is cut into a piece for each thread, along the way it lies in memory.
+    """x @ W for a single row, as in generation: W is cut into one contiguous piece per thread.
 
     BLAS leaves a product with one row to one thread, which cannot read W as fast as memory allows.
     """
     n, (d_in, d_out) = torch.get_num_threads(), W.shape
-    if W.stride(0) == 1 and d_out >= n:  # a tied head, the table turned: pieces of columns stand side by side in the result
-        even = d_out // n * n
+    if W.stride(0) == 1 and d_out >= n:
+        # stored by columns, like the transposed table of a tied head: each thread computes some entries of y
+        even = d_out // n * n  # bmm needs equal pieces; the columns left over follow
         pieces = torch.bmm(x.reshape(1, 1, -1).expand(n, -1, -1), W[:, :even].unflatten(1, (n, -1)).transpose(0, 1))
         y = torch.cat([pieces.flatten(), x.reshape(-1) @ W[:, even:]])
-    else:  # pieces of rows are added
+    else:  # stored by rows: each thread takes some rows, and their products are added
         n = math.gcd(d_in, n)
         y = torch.bmm(x.reshape(n, 1, -1), W.unflatten(0, (n, -1))).sum(0)
     return y.view(*x.shape[:-1], d_out)
@@ -93,8 +95,8 @@ def log_softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... 
 def cross_entropy(logits: Float[Tensor, "... V"], targets: Integer[Tensor, "..."], ignore_index: int = -100) -> Float[Tensor, ""]:
     """L = mean over kept positions of -log softmax(logits)[target], in nats
 
-    Positions whose target is ignore_index are left out of sum and count: whatever their logits are, inf and NaN too, the
-    loss does not change and their gradient is 0. Every other target must lie in [0, V).
+    Positions whose target is ignore_index count neither in the sum nor in its number of terms; their
+    gradient is 0, whatever their logits are, inf and NaN included. Every other target must lie in [0, V).
 
     >>> cross_entropy(torch.zeros(6, 201), torch.tensor([101, 102, 100, 104, 105, 200]))  # ln 201
     tensor(5.3033)
@@ -109,9 +111,10 @@ def cross_entropy(logits: Float[Tensor, "... V"], targets: Integer[Tensor, "..."
 def kept_targets(
     targets: Integer[Tensor, "..."], shape: tuple[int, ...], ignore_index: int = -100
 ) -> tuple[Integer[Tensor, " n"], Integer[Tensor, " n"] | None]:
-    """The n targets that count, and in which rows of logits of this shape (..., V) they stand; None: in all.
+    """The n targets that count, and their rows in logits of this shape (..., V); rows is None if all count.
 
-    ValueError where targets are not (...) integers, where none counts, or where one is no index of V logits.
+    ValueError unless targets are integers of shape (...), at least one counts, and those that do lie in [0,
+    V).
     """
     targets = checks.whole_numbers(targets, "target")
     if shape[:-1] != targets.shape or not shape:
@@ -129,21 +132,22 @@ def kept_targets(
 
 
 def relu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """max(x, 0), NaN of NaN; the slope at 0 is taken as 0, as torch does
+    """max(x, 0); NaN stays NaN; the slope at 0 is 0, as in torch
 
     >>> relu(torch.tensor([-1.0, 0.0, 2.0]))
     tensor([0., 0., 2.])
     """
-    return torch.where(x <= 0, 0, x)  # not x > 0: NaN is neither, and must not turn into a 0
+    return torch.where(x <= 0, 0, x)  # not where(x > 0, x, 0), which turns NaN into 0
 
 
 def gelu(x: Float[Tensor, "..."], approximate: str = "none") -> Float[Tensor, "..."]:
     """x Phi(x), Phi the normal distribution's cumulative function  [Hendrycks & Gimpel 2016]
 
-    "none": Phi(x) = (1 + erf(x / sqrt 2)) / 2. "tanh": Phi(x) ~ (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+    "none": Phi(x) = (1 + erf(x / sqrt 2)) / 2
+    "tanh": Phi(x) ~ (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
     """
     wide = _wide(x)
-    z = wide.clamp(-40, 40)  # beyond, Phi is 0 or 1 and its slope 0 to the last digit; x^3 would overflow
+    z = wide.clamp(-40, 40)  # beyond 40, Phi is 0 or 1 to the last digit, and x^3 could overflow
     if approximate == "none":
         phi = 0.5 * (1 + torch.erf(z * math.sqrt(0.5)))
     elif approximate == "tanh":
@@ -154,7 +158,7 @@ def gelu(x: Float[Tensor, "..."], approximate: str = "none") -> Float[Tensor, ".
 
 
 def gelu_tanh(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """GELU in its tanh form, the one that GPT-2 was trained with."""
+    """GELU in its tanh form, with which GPT-2 was trained."""
     return gelu(x, "tanh")
 
 
@@ -164,7 +168,7 @@ def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     >>> silu(torch.tensor([0.0, 1.0]))
     tensor([0.0000, 0.7311])
     """
-    wide = _wide(x)  # beyond 1000 sigmoid is 0 or 1 and its slope 0, which x would multiply
+    wide = _wide(x)  # clamped at 1000, where sigmoid's slope is 0: for x = inf, x * slope would be NaN
     return (wide * torch.sigmoid(wide.clamp(-1000, 1000))).to(x.dtype)
 
 
@@ -174,7 +178,9 @@ def layer_norm(
     bias: Float[Tensor, " D"] | None = None,
     eps: float = 1e-5,
 ) -> Float[Tensor, "... D"]:
-    """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis, var = mean((x - mean)^2)  [Ba et al. 2016]
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis  [Ba et al. 2016]
+
+    var = mean((x - mean)^2), divided by D, not by D - 1.
 
     >>> layer_norm(torch.tensor([1.0, 3.0]), eps=0.0)
     tensor([-1.,  1.])

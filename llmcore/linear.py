@@ -10,13 +10,13 @@ from llmcore.quantities import count
 
 
 class Linear(nn.Module):
-    """y = x @ weight + bias, weight (I, O), bias (O) or None: row vectors, so torch.nn.Linear's weight is the transpose
+    """y = x @ weight + bias on row vectors: weight (I, O), torch.nn.Linear's transposed; bias (O) or None
 
-    The values are left unset: the model that owns the layer draws them (see llmcore.model.initialise). load_state_dict refuses
-    a weight that lies the other way, a square one too if it comes from a module of torch (see llmcore.checks.layout).
+    The weight stays unset until the model draws it (llmcore.model.initialise). load_state_dict refuses a
+    transposed weight, even a square one if it comes from a torch module (llmcore.checks.layout).
     """
 
-    _version = 2  # noted in the state dict; torch's own modules note 1
+    _version = 2  # stored in state dicts, where torch's own modules store 1: it tells the layouts apart
 
     def __init__(self, d_in: int, d_out: int, bias: bool = True):
         super().__init__()

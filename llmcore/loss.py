@@ -1,8 +1,10 @@
-"""The loss of an output layer without its logits. Shapes: ... places of a batch, N of them in all, D d_model, V vocabulary.
+"""The loss of an output layer, without keeping its logits  [Hsu et al. 2024, Liger Kernel]
 
-The logits of a batch are the largest tensor of its training step: N V numbers, and a loss written over all of them makes several
-more of that size on the way there and back. Here a few rows are made, read for the loss, and overwritten by their own gradient; one
-buffer serves all rows. The idea is that of [Hsu et al. 2024, Liger Kernel].
+A batch's logits, N V numbers, are the largest tensor of a training step, and an ordinary loss makes several
+more of that size in the forward and backward pass. Here a few rows of logits exist at a time: they are read
+for the loss, then overwritten by their own gradient.
+
+Shapes: ... the places of a batch, N of them in all, D d_model, V vocabulary.
 """
 
 import torch
@@ -12,8 +14,8 @@ from torch.nn.functional import linear
 
 from llmcore.functional import kept_targets
 
-ROWS = 256  # the fewest rows at a time: with less the table is read too often for too little work
-NUMBERS = 1 << 20  # logits at a time where the vocabulary is small enough: they stay in the processor's cache
+ROWS = 256  # the fewest rows at a time: with fewer, reading the table would take longer than the products
+NUMBERS = 1 << 20  # logits at a time, for a small vocabulary: they stay in the processor's cache
 
 
 def head_loss(
@@ -23,11 +25,15 @@ def head_loss(
     bias: Float[Tensor, " V"] | None = None,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
-    """Sum over kept targets of -log softmax(x @ table^T + bias)[target], in nats: functional.cross_entropy times their number
+    """Sum over n kept targets of -log softmax(x @ table^T + bias)[target], in nats: n times cross_entropy
 
-    Gradients are made on the way forward, because a chunk's logits are gone afterwards: with s = softmax(logits) - one_hot(target)
-    in kept rows, d x = s @ table, d table = s^T @ x, d bias = the sum of s over rows. Rows that are left out are not computed:
-    they add nothing to the loss and to no gradient, whatever stands in them. Raises ValueError as cross_entropy does.
+    The forward pass computes the gradients too, because a chunk's logits are gone afterwards:
+
+        s = softmax(logits) - one_hot(target), d x = s @ table, d table = s^T @ x, d bias = sum of s over
+        rows
+
+    Rows whose target is ignore_index are left out, whatever they hold. Raises ValueError as cross_entropy
+    does.
 
     >>> head_loss(torch.zeros(6, 2), torch.ones(201, 2), torch.tensor([101, 102, 100, 104, 105, 200])) / 6  # ln 201
     tensor(5.3033)
@@ -36,7 +42,7 @@ def head_loss(
         shapes = f"x {tuple(x.shape)}, table {tuple(table.shape)}, bias {None if bias is None else tuple(bias.shape)}"
         raise ValueError(f"{shapes}: x must be (..., D), table (V, D) and bias (V); reshape the one that is not")
     kept, rows = kept_targets(targets, (*x.shape[:-1], table.shape[0]), ignore_index)
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():  # ctx.needs_input_grad looks at requires_grad only
         x, table, bias = x.detach(), table.detach(), None if bias is None else bias.detach()
     x = x.reshape(-1, x.shape[-1])
     return _HeadLoss.apply(x if rows is None else x.index_select(0, rows), table, bias, kept)
@@ -55,20 +61,22 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, N, rows):
             at = slice(start, start + rows)
             logits = linear(x[at], table, bias)
-            kind, logits = logits.dtype, logits.to(total.dtype)  # 16 bits under autocast; exponents are summed in fp32
+            # under autocast linear returns 16 bits; the exponentials are summed in fp32
+            kind, logits = logits.dtype, logits.to(total.dtype)
             target = targets[at, None]
             m = logits.amax(-1, keepdim=True)
             picked = logits.gather(-1, target) - m
-            size = logits.sub_(m).exp_().sum(-1, keepdim=True)  # logits hold exp(logits - m) from here on
+            size = logits.sub_(m).exp_().sum(-1, keepdim=True)  # from here on, logits holds exp(logits - m)
             total += (size.log() - picked).sum()
             if d_x is d_table is d_bias is None:
                 continue
+            # softmax(logits) - one_hot(target), written over the logits
             slope = logits.mul_(1 / size).scatter_add_(-1, target, -torch.ones_like(size)).to(kind)
             if d_x is not None:
                 d_x[at] = slope @ table.to(kind)
             if d_table is not None and kind == table.dtype:
                 d_table.addmm_(slope.T, x[at].to(kind))
-            elif d_table is not None:
+            elif d_table is not None:  # addmm_ takes one type only: the product is made first
                 d_table += slope.T @ x[at].to(kind)
             if d_bias is not None:
                 d_bias += slope.sum(0)

@@ -1,6 +1,6 @@
-"""Which keys a query may read, kept as a rule until a square of booleans is needed.
+"""The rule that says which keys a query may read; it becomes a (T, S) square of booleans only where needed.
 
-Shapes: B batch, T queries, S keys. In self-attention with a cache the T queries are the last T of the S keys.
+Shapes: B batch, T queries, S keys. With a KV cache the T queries are the last T of the S keys.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from llmcore import checks
 
 @dataclass(frozen=True)
 class Padding:
-    """Sequence b holds its real tokens at start[b] <= s < stop[b]; the rest is padding. None: from 0, up to the end.
+    """Sequence b has real tokens at start[b] <= s < stop[b]; the rest is padding. None means 0 or the end.
 
     Right padding sets stop (the lengths), left padding sets start.
 
@@ -30,7 +30,7 @@ class Padding:
         checks.ends(start=self.start, stop=self.stop)
 
     def real(self, stop: int, start: int = 0) -> Bool[Tensor, "B S"]:
-        """True where a real token stands, of the places start .. stop - 1; needs self.start or self.stop."""
+        """For the places start .. stop - 1: True at real tokens. self.start or self.stop must be set."""
         given = self.start if self.start is not None else self.stop
         assert given is not None
         places = torch.arange(start, stop, device=given.device)
@@ -46,14 +46,14 @@ class Padding:
         return self.start is None and self.stop is None
 
     def positions(self, T: int, offset: int, device: torch.device) -> Int[Tensor, "B_or_1 T"]:
-        """The position of each of T tokens from place offset on, counted from its sequence's first real token."""
+        """Positions of the T tokens from place offset on; a sequence's first real token has position 0."""
         places = torch.arange(offset, offset + T, device=device)[None]
         return places if self.start is None else (places - self.start[:, None]).clamp(min=0)
 
 
 @dataclass(frozen=True)
 class Mask:
-    """causal: query t reads keys s <= t only; padding: nobody reads a padding key."""
+    """causal: query t reads only keys s <= t. padding: no query reads a padding key."""
 
     causal: bool = False
     padding: Padding = Padding()
@@ -71,14 +71,14 @@ class Mask:
         return self.tile(range(S - T, S), range(S), device)
 
     def tile(self, queries: range, keys: range, device: torch.device | None = None) -> Bool[Tensor, "B_or_1 1 t s"] | None:
-        """The square at these places alone: query t of T stands at place S - T + t. None where it is all True.
+        """The part of the square at these places (query t has place S - T + t); None if all of it is True.
 
         >>> Mask(causal=True).tile(range(2, 4), range(1, 4)).int()
         tensor([[[[1, 1, 0],
                   [1, 1, 1]]]], dtype=torch.int32)
         """
         checks.last_of_the_keys(self.causal, queries.start)
-        causal = self.causal and keys.stop - 1 > queries.start
+        causal = self.causal and keys.stop - 1 > queries.start  # else no key here is in a query's future
         if not causal and self.padding.empty:
             return None
         places, readers = torch.arange(keys.start, keys.stop, device=device), torch.arange(queries.start, queries.stop, device=device)

@@ -23,7 +23,7 @@ from llmcore.position import Turn
 
 
 class Stack(nn.Module):
-    """n_layers blocks, one after the other; with pre-norm a last norm, because nothing else normalises the sum."""
+    """n_layers blocks in a row; pre-norm needs one more norm at the end: nothing else normalises the sum."""
 
     def __init__(self, config: ModelConfig, cross: bool = False):
         super().__init__()
@@ -46,9 +46,9 @@ class Stack(nn.Module):
 
 
 class Head(nn.Module):
-    """logits = x @ table^T (+ bias): one score for each entry of the vocabulary. Tied: table is the embedding's own.
+    """logits = x @ table^T (+ bias), one score per vocabulary entry; if tied, table is the embedding's.
 
-    With targets: the sum of their losses instead, which never holds all logits at once (llmcore.loss).
+    Given targets, returns the sum of their losses instead, never holding all logits at once (llmcore.loss).
     """
 
     def __init__(self, config: ModelConfig):
@@ -71,8 +71,8 @@ class Head(nn.Module):
 class Transformer(nn.Module):
     """ids (B, T) -> logits (B, T, V). An encoder-decoder also takes source ids (B, S).
 
-    padding says where the real tokens stand (right: Padding(stop=lengths), left: Padding(start=...)); positions are
-    counted from the first real token. What is computed at padding places is finite and means nothing.
+    padding says where the real tokens stand (right: Padding(stop=lengths), left: Padding(start=...)).
+    Positions count from the first real token. Outputs at padding places are finite but meaningless.
     """
 
     def __init__(self, config: ModelConfig):
@@ -95,7 +95,7 @@ class Transformer(nn.Module):
         cache: list[BlockCache] | None = None,
         targets: Integer[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
-        """Logits; with targets the sum of their losses, in nats, those of -100 left out: the same number with less memory."""
+        """Logits; given targets, the sum of their losses in nats, -100 left out, which takes less memory."""
         if (source is not None) != (self.config.family == "encoder-decoder"):
             raise ValueError(f"source with family={self.config.family!r}: an encoder-decoder needs one, the others take none")
         if self.decoder is None:
@@ -128,7 +128,7 @@ class Transformer(nn.Module):
         last: bool = False,
         targets: Integer[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T_or_1 V"] | Float[Tensor, ""]:
-        """forward's result from target ids and, in an encoder-decoder, the memory that encode returned; last: of the last token."""
+        """forward's result from ids and, in an encoder-decoder, encode's output; last: last token only."""
         if self.decoder is None:
             raise ValueError("decode with family='encoder': it has no decoder; use encode")
         if (memory is not None) != (self.config.family == "encoder-decoder"):
@@ -144,7 +144,7 @@ class Transformer(nn.Module):
     def embed(
         self, ids: Integer[Tensor, "B T"], padding: Padding, offset: int, segments: Integer[Tensor, "B T"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Turn]:
-        """Vectors of the ids that stand from place offset on, and how queries and keys are turned there."""
+        """The vectors of ids whose places start at offset, and the rotation of queries and keys there."""
         ids = checks.tokens(ids, offset, self.config.context_length)
         checks.padding(padding, len(ids), offset + ids.shape[1])
         positions = padding.positions(ids.shape[1], offset, ids.device)
@@ -153,19 +153,18 @@ class Transformer(nn.Module):
     def new_cache(self, capacity: int | None = None, source_length: int = 0) -> list[BlockCache]:
         """An empty cache, one entry per decoder block; capacity defaults to the whole context."""
         cross = self.config.family == "encoder-decoder"
-        capacity = self.config.context_length if capacity is None else capacity  # 0 too is a number
+        capacity = self.config.context_length if capacity is None else capacity  # not `or`: 0 is valid
         return [BlockCache(KVCache(capacity), KVCache(source_length) if cross else None) for _ in range(self.config.n_layers)]
 
 
 def initialise(model: Transformer) -> None:
-    """Tables and matrices ~ N(0, init_std); biases 0, gains 1; matrices that write into the residual stream have their
-    deviation divided by sqrt(number of residual sums), so that the stream starts with the same size at any depth
-    [Radford et al. 2019, 2.3].
+    """Normal with deviation init_std; biases 0, gains 1. Matrices that write into the residual stream get
+    init_std / sqrt(residual sums): the stream starts equally large at any depth  [Radford et al. 2019, 2.3]
     """
     config = model.config
     sums = config.n_layers * (3 if config.family == "encoder-decoder" else 2)
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
-            continue  # gains are made as ones, biases as zeros
+            continue  # gains and biases are made as 1 and 0
         writes = name.endswith(("W_o.weight", "down.weight"))
         nn.init.normal_(parameter, std=config.init_std / math.sqrt(sums) if writes else config.init_std)

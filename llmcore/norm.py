@@ -18,7 +18,7 @@ def _gain(d_model: int, eps: float) -> nn.Parameter:
 class LayerNorm(nn.Module):
     """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis  [Ba et al. 2016]
 
-    By torch's kernel, which makes one pass where functional.layer_norm, written out, makes seven; both are equal.
+    Calls torch's kernel: equal to functional.layer_norm, but one pass over memory instead of seven.
     """
 
     def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True):
@@ -28,14 +28,14 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        if x.dtype != self.weight.dtype:  # fp16 vectors between fp32 parameters: the result keeps the vectors' type
+        if x.dtype != self.weight.dtype:  # fp16 x with fp32 parameters: the result must keep x's type
             return layer_norm(x, self.weight, self.bias, self.eps)
         checks.gain(x, weight=self.weight)
         return torch.nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(nn.Module):
-    """y = x / sqrt(mean(x^2) + eps) * weight over the last axis; it has no bias  [Zhang & Sennrich 2019]
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last axis; `bias` is ignored  [Zhang & Sennrich 2019]
 
     >>> RMSNorm(2, eps=0.0)(torch.tensor([3.0, 4.0])).detach()  # rms = sqrt(12.5)
     tensor([0.8485, 1.1314])

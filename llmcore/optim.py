@@ -1,6 +1,6 @@
-"""How a gradient becomes an update, written out. Each equals torch's own over 100 steps.
+"""Optimizers and learning-rate schedules, written out. Each optimizer equals torch's own over 100 steps.
 
-theta a parameter, g its gradient, lr the learning rate, t the step from 1. Updates are in place and under no_grad.
+theta a parameter, g its gradient, lr the learning rate, t the step, from 1. Updates are in place.
 """
 
 import math
@@ -32,7 +32,7 @@ RANGES = {"lr": _at_least_zero, "weight_decay": _at_least_zero, "eps": _at_least
 
 
 class _Checked(Optimizer):
-    """Looks at every group of parameters, since what a group sets for itself is no argument of the constructor."""
+    """Checks the options of each parameter group, because a group may override the constructor's."""
 
     def add_param_group(self, param_group) -> None:
         group = self.defaults | param_group
@@ -44,9 +44,12 @@ class _Checked(Optimizer):
 
 
 class SGD(_Checked):
-    """m <- momentum m + (g + weight_decay theta); theta <- theta - lr m  [Polyak 1964; Sutskever et al. 2013]
+    """Gradient descent with momentum  [Polyak 1964; Sutskever et al. 2013]
 
-    Here decay is L2: it enters the gradient. Equals torch.optim.SGD.
+    m <- momentum m + (g + weight_decay theta)
+    theta <- theta - lr m
+
+    Weight decay is L2 here: it is added to the gradient. Equals torch.optim.SGD.
     """
 
     def __init__(self, params, lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0):
@@ -71,13 +74,14 @@ class SGD(_Checked):
 
 
 class AdamW(_Checked):
-    """Steps of nearly equal size in every coordinate, decay apart from the gradient  [Kingma & Ba 2015; Loshchilov & Hutter 2019]
+    """Adam, with weight decay apart from the gradient  [Kingma & Ba 2015; Loshchilov & Hutter 2019]
 
     m <- beta1 m + (1 - beta1) g                    mean of recent gradients
     v <- beta2 v + (1 - beta2) g^2                  mean of recent squares
     theta <- theta - lr weight_decay theta - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-    Equals torch.optim.AdamW. The state of a parameter is m, v and t: two more numbers for each weight.
+    Steps have nearly the same size in every coordinate. Equals torch.optim.AdamW. The state of a parameter
+    is m, v and t: two more numbers per weight.
     """
 
     def __init__(self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
@@ -106,7 +110,7 @@ class AdamW(_Checked):
         return loss
 
 
-# "adamw_fused" is the same update by torch's own code, all of it in one kernel
+# "adamw_fused" is torch's own code for the same update, all in one kernel
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adamw": AdamW, "adamw_fused": partial(torch.optim.AdamW, fused=True)}
 
 
@@ -118,7 +122,7 @@ def _loss_of(closure):
 
 
 def check_range(parameters: Iterable[Tensor]) -> None:
-    """Refuse parameters of 16 bits in which Adam's v = g^2 and eps = 1e-8 are 0: its second step divides by them."""
+    """Refuse fp16 parameters: Adam's v = g^2 and eps = 1e-8 become 0 there, and its step divides by them."""
     for theta in parameters:
         if theta.dtype == torch.float16:
             raise ValueError(
@@ -128,9 +132,9 @@ def check_range(parameters: Iterable[Tensor]) -> None:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices and tables decay, biases and gains do not; a tied parameter stands in one group once."""
+    """Matrices and tables decay, biases and gains do not. A tied parameter appears once."""
     _check(weight_decay=_at_least_zero(weight_decay))
-    parameters = [p for p in model.parameters() if p.requires_grad]  # .parameters() names a shared tensor once
+    parameters = [p for p in model.parameters() if p.requires_grad]  # parameters() yields a tied one once
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -139,9 +143,10 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients by max_norm / norm where the global norm, sqrt(sum of all squares), exceeds max_norm  [Pascanu et al. 2013]
+    """Scale all gradients by max_norm / norm if their global norm exceeds max_norm  [Pascanu et al. 2013]
 
-    Returns the norm before. A norm that is not finite makes the gradients NaN, as torch's own does: the caller looks at it.
+    Returns the norm before scaling, sqrt(sum of all squares). One that is not finite spoils the gradients,
+    as in torch: the caller must check it.
     """
     _check(max_norm=(max_norm, max_norm > 0, "must be above 0; infinity leaves gradients as they are"))
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -155,18 +160,20 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 
 
 def _whole(x: Tensor) -> Tensor:
-    """The norm of a gradient that lies in shards on several ranks (a DTensor), as a plain tensor."""
+    """x as a plain tensor: the norm of a gradient that is sharded over ranks is a DTensor."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def constant(total: int, warmup: int = 0) -> Schedule:
-    """min(1, (step + 1) / (warmup + 1)): a rise, then 1. Steps count from 0."""
+    """min(1, (step + 1) / (warmup + 1)): a linear rise, then 1. Steps count from 0."""
     _check_steps(total, warmup)
     return lambda step: min(1.0, (step + 1) / (warmup + 1))
 
 
 def warmup_cosine(total: int, warmup: int = 0, floor: float = 0.0) -> Schedule:
-    """A linear rise over warmup steps, then half a cosine from 1 down to floor at step = total  [Loshchilov & Hutter 2017]
+    """A linear rise over warmup steps, then half a cosine from 1 to floor  [Loshchilov & Hutter 2017]
+
+    It reaches floor at step = total.
 
     >>> [round(warmup_cosine(4, 0)(s), 3) for s in range(5)]
     [1.0, 0.854, 0.5, 0.146, 0.0]
@@ -183,9 +190,9 @@ def warmup_cosine(total: int, warmup: int = 0, floor: float = 0.0) -> Schedule:
 
 
 def warmup_stable_decay(total: int, warmup: int = 0, floor: float = 0.0, decay: float = 0.2) -> Schedule:
-    """A linear rise, a plateau at 1, then a line down to floor over the last share `decay` of the steps
+    """A linear rise, a plateau at 1, then a linear fall to floor over the last share `decay` of the steps
 
-    The plateau is that of [Hu et al. 2024], who let the rate fall exponentially; the straight line is the simpler choice.
+    The plateau is that of [Hu et al. 2024]; their rate then falls exponentially, a straight line is simpler.
     """
     _check_steps(total, warmup, floor)
     _check(decay=(decay, 0 < decay <= 1, "is a share of all steps; choose 0 < decay <= 1"))

@@ -1,7 +1,7 @@
-"""Where a token stands: vectors that are added to the embedding, or angles by which queries and keys are turned.
+"""Where a token stands: vectors added to the embedding, or angles by which queries and keys are rotated.
 
 Shapes: B batch, T tokens, D d_model, H heads, Dh d_head. positions (B or 1, T) are whole numbers from 0.
-A position module adds in forward and turns in turner; each kind does one of the two and leaves the other as it is.
+forward adds vectors, turner returns the rotation; each kind does one of the two and leaves the other out.
 """
 
 import math
@@ -18,7 +18,7 @@ Turn = Callable[[Tensor], Tensor]
 
 
 class NoPosition(nn.Module):
-    """Adds nothing and turns nothing: what is left without positions treats a sequence as a set."""
+    """Adds nothing and rotates nothing: without positions, attention treats a sequence as a set."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -46,20 +46,20 @@ def sinusoids(positions: Int[Tensor, "..."], d_model: int, dtype: torch.dtype = 
 def frequencies(
     d: int, base: float, device: torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, " half_d"]:
-    """base^(-2i/d) for i = 0 .. d/2 - 1, in radians a position: from 1 down to nearly 1/base"""
+    """base^(-2i/d) for i = 0 .. d/2 - 1, in radians per position: from 1 down to nearly 1/base"""
     checks.pairs(d, base)
     return torch.exp(torch.arange(0, d, 2, device=device).to(dtype) * (-math.log(base) / d))
 
 
 class Sinusoidal(NoPosition):
-    """x + P[positions], P fixed sines and cosines; no parameters."""
+    """x + P[positions]: P is fixed (see sinusoids), so there are no parameters."""
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
         return x + sinusoids(checks.positions(positions, x), x.shape[-1], x.dtype)
 
 
 class SinusoidalHalves(NoPosition):
-    """Sinusoidal with all sines first, then all cosines: the same numbers in the order of Marian's published weights."""
+    """Sinusoidal with all sines before all cosines, the order that Marian's published weights expect."""
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
         pairs = sinusoids(checks.positions(positions, x), x.shape[-1], x.dtype)
@@ -79,17 +79,17 @@ class Learned(NoPosition):
 
 
 def scale_frequencies(theta: Float[Tensor, " half"], scaling: RotaryScaling) -> Float[Tensor, " half"]:
-    """Slow pairs are slowed by scaling.factor, fast pairs are kept, a linear blend lies between (see RotaryScaling)."""
+    """Slow frequencies divided by scaling.factor, fast ones kept, a linear blend between (RotaryScaling)."""
     turns = scaling.original * theta / (2 * math.pi)  # full turns over the original context
     keep = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
     return theta * keep + theta / scaling.factor * (1 - keep)
 
 
 class Rotary(NoPosition):
-    """Pair i of q and of k is turned by position * theta_i, so q . k depends on the offset alone  [Su et al. 2021]
+    """Rotates pair i of q and k by position * theta_i: q . k depends on their offset alone  [Su et al. 2021]
 
-    (a, b) -> (a cos - b sin, a sin + b cos), theta_i = rotary_base^(-2i/Dh). Half-split layout: pair i is dimensions
-    (i, i + Dh/2), as in Llama's published weights.
+    (a, b) -> (a cos - b sin, a sin + b cos), theta_i = rotary_base^(-2i/Dh). The layout is half-split, as in
+    Llama's published weights: pair i is dimensions (i, i + Dh/2).
     """
 
     def __init__(self, config: ModelConfig):
@@ -120,7 +120,7 @@ class Rotary(NoPosition):
 
 
 class RotaryInterleaved(Rotary):
-    """Rotary with neighbours as pairs: pair i is dimensions (2i, 2i + 1), the layout of the paper [Su et al. 2021]."""
+    """Rotary on neighbours: pair i is dimensions (2i, 2i + 1), as in the paper  [Su et al. 2021]"""
 
     def split(self, q: Float[Tensor, "... Dh"]) -> tuple[Tensor, Tensor]:
         return q[..., 0::2], q[..., 1::2]

@@ -1,6 +1,6 @@
-"""Numbers that a caller gives, held to what they mean: a count of things, an amount of something. No torch.
+"""Checks on numbers that a caller gives: a count of things, an amount of something. Needs no torch.
 
-ValueError names the number, the rule and so the remedy; a NaN, which compares with nothing, keeps to none.
+The ValueError names the number and the rule, and thereby the remedy. NaN breaks every rule.
 """
 
 import math
@@ -8,7 +8,7 @@ from numbers import Integral, Real
 
 
 def count(least: int = 1, **values: float) -> None:
-    """Whole numbers, each at least so large.
+    """Each value must be a whole number of at least `least`.
 
     >>> count(layers=2.5)
     Traceback (most recent call last):
@@ -22,7 +22,7 @@ def count(least: int = 1, **values: float) -> None:
 
 
 def amount(zero: bool = False, **values: float) -> None:
-    """Finite numbers above 0; with zero=True also 0 itself.
+    """Each value must be a finite number above 0; zero=True allows 0 too.
 
     >>> amount(seconds=float("nan"))
     Traceback (most recent call last):

@@ -1,7 +1,8 @@
-"""How fast a machine is, measured, and how fast a computation can be on it: the roofline  [Williams et al. 2009]
+"""The roofline: a machine's measured speed, and the limit it sets to a computation  [Williams et al. 2009]
 
-A computation makes some operations and moves some bytes between memory and processor. It takes at least the time of either. Their
-ratio, operations a byte, is its arithmetic intensity; below the machine's own ratio, the ridge, memory sets the pace.
+A computation makes some operations and moves some bytes between memory and processor. It takes at least as
+long as either does alone. Their ratio, operations per byte, is its arithmetic intensity. Below the machine's
+own ratio, the ridge, memory sets the pace.
 """
 
 import math
@@ -18,7 +19,7 @@ from llmcore.quantities import amount, count
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations, and bytes that must cross between memory and processor at least once."""
+    """Floating-point operations, and the bytes that must move between memory and processor at least once."""
 
     flops: float
     bytes: float
@@ -29,7 +30,7 @@ class Work:
 
     @property
     def intensity(self) -> float:
-        """Operations a byte."""
+        """Operations per byte."""
         return self.flops / self.bytes
 
 
@@ -45,7 +46,7 @@ def product(m: int, k: int, n: int, bytes_per_number: int = 4) -> Work:
 
 @dataclass(frozen=True)
 class Machine:
-    """Its two roofs: operations a second of a large product, bytes a second read from memory."""
+    """The two roofs: operations per second of a large product, bytes per second read from memory."""
 
     flops: float
     bandwidth: float
@@ -55,11 +56,11 @@ class Machine:
 
     @property
     def ridge(self) -> float:
-        """The intensity, in operations a byte, above which computing takes longer than fetching."""
+        """The intensity, in operations per byte, above which computing takes longer than fetching."""
         return self.flops / self.bandwidth
 
     def rate(self, intensity: float) -> float:
-        """The most operations a second at an intensity: min(flops, intensity * bandwidth)
+        """The most operations per second at this intensity: min(flops, intensity * bandwidth)
 
         >>> Machine(flops=100e9, bandwidth=20e9).rate(0.5) / 1e9
         10.0
@@ -68,15 +69,15 @@ class Machine:
         return min(self.flops, intensity * self.bandwidth)
 
     def seconds(self, work: Work) -> float:
-        """The least time that a computation can take."""
+        """The least time that the work can take: the longer of computing and fetching."""
         return max(work.flops / self.flops, work.bytes / self.bandwidth)
 
 
 def best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
-    """The best of some runs after a first that warms up: whatever else goes on can only make a run slower.
+    """The shortest of several runs, after one that warms up: other load can only make a run slower.
 
-    On CUDA the clock is read when the device has finished. On a CPU with one thread it is that thread's own working time, so that
-    other programs do not count; with several it is the clock on the wall.
+    On CUDA the clock is read when the device has finished. On a CPU with one thread, time is that thread's
+    own working time, without other programs; with several threads it is wall-clock time.
     """
     count(repeats=repeats)
     clock = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
@@ -86,24 +87,25 @@ def best_seconds(work: Callable[[], object], device: torch.device, repeats: int 
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if run:
+        if run:  # run 0 warms up
             best = min(best, clock() - start)
     return best
 
 
 def measure(device: torch.device, dtype: torch.dtype = torch.float32) -> Machine:
-    """Both roofs of a device for products of one type: one large square product, and the sum of one large fp32 tensor."""
+    """Measure both roofs: by a large square product in this type, and by the sum of a large fp32 tensor."""
     n = 8192 if device.type == "cuda" else 1024 * min(2, torch.get_num_threads())
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    # x, of 256 MiB, or 1 GiB on CUDA, is larger than the usual caches
     out, x = torch.empty_like(a), torch.ones(1 << (28 if device.type == "cuda" else 26), device=device)
     flops = 2 * n**3 / best_seconds(lambda: torch.mm(a, b, out=out), device)
     return Machine(flops, x.nbytes / best_seconds(lambda: x.sum(), device))
 
 
 def mfu(config: ModelConfig, B: int, T: int, seconds: float, flops_per_second: float) -> float:
-    """Model FLOPs utilisation: the products of a training step (forward and backward) over what the time would allow
+    """Model FLOPs utilisation: a training step's operations over those that the machine could do in the time
 
-    Recomputed operations do not count, those of the whole square of scores do  [Chowdhery et al. 2022, appendix B]
+    Recomputed operations do not count; the whole square of scores does  [Chowdhery et al. 2022, appendix B]
     """
     amount(seconds=seconds, flops_per_second=flops_per_second)
     return training_flops(config, B, T) / seconds / flops_per_second

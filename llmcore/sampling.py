@@ -1,7 +1,8 @@
-"""From logits to text: rules that reshape logits, and the loop that draws, appends and asks again.
+"""From logits to text: rules that reshape logits, and the loop that draws a token, appends it and goes on.
 
-Shapes: B batch, T tokens read so far, V vocabulary. A rule is a function (logits (B, V), ids (B, T)) -> logits (B, V); a
-token that a rule forbids gets -inf, so its probability is exactly 0. Rules are applied in the order given.
+Shapes: B batch, T tokens read so far, V vocabulary. A rule is a function (logits (B, V), ids (B, T)) ->
+logits (B, V). A token that a rule forbids gets -inf, so its probability is exactly 0. Rules are applied in
+the order given.
 """
 
 import math
@@ -22,8 +23,9 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 def temperature(value: float) -> Rule:
-    """logits / value: below 1 sharpens, above 1 flattens; the limit 0 is greedy. Where the quotient overflows, the
-    difference to the largest logit is divided instead, which has the same softmax.
+    """logits / value: below 1 sharpens, above 1 flattens; the limit 0 is greedy.
+
+    Where the quotient overflows, logits - max(logits) is divided instead, which has the same softmax.
 
     >>> temperature(0.5)(torch.tensor([[1.0, 2.0]]), torch.tensor([[0]]))
     tensor([[2., 4.]])
@@ -32,7 +34,8 @@ def temperature(value: float) -> Rule:
         raise ValueError(f"temperature={value}: must be above 0 and finite; for the limit 0 use greedy=True (--greedy)")
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
-        shaped = (logits.double() / value).to(logits.dtype)  # a value that fp32 cannot hold would be 0 or inf there
+        # in fp64, because fp32 would turn a very small or large value into 0 or inf
+        shaped = (logits.double() / value).to(logits.dtype)
         if torch.equal(shaped.isinf(), logits.isinf()):
             return shaped
         return ((logits.double() - logits.double().amax(-1, keepdim=True)) / value).to(logits.dtype)
@@ -41,7 +44,7 @@ def temperature(value: float) -> Rule:
 
 
 def top_k(k: int) -> Rule:
-    """Keep the k largest logits; of equal ones at the edge the lower ids stay. k = 1 is greedy.
+    """Keep the k largest logits; of equal ones at the edge, those of lower ids stay. k = 1 is greedy.
 
     >>> top_k(1)(torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor([[0]]))
     tensor([[-inf, 3., -inf]])
@@ -67,11 +70,12 @@ def top_p(p: float) -> Rule:
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         sorted_logits, order = logits.sort(dim=-1, descending=True, stable=True)
-        probabilities = softmax(_wide(sorted_logits))  # a running sum of 16 bits would stop growing
-        before = probabilities.cumsum(-1) - probabilities  # what the more probable tokens already hold
+        probabilities = softmax(_wide(sorted_logits))  # a running sum in 16 bits would stop growing
+        before = probabilities.cumsum(-1) - probabilities  # the sum over all more probable tokens
         kept = (before < p) & (probabilities > 0)
-        kept[:, 0] = True  # a p too small for 32 bits is 0 beside them
-        return _keep(logits, order, kept) if p < 1 else logits  # for p = 1 rounding would drop the least probable
+        kept[:, 0] = True  # also where p is so small that fp32 makes it 0
+        # p = 1 keeps all, where rounding could drop the least probable
+        return _keep(logits, order, kept) if p < 1 else logits
 
     return rule
 
@@ -93,8 +97,10 @@ def min_p(p: float) -> Rule:
 
 
 def repetition_penalty(penalty: float) -> Rule:
-    """Logits of tokens already present are divided by penalty  [Keskar et al. 2019]; negative ones are multiplied, as in Hugging Face.
-    A result beyond the largest number is that number, so that it has a softmax.
+    """Logits of tokens already present are divided by penalty  [Keskar et al. 2019]
+
+    Negative ones are multiplied, as in Hugging Face, so that a penalty above 1 lowers them too. Results are
+    clamped to the type's largest number, so that they have a softmax.
 
     >>> repetition_penalty(2.0)(torch.tensor([[4.0, -4.0, 4.0]]), torch.tensor([[0, 1]]))
     tensor([[ 2., -8.,  4.]])
@@ -104,9 +110,9 @@ def repetition_penalty(penalty: float) -> Rule:
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         (B, V), limit = logits.shape, torch.finfo(logits.dtype)
-        read = ids.long().masked_fill(ids < 0, V)  # a column of its own for filler: of two writers to one place either may win
+        read = ids.long().masked_fill(ids < 0, V)  # filler (-1) marks an extra column V, which is cut off
         present = torch.zeros(B, V + 1, dtype=torch.bool, device=logits.device).scatter(1, read, True)[:, :V]
-        wide = logits.double()  # a penalty that fp32 cannot hold would be 0 or inf there
+        wide = logits.double()  # fp32 would turn a very small or large penalty into 0 or inf
         penalised = torch.where(wide > 0, wide / penalty, wide * penalty).clamp(limit.min, limit.max).to(logits.dtype)
         return torch.where(present & (logits > -torch.inf), penalised, logits)
 
@@ -114,7 +120,7 @@ def repetition_penalty(penalty: float) -> Rule:
 
 
 def _keep(logits: Float[Tensor, "B V"], order: Int[Tensor, "B V"], kept: Bool[Tensor, "*B V"]) -> Float[Tensor, "B V"]:
-    """Logits with -inf wherever the sorted place is not kept."""
+    """logits with -inf at each id order[i] whose kept[i] is False; order sorts ids by falling logit."""
     places = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, kept.expand_as(order))
     return logits.masked_fill(~places, -torch.inf)
 
@@ -135,7 +141,7 @@ class Step:
 
 
 def left_pad(prompts: Sequence[Sequence[int]], filler: int = 0) -> tuple[Int[Tensor, "B T"], Padding]:
-    """Prompts of unequal length with their ends aligned, so that every sequence's next token is at the same place.
+    """Prompts filled up on the left, so that the next token of every sequence has the same place.
 
     >>> left_pad([[5], [6, 7]])[0]
     tensor([[0, 5],
@@ -164,12 +170,12 @@ def generate(
     source_padding: Padding = Padding(),  # noqa: B008 - frozen
     use_cache: bool = True,
 ) -> Iterator[Step]:
-    """Yield a Step a token until every sequence has produced eos or max_new_tokens are made.
+    """Yield one Step per token until every sequence has produced eos or max_new_tokens are made.
 
-    Draws come from a generator on the CPU, so one seed gives the same text on every device that gives the same logits.
-    The n-th sequence draws the same numbers whatever its neighbours are. The model is put into eval mode while it runs.
-    Raises ValueError when prompt and new tokens together exceed the context, FloatingPointError when the logits, the model's or
-    those that a rule returned, are no distribution: one is NaN or inf, or all are -inf.
+    Each sequence draws from its own generator on the CPU: one seed gives the same text on every device that
+    computes the same logits, whatever the other sequences are. The model is in eval mode while this runs.
+    Raises ValueError if prompt and new tokens together exceed the context, and FloatingPointError if logits,
+    the model's or a rule's, are no distribution: one is NaN or inf, or all are -inf.
     """
     count(max_new_tokens=max_new_tokens)
     if model.decoder is None:
@@ -180,26 +186,28 @@ def generate(
     ids, padding = left_pad(prompts)
     ids, padding = ids.to(device), Padding(start=None if padding.start is None else padding.start.to(device))
     B, T = ids.shape
-    total = T + max_new_tokens - 1  # the last token is never read
+    total = T + max_new_tokens - 1  # the model never reads the last new token
     if total > model.config.context_length:
         raise ValueError(
             f"{T} prompt tokens and {max_new_tokens} new ones exceed context_length={model.config.context_length}: ask for "
             f"at most {max(0, model.config.context_length - T + 1)} or shorten the prompt"
         )
+    # one stream of numbers per sequence
     generators = [torch.Generator().manual_seed((seed or 0) + 1_000_003 * b) for b in range(B)]
     if seed is None:
         for generator in generators:
-            generator.seed()
+            generator.seed()  # a number from the system
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():  # around each computation, not around the yield: the caller keeps its own mode
+        # inference_mode surrounds each computation but not the yield, so the caller keeps its own mode
+        with torch.inference_mode():
             memory = model.encode(source, source_padding) if source is not None else None
         cache = model.new_cache(total, source.shape[1] if source is not None else 0) if use_cache else None
         finished = torch.zeros(B, dtype=torch.bool, device=device)
         fresh = ids
         for _ in range(max_new_tokens):
-            new = fresh if cache else ids
+            new = fresh if cache else ids  # the tokens that the cache does not hold yet
             with torch.inference_mode():
                 logits = model.decode(new, padding, memory, source_padding, cache=cache, last=True)[:, -1].float()
             shaped, read = _distribution(logits, "the model's logits"), _without_padding(ids, padding)
@@ -221,7 +229,7 @@ def generate(
 
 
 def complete(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int, **options) -> list[list[int]]:
-    """Each prompt's new ids, eos left out; options are generate's."""
+    """Each prompt's new ids, without eos; options go to generate."""
     eos = options.get("eos")
     rows: list[list[int]] = [[] for _ in prompts]
     done = [False] * len(rows)
@@ -234,13 +242,13 @@ def complete(model: Transformer, prompts: Sequence[Sequence[int]], max_new_token
 
 
 def _without_padding(ids: Int[Tensor, "B T"], padding: Padding) -> Int[Tensor, "B T"]:
-    """-1 at padding places, so that a rule that counts tokens does not count filler."""
+    """ids with -1 at padding places, so that a rule that counts tokens does not count filler."""
     return ids if padding.empty else ids.masked_fill(~padding.real(ids.shape[1]), -1)
 
 
 def _distribution(logits: Float[Tensor, "B V"], name: str) -> Float[Tensor, "B V"]:
-    """logits, if they have a softmax. In another case every draw would be the last id, for ever."""
-    largest = logits.amax(-1)  # NaN if one is
+    """logits, which must have a softmax: without one, every draw would return the last id."""
+    largest = logits.amax(-1)  # NaN if any logit is
     if not bool(largest.isfinite().all()):
         row = int((~largest.isfinite()).nonzero()[0])
         why = "no token is left" if largest[row] == -torch.inf else "are the weights finite? In fp16 try bf16 or fp32"
@@ -249,11 +257,12 @@ def _distribution(logits: Float[Tensor, "B V"], name: str) -> Float[Tensor, "B V
 
 
 def _draw(logits: Float[Tensor, "B V"], generators: Sequence[torch.Generator]) -> Int[Tensor, " B"]:
-    """One id per row by inverse transform: the first whose cumulative probability passes a uniform number.
+    """One id per row by inverse transform: the first whose cumulative probability exceeds a uniform number.
 
-    Probabilities are counted in whole 2^-52: such sums are exact in any order, so no rounding lends a share to an id that has none.
+    Probabilities are rounded down to multiples of 2^-52 and summed as integers: the sums are exact in any
+    order, so an id of probability 0 is never drawn.
     """
     cumulative = (softmax(logits.double()) * 2**52).long().cumsum(-1)
     u = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
-    place = (u * cumulative[:, -1:]).long()  # below the sum, as u is below 1
+    place = (u * cumulative[:, -1:]).long()  # below the total, since u < 1
     return torch.searchsorted(cumulative, place, right=True).squeeze(1)

@@ -1,8 +1,8 @@
-"""Attention without its square: the scores are made tile by tile and forgotten, and made again on the way back.
+"""Attention without its square: scores are computed tile by tile, dropped, and computed again in backward.
 
-Shapes: B batch, H heads, T queries, S keys, Dh d_head; t queries and s keys of one tile. Kept for the way back are q, k, v, the
-result and one number a row: memory grows with T, not with T S. On a GPU with Triton the same steps run as kernels of
-llmcore.tiled_triton, which reads like this file.
+Shapes: B batch, H heads, T queries, S keys, Dh d_head; t queries and s keys of one tile. Backward needs only
+q, k, v, the result and one number per row, so memory grows with T, not with T S. On a GPU with Triton the
+same steps run as the kernels of llmcore.tiled_triton, which reads like this file.
 """
 
 import functools
@@ -17,7 +17,7 @@ from llmcore import checks
 from llmcore.functional import _wide
 from llmcore.mask import Mask
 
-TILE = 128  # queries and keys of one tile
+TILE = 128  # the number of queries, and of keys, in a tile
 
 
 def tiled_attention(
@@ -27,15 +27,19 @@ def tiled_attention(
     mask: Mask = Mask(),  # noqa: B008 - frozen
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T Dh"]:
-    """softmax(q k^T / sqrt(Dh)) v by online softmax  [Milakov & Gimelshein 2018], with recomputation  [Dao et al. 2022]
+    """softmax(q k^T / sqrt(Dh)) v by online softmax; backward recomputes the scores
 
-    A row without any key gives zeros. dropout is the share of weights set to 0, drawn from torch's generator on the CPU as one
-    seed, from which every tile draws its own again on the way back. Raises ValueError where a gradient of the gradient is asked for.
+    [online softmax: Milakov & Gimelshein 2018; recomputation: Dao et al. 2022]
+
+    A query without keys gets zeros. dropout is the share of weights set to 0. It takes one seed from torch's
+    CPU generator; forward and backward draw each tile's numbers from that seed. Raises ValueError if a
+    second derivative is asked for.
     """
     checks.qkv(q, k, v, dropout)
     checks.mask(mask, len(q))
     checks.last_of_the_keys(mask.causal, k.shape[2] - q.shape[2])
     seed = int(torch.randint(2**40, ())) if dropout else 0
+    # the kernels compute in fp32 or narrower types, on GPUs from Ampere (8.0) on
     kernels = _kernels() if q.is_cuda and q.dtype != torch.float64 and torch.cuda.get_device_capability(q.device) >= (8, 0) else None
     if kernels is not None:
         return kernels.attention(q, k, v, mask.causal, mask.padding.start, mask.padding.stop, dropout, seed)
@@ -57,22 +61,27 @@ def tiles(n: int) -> list[range]:
 
 
 def keep(dropout: float, seed: int, rows: range, keys: range, like: Tensor) -> Float[Tensor, "B H t s"]:
-    """What dropout multiplies a tile's weights by: 0 or 1 / (1 - dropout), for one seed and tile always the same."""
+    """A tile's dropout factors, 0 or 1 / (1 - dropout): always the same for one seed and tile."""
     generator = torch.Generator(like.device).manual_seed(seed + (rows.start << 20) + keys.start)
     drawn = torch.rand(*like.shape[:2], len(rows), len(keys), generator=generator, device=like.device)
     return (drawn >= dropout).to(like.dtype) / (1 - dropout)
 
 
 class Tiled(torch.autograd.Function):
-    """Forward and backward over tiles. Statistics and sums in fp32 for fp16 and bf16."""
+    """Forward and backward over tiles. For fp16 and bf16, statistics and sums are in fp32."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, seed: int) -> Tensor:
-        """For each tile of queries, over its tiles of keys: largest score m, sum of exp(score - m), mixture of values."""
+        """Three running results for each tile of queries, updated with each tile of keys:
+
+        largest = m, the largest score so far; total = sum exp(score - m); mixture = sum exp(score - m)
+        value. When m grows, the other two shrink by exp(old m - new m).
+        """
         ctx.mask, ctx.dropout, ctx.seed = mask, dropout, seed
         (B, H, T, Dh), S = q.shape, k.shape[2]
         out = q.new_zeros(B, T, H, Dh).transpose(1, 2)  # laid out so that joining the heads copies nothing
-        log_sums = torch.empty(B, H, T, 1, dtype=_wide(q[:0]).dtype, device=q.device)  # log of sum_s exp(score) of each row
+        # log sum_s exp(score) of each row
+        log_sums = torch.empty(B, H, T, 1, dtype=_wide(q[:0]).dtype, device=q.device)
         for rows in tiles(T):
             largest = torch.full_like(_of(log_sums, rows), torch.finfo(log_sums.dtype).min)
             total, mixture = torch.zeros_like(largest), torch.zeros(B, H, len(rows), Dh, dtype=largest.dtype, device=q.device)
@@ -85,7 +94,8 @@ class Tiled(torch.autograd.Function):
                     powers = powers * keep(dropout, seed, rows, keys, powers)
                 mixture = mixture * shrink + _product(powers, _of(v, keys))
                 largest = new
-            total.clamp_(min=1)  # changes only a row without any key: in every other the largest score adds exp(0) = 1
+            # changes only a row without keys: in every other the largest score has added exp(0) = 1
+            total.clamp_(min=1)
             _of(out, rows).copy_(mixture / total)
             _of(log_sums, rows).copy_(largest + total.log())
         ctx.save_for_backward(q, k, v, out, log_sums)
@@ -93,11 +103,13 @@ class Tiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        """P = exp(score - log_sum) once more, tile by tile:  dV = P^T dO,  dP = dO V^T,  dS = P (dP - sum(dP P)),  dQ, dK from dS
+        """Recompute P = exp(score - log_sum) tile by tile:
 
-        The row sum of dP P needs no row of P: it equals dO . O, since O = P V.
+        dV = P^T dO,  dP = dO V^T,  dS = P (dP - sum(dP P)) / sqrt(Dh),  dQ = dS K,  dK = dS^T Q
+
+        The row sum of dP P needs no complete row of P: it equals dO . O, since O = P V.
         """
-        if torch.is_grad_enabled():  # what is computed here would silently count as constant
+        if torch.is_grad_enabled():  # the gradients would silently be taken for constants
             raise ValueError("create_graph=True through tiled attention: it has no second derivative; use attention='explicit'")
         q, k, v, out, log_sums = ctx.saved_tensors
         T, S, scale = q.shape[2], k.shape[2], 1 / math.sqrt(q.shape[3])
@@ -118,17 +130,17 @@ class Tiled(torch.autograd.Function):
 
 
 def _of(x: Float[Tensor, "B H N _"], places: range) -> Float[Tensor, "B H n _"]:
-    """A view of some rows."""
+    """The rows of x at these places, a view."""
     return x[:, :, places.start : places.stop]
 
 
 def _readable(mask: Mask, rows: range, T: int, S: int) -> list[range]:
-    """The tiles of keys that some of these rows may read: under a causal mask none above the diagonal."""
+    """The tiles of keys that these queries may read: under a causal mask, none above the diagonal."""
     return tiles(max(0, min(S, rows.stop + S - T)) if mask.causal else S)
 
 
 def _scores(q: Tensor, k: Tensor, mask: Mask, rows: range, keys: range) -> tuple[Float[Tensor, "B H t s"], Tensor | int]:
-    """Scaled scores of one tile, the forbidden ones lowest, and what of them is allowed: 1 for all."""
+    """A tile's scaled scores, forbidden ones set to the lowest number; and which are allowed, 1 if all."""
     scores = _product(_of(q, rows) / math.sqrt(q.shape[3]), _of(k, keys).transpose(-2, -1))
     shift = k.shape[2] - q.shape[2]  # the queries are the last of the keys
     allowed = mask.tile(range(rows.start + shift, rows.stop + shift), keys, q.device)
@@ -138,6 +150,6 @@ def _scores(q: Tensor, k: Tensor, mask: Mask, rows: range, keys: range) -> tuple
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, in fp32 where the numbers are narrower, also under autocast."""
+    """a @ b, in fp32 for narrower types, even under autocast."""
     with torch.autocast(a.device.type, enabled=False):
         return _wide(a) @ _wide(b)

@@ -1,12 +1,14 @@
-"""Attention tile by tile as GPU kernels, in Triton: the steps of llmcore.tiled, one program for each tile of queries (or keys).
+"""Attention tile by tile as GPU kernels in Triton: the steps of llmcore.tiled, one program per tile.
 
-Shapes: B batch, T queries, S keys, H heads, Dh d_head. A tile of scores lives in a program's registers and is never written to
-memory. Each result is written by one program, so nothing depends on the order in which programs run. Imported only where it
-runs: on a GPU, or with TRITON_INTERPRET=1 as plain Python. No part of llmcore is needed here.
+Shapes: B batch, T queries, S keys, H heads, Dh d_head. A tile of scores lives in a program's registers and
+is never written to memory. Each result is written by one program, so nothing depends on the order in which
+programs run. The module is imported only where it can run: on a GPU, or with TRITON_INTERPRET=1 as plain
+Python. It needs no other part of llmcore.
 
-What the kernels share. A pointer counts numbers in a tensor laid out (B, T, H, Dh), so one head's rows are H Dh numbers apart.
-Places are counted among the keys: query t stands at S - T + t. A tile is a power of two; what sticks out is loaded as 0 and
-not stored. Powers are of two: 2^(x log2 e) = e^x, and the GPU has an instruction for it.
+Conventions of the kernels: tensors are laid out (B, T, H, Dh), so the rows of one head lie H Dh numbers
+apart. Places are counted among the keys: query t stands at S - T + t. Tile sizes are powers of two; rows and
+columns beyond the tensor are loaded as 0 and not stored. Exponentials are powers of two, 2^(x log2 e) = e^x,
+for which a GPU has an instruction.
 """
 
 import math
@@ -18,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
-LOWEST = tl.constexpr(-1e30)  # below every score, and its difference to any of them is still a number
+LOWEST = tl.constexpr(-1e30)  # below every score, yet finite: LOWEST - LOWEST is 0, not NaN
 
 
 @triton.jit
@@ -36,13 +38,13 @@ def store_rows(x, values, first, N, row_size, DH: tl.constexpr, BLOCK: tl.conste
 
 @triton.jit
 def product(a, b):
-    """a @ b, summed in fp32; fp32 numbers are multiplied as they are, not cut to TF32's 10 bits."""
+    """a @ b, summed in fp32; fp32 factors are used in full, not cut to TF32's 10 bits."""
     return tl.dot(a, b, input_precision="ieee")
 
 
 @triton.jit
 def readable(t_first, s_first, T, S, start, stop, CAUSAL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
-    """(BLOCK_T, BLOCK_S): which queries of a tile may read which of its keys. What sticks out neither reads nor is read."""
+    """(BLOCK_T, BLOCK_S): True where a query of the tile may read a key, False outside the tensors."""
     t, s = t_first + tl.arange(0, BLOCK_T), s_first + tl.arange(0, BLOCK_S)
     allowed = (t < T)[:, None] & (s >= start) & (s < stop)
     if CAUSAL:
@@ -52,7 +54,7 @@ def readable(t_first, s_first, T, S, start, stop, CAUSAL: tl.constexpr, BLOCK_T:
 
 @triton.jit
 def keep(seed, t_first, s_first, T, S, dropout, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
-    """0 or 1 / (1 - dropout) for each weight: a counter-based generator, so the same numbers come again on the way back."""
+    """0 or 1 / (1 - dropout) per weight, from a counter-based generator: backward draws the same again."""
     t, s = t_first + tl.arange(0, BLOCK_T), s_first + tl.arange(0, BLOCK_S)
     head = tl.program_id(1).to(tl.int64) * T
     drawn = tl.rand(seed, (head + t[:, None]) * S + s)
@@ -65,13 +67,13 @@ def forward_kernel(
     CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, DH: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_DH: tl.constexpr,
 ):  # fmt: skip
-    """One tile of queries of one head: reads the keys from left to right. LogSums (B, H, T) is to base 2."""
+    """One tile of queries of one head, over its tiles of keys. LogSums (B, H, T) are base-2 logarithms."""
     t_first, bh = tl.program_id(0) * BLOCK_T, tl.program_id(1)
     b, h, row_size = (bh // H).to(tl.int64), bh % H, H * DH
     Q, Out = Q + b * T * row_size + h * DH, Out + b * T * row_size + h * DH
     K, V = K + b * S * row_size + h * DH, V + b * S * row_size + h * DH
     start, stop = tl.load(Starts + b), tl.load(Stops + b)
-    end = tl.minimum(stop, t_first + BLOCK_T + S - T) if CAUSAL else stop  # no key of this tile's lies behind
+    end = tl.minimum(stop, t_first + BLOCK_T + S - T) if CAUSAL else stop  # no key from here on is read
 
     q = load_rows(Q, t_first, T, row_size, DH, BLOCK_T, BLOCK_DH)
     largest = tl.full((BLOCK_T,), LOWEST, tl.float32)
@@ -82,6 +84,7 @@ def forward_kernel(
         v = load_rows(V, s_first, S, row_size, DH, BLOCK_S, BLOCK_DH)
         allowed = readable(t_first, s_first, T, S, start, stop, CAUSAL, BLOCK_T, BLOCK_S)
         scores = tl.where(allowed, product(q, tl.trans(k)) * (scale * LOG2E), LOWEST)
+        # online softmax: when the largest score grows, what has been summed so far shrinks
         new = tl.maximum(largest, tl.max(scores, 1))
         powers = tl.where(allowed, tl.exp2(scores - new[:, None]), 0.0)
         shrink = tl.exp2(largest - new)
@@ -90,7 +93,8 @@ def forward_kernel(
             powers *= keep(seed, t_first, s_first, T, S, dropout, BLOCK_T, BLOCK_S)
         mixture = mixture * shrink[:, None] + product(powers.to(v.dtype), v)
         largest = new
-    total = tl.maximum(total, 1.0)  # changes only a row without any key: in every other the largest score adds 2^0
+    # changes only a row without keys: in every other the largest score has added 2^0 = 1
+    total = tl.maximum(total, 1.0)
     store_rows(Out, mixture / total[:, None], t_first, T, row_size, DH, BLOCK_T, BLOCK_DH)
     t = t_first + tl.arange(0, BLOCK_T)
     tl.store(LogSums + bh.to(tl.int64) * T + t, largest + tl.log2(total), mask=t < T)
@@ -101,7 +105,7 @@ def backward_scores(
     q, k, v, d_out, log_sums, inner, t_first, s_first, start, stop, scale, dropout, seed, T, S,
     CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """A tile once more: its weights after dropout, and dS = P (dP - inner) scale."""
+    """Recompute a tile: its weights P after dropout, and dS = P (dP - inner) scale."""
     allowed = readable(t_first, s_first, T, S, start, stop, CAUSAL, BLOCK_T, BLOCK_S)
     scores = tl.where(allowed, product(q, tl.trans(k)) * (scale * LOG2E), LOWEST)
     weights = tl.where(allowed, tl.exp2(scores - log_sums[:, None]), 0.0)
@@ -119,7 +123,7 @@ def queries_kernel(
     CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, DH: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_DH: tl.constexpr,
 ):  # fmt: skip
-    """dQ = dS K for one tile of queries: the same walk as forward_kernel's."""
+    """dQ = dS K for one tile of queries, over the same tiles of keys as in forward_kernel."""
     t_first, bh = tl.program_id(0) * BLOCK_T, tl.program_id(1)
     b, h, row_size = (bh // H).to(tl.int64), bh % H, H * DH
     Q, dOut, dQ = Q + b * T * row_size + h * DH, dOut + b * T * row_size + h * DH, dQ + b * T * row_size + h * DH
@@ -150,7 +154,7 @@ def keys_kernel(
     CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, DH: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_DH: tl.constexpr,
 ):  # fmt: skip
-    """dV = P^T dO and dK = dS^T Q for one tile of keys: reads the queries from the first that may read it."""
+    """dV = P^T dO and dK = dS^T Q for one tile of keys, over the queries from the first that may read it."""
     s_first, bh = tl.program_id(0) * BLOCK_S, tl.program_id(1)
     b, h, row_size = (bh // H).to(tl.int64), bh % H, H * DH
     Q, dOut = Q + b * T * row_size + h * DH, dOut + b * T * row_size + h * DH
@@ -202,7 +206,8 @@ class TiledKernels(torch.autograd.Function):
         q, k, v, out, log_sums = ctx.saved_tensors
         (B, T, H, _), S, tiles = q.shape, k.shape[1], ctx.tiles
         d_out = d_out.contiguous()
-        inner = (d_out.float() * out.float()).sum(-1).transpose(1, 2).contiguous()  # (B, H, T)
+        # dO . O = the row sum of dP P, as in llmcore.tiled: (B, H, T)
+        inner = (d_out.float() * out.float()).sum(-1).transpose(1, 2).contiguous()
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         given = (q, k, v, d_out, log_sums, inner)
         queries_kernel[triton.cdiv(T, tiles["BLOCK_T"]), B * H](*given, dq, *ctx.numbers, **tiles)
@@ -211,8 +216,10 @@ class TiledKernels(torch.autograd.Function):
 
 
 def blocks(Dh: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes: powers of two of at least 16, as tl.dot needs; smaller where numbers or rows are large, for registers and shared
-    memory. num_stages: how many tiles are on their way from memory at once.
+    """Tile sizes: powers of two, and at least 16, as tl.dot needs.
+
+    Wide types and wide rows get smaller tiles, which must fit into registers and shared memory. num_stages
+    is the number of tiles on their way from memory at once.
     """
     width = max(16, triton.next_power_of_2(Dh))
     side = (64 if dtype.itemsize == 2 else 32) // (1 if width <= 128 else 2)
@@ -229,9 +236,10 @@ def attention(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> Float[Tensor, "B H T Dh"]:
-    """softmax(q k^T / sqrt(Dh)) v for fp32, fp16 or bf16; sequence b has its real keys at start[b] <= s < stop[b]."""
+    """softmax(q k^T / sqrt(Dh)) v in fp32, fp16 or bf16; sequence b's real keys are start[b]:stop[b]."""
     B, S = q.shape[0], k.shape[2]
     starts = torch.zeros(B, dtype=torch.int32, device=q.device) if start is None else start.clamp(max=S).int()
     stops = torch.full((B,), S, dtype=torch.int32, device=q.device) if stop is None else stop.clamp(max=S).int()
-    rows = (x.transpose(1, 2).contiguous() for x in (q, k, v))  # (B, T, H, Dh), as heads lie before they are split
+    # (B, T, H, Dh), the layout from which split_heads makes its view
+    rows = (x.transpose(1, 2).contiguous() for x in (q, k, v))
     return TiledKernels.apply(*rows, starts, stops, causal, dropout, seed).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The example that runs through the book: our notes' six tokens, and a model so small that every number can be checked by hand.
+"""The book's running example: our notes' six tokens, and a model small enough to check by hand.
 
 Shapes: T = 6 tokens, D = 4, H = 2 heads of Dh = 2, F = 16, V = 201.
 """
@@ -18,7 +18,7 @@ IDS = (101, 102, 100, 104, 105, 200)
 
 
 def toy_tokenizer() -> DictionaryTokenizer:
-    """Our notes' dictionary with its special token.
+    """The tokenizer of our notes' dictionary, with its special token <eos>.
 
     >>> tuple(toy_tokenizer().encode(TEXT, "all")) == IDS
     True
@@ -27,10 +27,11 @@ def toy_tokenizer() -> DictionaryTokenizer:
 
 
 def toy_model(**changes: Any) -> Transformer:
-    """Transformer(TOY) with weights of one decimal, the same on every machine and in every version of torch; in eval mode.
+    """Transformer(TOY) in eval mode, with one-decimal weights that no machine or version of torch changes.
 
-    Each parameter is drawn by its own name without its stack, so an encoder's block and a decoder's block have the same weights.
-    Matrices ~ N(0, 0.5), biases ~ N(0, 0.1), gains 1; row 101 of E is a tenth of our notes' made-up [1, 2, 3, 4].
+    Each parameter's name, without its stack, is the seed of its values, so an encoder block and a decoder
+    block have the same weights. Matrices have standard deviation 0.5, biases 0.1; gains are 1. Row 101 of
+    the embedding is a tenth of our notes' made-up [1, 2, 3, 4].
 
     >>> toy_model().embedding.table[101].tolist() == torch.tensor([0.1, 0.2, 0.3, 0.4]).tolist()
     True
@@ -42,6 +43,7 @@ def toy_model(**changes: Any) -> Transformer:
                 continue  # a gain stays 1
             draw = random.Random(name.removeprefix("encoder.").removeprefix("decoder."))
             spread = 0.5 if parameter.ndim > 1 else 0.1
+            # + 0.0 makes -0.0 a 0.0
             values = [round(draw.gauss(0, spread), 1) + 0.0 for _ in range(parameter.numel())]
             parameter.copy_(torch.tensor(values).view_as(parameter))
         model.embedding.table[101] = torch.tensor([0.1, 0.2, 0.3, 0.4])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Seen(dict[str, Tensor]):
-    """path -> tensor as it left the module (the latest, where a module ran more than once).
+    """path -> the module's output (the latest, if the module ran more than once).
 
     `gradients` has the same paths once a backward pass has run inside the trace.
     """
@@ -25,10 +25,10 @@ class Seen(dict[str, Tensor]):
 
 @contextmanager
 def trace(model: nn.Module, gradients: bool = False) -> Iterator[Seen]:
-    """`with trace(model) as seen: model(ids)`, then seen["decoder.blocks.0.attention.weights"] is a tensor (B, H, T, S).
+    """`with trace(model) as seen: model(ids)` keeps each module's output under its named_modules() path.
 
-    With gradients=True, run backward inside the block too; seen.gradients[path] is dL/d(that tensor). The model is left
-    as it was on exit, whatever happened inside. Paths are those of model.named_modules().
+    Example: seen["decoder.blocks.0.attention.weights"] is (B, H, T, S). With gradients=True, run backward in
+    the block too; seen.gradients[path] is then dL/d(output). On exit the hooks are removed, error or not.
     """
     seen = Seen()
     handles = []
@@ -37,7 +37,7 @@ def trace(model: nn.Module, gradients: bool = False) -> Iterator[Seen]:
         def hook(module: nn.Module, args: tuple, output: object) -> None:
             if not isinstance(output, Tensor):
                 return
-            seen.pop(path, None)  # of a module that runs again the latest counts, in value and in order
+            seen.pop(path, None)  # a module that runs again moves to the end: order is that of latest runs
             seen[path] = output.detach() if not gradients else output
             if gradients and output.requires_grad:
                 handles.append(output.register_hook(lambda g: seen.gradients.__setitem__(path, g.detach())))

@@ -1,7 +1,8 @@
-"""Backpropagation from scratch: reverse-mode differentiation of numpy arrays. Needs neither torch nor the rest of llmcore.
+"""Backpropagation from scratch: reverse-mode differentiation of numpy arrays, without torch.
 
-tensor.py has the record, the walk back through it and the check against central differences; operations.py has every
-operation beside its vector-Jacobian product, for example `operations.softmax(x @ W)`.
+tensor.py has the record, the walk back through it and the check against central differences. operations.py
+has every operation beside its vector-Jacobian product: for example `operations.softmax(x @ W)`. Neither
+needs the rest of llmcore.
 """
 
 from llmcore.autograd import operations

@@ -1,10 +1,12 @@
 """The operations of a Transformer, each beside its vector-Jacobian product.
 
-Before the slash stand the inputs, which may require a gradient; after it the options. Each function computes on arrays and
-returns its value and a vjp for each input: g = dL/dy in, dL/dx out. Where an input was broadcast its vjp gives the gradient
-of every copy, and backward sums them (unbroadcast). @operation makes of it an operation on Tensors.
+Parameters before the slash are inputs, which may require a gradient; those after it are options. Each
+function computes on arrays and returns its value and a vjp for each input: g = dL/dy in, dL/dx out. If an
+input was broadcast, its vjp returns the gradient of every copy, and backward sums them (unbroadcast).
+@operation turns the function into an operation on Tensors.
 
-Shapes: ... any axes, N leading axes, D the last axis, T rows, K inner size, M columns, V vocabulary. Row vectors: y = x @ W + b.
+Shapes: ... any axes, N leading axes, D the last axis, T rows, K inner size, M columns, V vocabulary. Vectors
+are rows: y = x @ W + b.
 """
 
 import copy
@@ -30,7 +32,7 @@ def _check_broadcast(*inputs: Array) -> None:
 
 
 def _axes(x: Array, axis: Axis, needs_some: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """axis as numbers from 0, and x's shape with size 1 there"""
+    """axis as numbers from 0, and x's shape with size 1 at these axes"""
     axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
     if not all(-x.ndim <= a < x.ndim for a in axes) or len({a % x.ndim for a in axes}) < len(axes):
         raise ValueError(
@@ -53,7 +55,7 @@ def neg(x: Float[Array, "..."], /) -> Result:
 
 @operation
 def add(a: Same, b: Same, /) -> Result:
-    """y = a + b. ValueError where the shapes do not broadcast, as for all of sub, mul, div and pow."""
+    """y = a + b. ValueError if the shapes do not broadcast, as in sub, mul, div and pow."""
     _check_broadcast(a, b)
     return np.add(a, b), (lambda g: g, lambda g: g)
 
@@ -82,7 +84,10 @@ def div(a: Same, b: Same, /) -> Result:
 
 @operation
 def pow(a: Same, b: Same, /) -> Result:
-    """y = a^b, entry by entry; the slope by a is 0 where b = 0, the slope by b is 0 where a = 0 <= b and NaN where a < 0"""
+    """y = a^b, entry by entry
+
+    dy/da is 0 where b = 0. dy/db is 0 where a = 0 <= b, and NaN where a < 0.
+    """
     _check_broadcast(a, b)
     y = np.power(a, b)
     slope = lambda: np.where(np.equal(b, 0), 0, b * np.power(a, np.where(np.equal(b, 0), 1, np.subtract(b, 1))))
@@ -94,8 +99,9 @@ def pow(a: Same, b: Same, /) -> Result:
 def matmul(a: Float[Array, "*#N T K"] | Float[Array, " K"], b: Float[Array, "*#N K M"] | Float[Array, " K"], /) -> Result:
     """Y = A @ B, (..., T, K) @ (..., K, M) -> (..., T, M), leading axes broadcast  [Giles 2008]
 
-    dL/dA = G @ B^T, dL/dB = A^T @ G. An input with one axis is a row on the left, a column on the right, and y lacks that axis.
-    ValueError where an input is a number, inner sizes differ or leading axes do not broadcast.
+    dL/dA = G @ B^T, dL/dB = A^T @ G. An input with one axis is a row on the left, a column on the right, and
+    y lacks that axis. ValueError if an input is a number, inner sizes differ or leading axes do not
+    broadcast.
     """
     try:
         A, B = a[None, :] if a.ndim == 1 else a, b[:, None] if b.ndim == 1 else b
@@ -113,14 +119,14 @@ def matmul(a: Float[Array, "*#N T K"] | Float[Array, " K"], b: Float[Array, "*#N
 
 @operation
 def sum(x: Float[Array, "..."], /, axis: Axis = None, keepdims: bool = False) -> Result:
-    """y = the sum of x over axis. ValueError for an axis that x lacks, as for mean and max."""
+    """y = the sum of x over axis. ValueError for an axis that x lacks, as in mean and max."""
     axes, kept = _axes(x, axis)
     return x.sum(axes, keepdims=keepdims), (lambda g: np.broadcast_to(g.reshape(kept), x.shape),)
 
 
 @operation
 def mean(x: Float[Array, "..."], /, axis: Axis = None, keepdims: bool = False) -> Result:
-    """y = (sum of x over axis) / n. ValueError where n = 0."""
+    """y = (sum of x over axis) / n. ValueError if n = 0."""
     axes, kept = _axes(x, axis, needs_some=True)
     n = math.prod(x.shape[a] for a in axes)
     return x.mean(axes, keepdims=keepdims), (lambda g: np.broadcast_to(g.reshape(kept) / n, x.shape),)
@@ -128,7 +134,7 @@ def mean(x: Float[Array, "..."], /, axis: Axis = None, keepdims: bool = False) -
 
 @operation
 def max(x: Float[Array, "..."], /, axis: Axis = None, keepdims: bool = False) -> Result:
-    """y = the largest x along axis; where several are equal they share the gradient. ValueError where there is none."""
+    """y = the largest x along axis; equal ones share the gradient. ValueError if there is none."""
     axes, kept = _axes(x, axis, needs_some=True)
     y = x.max(axes, keepdims=True)
     top = x == y
@@ -167,7 +173,7 @@ def tanh(x: Float[Array, "..."], /) -> Result:
 
 @operation
 def relu(x: Float[Array, "..."], /) -> Result:
-    """y = max(x, 0); the slope at 0 is taken as 0, at NaN as 1"""
+    """y = max(x, 0); the slope is 0 at 0, and 1 at NaN"""
     return np.maximum(x, 0), (lambda g: np.where(x <= 0, 0, g),)
 
 
@@ -179,7 +185,7 @@ def silu(x: Float[Array, "..."], /) -> Result:
 
 
 def erf(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """2 / sqrt(pi) * integral of e^(-t^2) from 0 to x, to the last digit or two of float64: math.erf of each entry
+    """2 / sqrt(pi) * integral of e^(-t^2) from 0 to x, by math.erf: to the last digit or two of float64
 
     >>> erf(np.array([0.0, 1.0, -np.inf]))
     array([ 0.        ,  0.84270079, -1.        ])
@@ -191,10 +197,11 @@ def erf(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def gelu(x: Float[Array, "..."], /, approximate: str = "none") -> Result:
     """y = x Phi(x), Phi the normal distribution's cumulative function  [Hendrycks & Gimpel 2016]
 
-    "none": Phi(x) = (1 + erf(x / sqrt 2)) / 2. "tanh": Phi(x) ~ (1 + tanh(u)) / 2, u = sqrt(2 / pi) (x + 0.044715 x^3).
+    "none": Phi(x) = (1 + erf(x / sqrt 2)) / 2
+    "tanh": Phi(x) ~ (1 + tanh(u)) / 2, u = sqrt(2 / pi) (x + 0.044715 x^3)
     ValueError for another word.
     """
-    z = np.clip(x, -40, 40)  # beyond, Phi is 0 or 1 and its slope 0 to the last digit; x^3 would overflow
+    z = np.clip(x, -40, 40)  # beyond 40, Phi is 0 or 1 to the last digit, and x^3 could overflow
     if approximate == "none":
         phi, slope = 0.5 * (1 + erf(z * math.sqrt(0.5))), np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     elif approximate == "tanh":
@@ -216,7 +223,10 @@ def _log_softmax(x: Array, axes: tuple[int, ...]) -> Array:
 
 @operation
 def log_softmax(x: Float[Array, "..."], /, axis: int = -1) -> Result:
-    """y_i = (x_i - m) - ln sum_j e^(x_j - m), m = max_j x_j along axis: finite where softmax itself underflows to 0"""
+    """y_i = (x_i - m) - ln sum_j e^(x_j - m), m = max_j x_j along axis
+
+    Finite where softmax itself underflows to 0.
+    """
     axes, _ = _axes(x, axis, needs_some=True)
     y = _log_softmax(x, axes)
     return y, (lambda g: g - np.exp(y) * g.sum(axes, keepdims=True),)
@@ -224,9 +234,9 @@ def log_softmax(x: Float[Array, "..."], /, axis: int = -1) -> Result:
 
 @operation
 def softmax(x: Float[Array, "..."], /, axis: int = -1) -> Result:
-    """p_i = e^(x_i - m) / sum_j e^(x_j - m), m = max_j x_j along axis: m cancels, and keeps e^x from overflowing
+    """p_i = e^(x_i - m) / sum_j e^(x_j - m), m = max_j x_j along axis
 
-    J = diag(p) - p p^T, so g @ J = p (g - sum_j g_j p_j).
+    m cancels, and keeps e^x from overflowing. J = diag(p) - p p^T, so g @ J = p (g - sum_j g_j p_j).
     """
     axes, _ = _axes(x, axis, needs_some=True)
     e = np.exp(x - x.max(axes, keepdims=True))
@@ -243,9 +253,10 @@ def _check_gain(x: Array, **gains: Gain) -> None:
 
 @operation
 def layer_norm(x: Float[Array, "*N D"], weight: Gain = None, bias: Gain = None, /, eps: float = 1e-5) -> Result:
-    """y = z * weight + bias, z = (x - mean) / sqrt(var + eps) over the last axis, var = mean((x - mean)^2)  [Ba et al. 2016]
+    """y = z * weight + bias, z = (x - mean) / sqrt(var + eps) over the last axis  [Ba et al. 2016]
 
-    With h = g * weight: dL/dx = (h - mean(h) - z mean(h z)) / sqrt(var + eps). ValueError where weight or bias is not (D,).
+    var = mean((x - mean)^2). With h = g * weight: dL/dx = (h - mean(h) - z mean(h z)) / sqrt(var + eps).
+    ValueError if weight or bias is not (D,).
     """
     _check_gain(x, weight=weight, bias=bias)
     mean = lambda v: v.mean(-1, keepdims=True)
@@ -260,7 +271,7 @@ def layer_norm(x: Float[Array, "*N D"], weight: Gain = None, bias: Gain = None, 
 def rms_norm(x: Float[Array, "*N D"], weight: Gain = None, /, eps: float = 1e-5) -> Result:
     """y = z * weight, z = x / sqrt(mean(x^2) + eps) over the last axis  [Zhang & Sennrich 2019]
 
-    With h = g * weight: dL/dx = (h - z mean(h z)) / sqrt(mean(x^2) + eps). ValueError where weight is not (D,).
+    With h = g * weight: dL/dx = (h - z mean(h z)) / sqrt(mean(x^2) + eps). ValueError if weight is not (D,).
     """
     _check_gain(x, weight=weight)
     mean = lambda v: v.mean(-1, keepdims=True)
@@ -270,11 +281,11 @@ def rms_norm(x: Float[Array, "*N D"], weight: Gain = None, /, eps: float = 1e-5)
     return z * w, (lambda g: by_x(g * w), lambda g: g * z)
 
 
-# Picking and moving entries: the gradient goes where the entry came from
+# Picking and moving entries: the gradient returns to where each entry came from
 
 
 def _scatter(g: Array, index: Any, x: Array) -> Array:
-    """Zeros in x's shape with g added at index: np.add.at adds up where a place was read twice, += would keep the last"""
+    """Zeros in x's shape with g added at index. For a place read twice np.add.at adds both, += only one."""
     total = np.zeros(x.shape, g.dtype)
     np.add.at(total, index, g)
     return total
@@ -282,7 +293,7 @@ def _scatter(g: Array, index: Any, x: Array) -> Array:
 
 @operation
 def getitem(x: Float[Array, "..."], /, index: Any) -> Result:
-    """y = x[index], numpy's rules: slices, integers, arrays of either or of booleans. IndexError where x has no such place."""
+    """y = x[index], numpy's rules: slices, integers, arrays of integers, booleans. IndexError outside x."""
     index = copy.deepcopy(index)  # the caller may write into an index array before backward
     return x[index], (lambda g: _scatter(g, index, x),)
 
@@ -297,14 +308,14 @@ def _check_ids(name: str, ids: Array, size: int) -> None:
 
 @operation
 def embedding(ids: Integer[Array, "*N"], table: Float[Array, "V D"], /) -> Result:
-    """y = table[ids]. Row i of the gradient sums over the places where i stands. ValueError for an id outside 0 .. V - 1."""
+    """y = table[ids]. Row i of the gradient sums over the places of id i. ValueError if not 0 <= id < V."""
     _check_ids("ids", ids, table.shape[0])
     return table[ids], (None, lambda g: _scatter(g, ids, table))
 
 
 @operation
 def concatenate(*parts: Float[Array, "..."], axis: int = 0) -> Result:
-    """y = the parts one after the other along axis: concatenate(a, b, axis=-1). ValueError where other sizes differ."""
+    """y = the parts joined along axis: concatenate(a, b, axis=-1). ValueError if other sizes differ."""
     if len({(x.ndim, _axes(x, axis)[1]) for x in parts}) != 1:
         raise ValueError(f"parts of shapes {[x.shape for x in parts]}, axis={axis}: give at least one, of equal sizes but along axis")
     ends = np.cumsum([x.shape[axis] for x in parts])
@@ -313,7 +324,10 @@ def concatenate(*parts: Float[Array, "..."], axis: int = 0) -> Result:
 
 @operation
 def transpose(x: Float[Array, "..."], /, axes: tuple[int, ...] | None = None) -> Result:
-    """y[i_axes[0], i_axes[1], ...] = x[i_0, i_1, ...]; None reverses all axes. ValueError unless axes names each axis once."""
+    """y[i_axes[0], i_axes[1], ...] = x[i_0, i_1, ...]; None reverses all axes
+
+    ValueError unless axes names each axis once.
+    """
     order, _ = _axes(x, tuple(reversed(range(x.ndim))) if axes is None else axes)
     if len(order) != x.ndim:
         raise ValueError(f"axes={axes} for shape {x.shape}: each of its {x.ndim} axes must stand there once; see also swapaxes")
@@ -322,7 +336,7 @@ def transpose(x: Float[Array, "..."], /, axes: tuple[int, ...] | None = None) ->
 
 @operation
 def swapaxes(x: Float[Array, "..."], /, first: int, second: int) -> Result:
-    """Two axes change places, which is its own inverse. ValueError for an axis that x lacks."""
+    """y = x with two axes exchanged, which is its own inverse. ValueError for an axis that x lacks."""
     _axes(x, first)
     _axes(x, second)
     return x.swapaxes(first, second), (lambda g: g.swapaxes(first, second),)
@@ -330,7 +344,7 @@ def swapaxes(x: Float[Array, "..."], /, first: int, second: int) -> Result:
 
 @operation
 def reshape(x: Float[Array, "..."], /, shape: int | tuple[int, ...]) -> Result:
-    """The same numbers in the same order in another shape; one size may be -1. ValueError where the count differs."""
+    """y = x in another shape, in the same order; one size may be -1. ValueError if the counts differ."""
     try:
         y = x.reshape(shape)
     except ValueError:
@@ -340,8 +354,10 @@ def reshape(x: Float[Array, "..."], /, shape: int | tuple[int, ...]) -> Result:
 
 @operation
 def where(condition: Bool[Array, "*#y"], a: Same, b: Same, /) -> Result:
-    """y = a where condition, else b, all broadcast: where(allowed, scores, fill) is the masked fill, and what is filled passes
-    no gradient. ValueError where condition is not boolean or the shapes do not broadcast.
+    """y = a where condition, else b, all broadcast
+
+    where(allowed, scores, fill) is the masked fill: no gradient passes where it fills. ValueError if
+    condition is not boolean or the shapes do not broadcast.
     """
     if condition.dtype.kind != "b":
         raise ValueError(f"condition has type {condition.dtype}: it must be boolean; compare first, x.data > 0")
@@ -353,8 +369,8 @@ def where(condition: Bool[Array, "*#y"], a: Same, b: Same, /) -> Result:
 def cross_entropy(logits: Float[Array, "*N V"], targets: Integer[Array, "*N"], /, ignore_index: int = -100) -> Result:
     """L = mean over kept positions of -ln softmax(logits)[target], in nats; kept: target != ignore_index
 
-    dL/dlogits = (softmax(logits) - onehot(target)) / n at the n kept positions, 0 at the others. ValueError where the shapes
-    do not fit, no position is kept or a kept target is outside 0 .. V - 1.
+    dL/dlogits = (softmax(logits) - onehot(target)) / n at the n kept positions, 0 at the others. ValueError
+    if the shapes do not fit, no position is kept or a kept target is not in [0, V).
     """
     if logits.shape[:-1] != targets.shape or not logits.ndim:
         raise ValueError(f"logits {logits.shape} and targets {targets.shape}: logits need one more axis, the last, of size V")

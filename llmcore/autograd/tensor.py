@@ -1,12 +1,13 @@
-"""Reverse-mode differentiation: what is computed is recorded, and backward walks the record from its end to its start.
+"""Reverse-mode differentiation: operations are recorded, and backward walks the record from end to start.
 
-Each operation y = f(x) comes with its vector-Jacobian product (vjp): g = dL/dy goes in, dL/dx = g @ J comes out, where
-J[i, j] = dy_i / dx_j is never built. backward calls the vjps in the reverse of the order in which the results were made;
-a value that was used several times receives the sum of what comes back from each use. That is the chain rule
-[Linnainmaa 1970; Griewank & Walther 2008].
+Each operation y = f(x) comes with its vector-Jacobian product (vjp): g = dL/dy goes in, dL/dx = g @ J comes
+out, where J[i, j] = dy_i / dx_j is never built. backward calls the vjps in the reverse of the order in which
+the results were made; a value that was used several times receives the sum of what each use returns. That is
+the chain rule [Linnainmaa 1970; Griewank & Walther 2008].
 
-Arrays are numpy's, and read-only because a vjp may still need them: `x.data[0] = 1` and `x.data -= 1` raise numpy's
-ValueError. A parameter is updated by a new array, `W.data = W.data - lr * W.grad`; what was recorded before keeps the old.
+Arrays are numpy's, and read-only because a vjp may still need them: `x.data[0] = 1` and `x.data -= 1` raise
+numpy's ValueError. A parameter is updated by assigning a new array, `W.data = W.data - lr * W.grad`; earlier
+records keep the old one.
 """
 
 import inspect
@@ -20,14 +21,14 @@ from jaxtyping import Float
 
 Array = np.ndarray
 Vjp = Callable[[Array], Array]
-Result = tuple[Any, tuple[Vjp | None, ...]]  # what an operation's function returns: the value, and a vjp for each input
+Result = tuple[Any, tuple[Vjp | None, ...]]  # of an operation's function: the value, and a vjp per input
 
 OPERATIONS: dict[str, Callable[..., "Tensor"]] = {}  # filled by @operation
 _numbers = count()
 
 
 def _method(name: str, swapped: bool = False) -> Callable[..., "Tensor"]:
-    """An operation as a method, found when it is called: operations.py needs the class before it can define any."""
+    """An operation as a method, looked up when called: operations.py needs this class to define any."""
     if swapped:
         return lambda self, other: OPERATIONS[name](other, self)
     return lambda self, *rest, **options: OPERATIONS[name](self, *rest, **options)
@@ -38,10 +39,10 @@ class Tensor:
 
     data           the numbers, a read-only copy of what was given
     requires_grad  whether backward computes dL/d(this); a result inherits it from its inputs
-    grad           dL/d(this), in the shape and type of data: None at first, and each backward adds to it; results have one too
-    operation      the name of what computed it; "" for a leaf
+    grad           dL/d(this) in data's shape and type, of results too; None at first; backward adds to it
+    operation      the name of the operation that computed it; "" for a leaf
 
-    ValueError where data is no array of numbers, or of other than floats with requires_grad.
+    ValueError if data is no array of numbers, or, with requires_grad, not one of floats.
 
     >>> x = Tensor([1.0, 2.0], requires_grad=True)
     >>> (x * x + x).sum().backward()
@@ -61,7 +62,8 @@ class Tensor:
                 "only floats have a gradient, so write 1.0 for 1, or convert with astype(float)"
             )
         self._requires_grad, self.operation = requires_grad, _operation
-        self._links: tuple[tuple[Tensor, Vjp], ...] | None = _links  # (input, its vjp); None once backward has freed it
+        # (input, its vjp) for each input; None once backward has freed the record
+        self._links: tuple[tuple[Tensor, Vjp], ...] | None = _links
         self._number = next(_numbers)
         self.grad: Array | None = None
 
@@ -107,19 +109,20 @@ class Tensor:
         return f"Tensor({np.array2string(self.data, separator=', ')}, requires_grad={self.requires_grad}{origin})"
 
     def item(self) -> float:
-        """The number of a Tensor that holds one."""
+        """The number, of a Tensor that holds only one."""
         return self._data.item()
 
     def detach(self) -> "Tensor":
-        """The same numbers as a leaf without requires_grad: a constant to what is computed from it."""
+        """The same numbers as a leaf without requires_grad: a constant in what is computed from it."""
         return Tensor(self._data)
 
     def backward(self, gradient: Float[Array, "..."] | None = None, retain_graph: bool = False) -> None:
-        """t.grad += dL/dt for this Tensor and all it was computed from, L = sum(gradient * this); gradient of one number: 1
+        """t.grad += dL/dt for this Tensor and all it was computed from, L = sum(gradient * this)
 
-        The record is freed on the way, so a second backward through it raises, unless retain_graph keeps it. ValueError,
-        before any grad has changed, for a Tensor without requires_grad, for several numbers without a gradient, for a
-        gradient of another shape, for a freed record.
+        gradient defaults to 1 for a single number. The record is freed on the way, so a second backward
+        through it raises, unless retain_graph keeps it. ValueError, before any grad has changed, for a
+        Tensor without requires_grad, for several numbers without a gradient, for a gradient of another
+        shape, for a freed record.
         """
         if not self.requires_grad:
             raise ValueError(f"backward from a Tensor {self.shape} without requires_grad: nothing is recorded; set it on the leaves")
@@ -135,13 +138,15 @@ class Tensor:
         gradients = {self._number: _locked(g.astype(self.dtype))}
         while order:
             tensor = order.pop()
-            g = gradients.pop(tensor._number)  # complete: all that used this tensor was made later, so it has been walked
+            # complete: every result that used this tensor was made later, so it has been walked already
+            g = gradients.pop(tensor._number)
             tensor.grad = g if tensor.grad is None else _locked(tensor.grad + g)
             assert tensor._links is not None
             for source, vjp in tensor._links:
                 part = unbroadcast(np.asarray(vjp(g)), source.shape).astype(source.dtype, copy=False)
                 if source._number in gradients:
-                    part = gradients[source._number] + part  # not +=: a vjp may have returned g itself, which others hold
+                    # not +=, because a vjp may have returned g itself, which others hold
+                    part = gradients[source._number] + part
                 gradients[source._number] = _locked(part)
             if tensor._links and not retain_graph:
                 tensor._links = None
@@ -154,10 +159,10 @@ def _locked(array: Array) -> Array:
 
 
 def topological(root: Tensor) -> list[Tensor]:
-    """root and all it was computed from that requires a gradient, inputs before results. ValueError at a freed record.
+    """root and all that it was computed from and that requires a gradient, inputs before results
 
-    Tensors are numbered as they are made, a result after its inputs: the numbers in rising order are such an order. Without
-    recursion, so a chain may be longer than Python's stack.
+    Tensors are numbered as they are made, a result after its inputs, so rising numbers give the order. There
+    is no recursion: a chain may be longer than Python's stack. ValueError at a freed record.
     """
     reached: dict[int, Tensor] = {}
     todo = [root]
@@ -175,9 +180,9 @@ def topological(root: Tensor) -> list[Tensor]:
 
 
 def unbroadcast(g: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Sum g over the axes along which broadcasting copied an array of this shape: the gradient of each copy counts
+    """Sum g over the axes along which an array of this shape was broadcast: each copy's gradient counts
 
-    ValueError where an array of this shape does not broadcast to g's.
+    ValueError if an array of this shape does not broadcast to g's.
 
     >>> unbroadcast(np.ones((2, 3)), (3,)), unbroadcast(np.ones((1, 3)), (1, 1))
     (array([2., 2., 2.]), array([[3.]]))
@@ -191,12 +196,14 @@ def unbroadcast(g: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, 
 
 
 def operation(function: Callable[..., Result]) -> Callable[..., Tensor]:
-    """Make an operation on Tensors, entered into OPERATIONS, of a function on arrays that returns (value, vjps)
+    """Turn a function on arrays that returns (value, vjps) into an operation on Tensors, kept in OPERATIONS
 
-    Its parameters before the slash, or its *parts, are inputs: a Tensor, an array, a number, or None for one left out. The
-    others are options. vjps holds a vjp for each input, None where integers or booleans are meant. ValueError for other inputs.
+    Its parameters before the slash, or its *parts, are inputs: a Tensor, an array, a number, or None if left
+    out. The others are options. vjps has a vjp for each input, or None for one of integers or booleans.
+    ValueError for other inputs.
     """
     name, kinds = function.__name__, [p.kind for p in inspect.signature(function).parameters.values()]
+    # None for *parts, which takes any number of inputs
     n_inputs = None if inspect.Parameter.VAR_POSITIONAL in kinds else kinds.count(inspect.Parameter.POSITIONAL_ONLY)
 
     @wraps(function)
@@ -217,7 +224,7 @@ def operation(function: Callable[..., Result]) -> Callable[..., Tensor]:
 
 
 def _tensor(name: str, x: Any, types: list[np.dtype]) -> Tensor | None:
-    """An operation's input as a Tensor; a number takes the type that numpy gives it beside arrays of these types"""
+    """An operation's input as a Tensor; a number gets the type that numpy gives it beside `types`"""
     if x is None or isinstance(x, Tensor):
         return x
     if isinstance(x, (np.ndarray, np.generic, bool)):
@@ -230,10 +237,10 @@ def _tensor(name: str, x: Any, types: list[np.dtype]) -> Tensor | None:
 def central_differences(
     function: Callable[..., Tensor], *inputs: Float[Array, "..."], step: float = 1e-5
 ) -> list[Float[Array, "..."]]:
-    """(f(x + h e_i) - f(x - h e_i)) / 2h at each entry i of each input, h = step: the gradient, but for an error of order h^2
+    """(f(x + h e_i) - f(x - h e_i)) / 2h for each entry i of each input, h = step: the gradient up to O(h^2)
 
-    function takes a Tensor for each input and returns one number. ValueError where an input is not float64: a difference
-    divided by 2h loses as many digits as h has zeros.
+    function takes a Tensor for each input and returns one number. ValueError if an input is not float64: a
+    difference divided by 2h loses as many digits as h has zeros.
 
     >>> central_differences(lambda x: (x * x).sum(), np.array([1.0, 2.0]))[0].round(6)
     array([2., 4.])
@@ -254,10 +261,11 @@ def central_differences(
 def gradient_check(
     function: Callable[..., Tensor], *inputs: Float[Array, "..."], step: float = 1e-5, atol: float = 1e-7, rtol: float = 1e-6
 ) -> float:
-    """The largest |backward - central difference| over all entries of all inputs, of L = sum(v * function(inputs)), v random
+    """The largest |backward - central difference| over all entries of all inputs
 
-    function takes a Tensor for each input and returns one of any shape; v is the same in each call. ValueError where they
-    differ by more than atol + rtol * |difference quotient|, and as in central_differences.
+    Both differentiate L = sum(v * function(inputs)), v random but the same in each call. function takes a
+    Tensor for each input and returns one of any shape. ValueError if they differ by more than atol + rtol *
+    |central difference|, and as in central_differences.
 
     >>> gradient_check(lambda x, W: (x @ W).tanh(), np.ones((2, 3)), np.ones((3, 4))) < 1e-8
     True
@@ -271,7 +279,8 @@ def gradient_check(
         grad = leaves[i].grad
         found = np.zeros(expected.shape) if grad is None else grad
         error = np.abs(found - expected)
-        for place in np.argwhere(~(error <= atol + rtol * np.abs(expected)))[:1]:  # "not <=", so that NaN is wrong too
+        # "not <=" rather than ">", so that NaN is wrong too
+        for place in np.argwhere(~(error <= atol + rtol * np.abs(expected)))[:1]:
             a, b = found[tuple(place)], expected[tuple(place)]
             raise ValueError(
                 f"input {i} at {place.tolist()}: backward gives {a}, central differences {b}: they must agree; correct the vjp, or "

@@ -1,4 +1,4 @@
-"""Texts to learn from: fables in two languages, stories of known entropy, any file or address."""
+"""Texts to train on: fables in two languages, stories of known entropy, any file or address."""
 
 from llmcore.corpus.stories import BEATS, Story, derivations, entropy, log_probability, stories
 from llmcore.corpus.texts import (

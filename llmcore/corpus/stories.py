@@ -1,11 +1,13 @@
-"""Simple English stories from a stochastic grammar whose every text has one derivation, so its exact probability is known.
+"""Simple English stories from a stochastic grammar: each has one derivation, so its probability is known.
 
-A story is a walk through BEATS: each chooses a value by its weights and writes its sentence from what was chosen so far. The
-weights may depend on one earlier choice (`given`). Cross-entropy of any model on these stories is at least entropy(): the floor.
+A story is a walk through BEATS. Each beat draws a value by its weights and writes its sentence from the
+choices made so far; the weights may depend on one earlier choice (`given`). No model's cross-entropy on
+these stories can be below entropy(), the floor.
 
-Why unambiguous: within a beat the sentences of two values, with the same choices before, never begin one another, because each
-ends with its own punctuation after its own distinct words; so reading from the left, at most one value fits at every beat.
-derivations() walks all values anyway and counts; the tests demand exactly one for thousands of texts.
+Why a text has only one derivation: within a beat, after the same choices, no value's sentence is the
+beginning of another's, because each ends with its own punctuation after its own words. So, reading from the
+left, at most one value fits at each beat. derivations() tries all values anyway and counts; the tests demand
+exactly one for thousands of texts.
 """
 
 import functools
@@ -41,7 +43,7 @@ OBSTACLES: dict[str, Weights] = {
 
 @dataclass(frozen=True)
 class Beat:
-    """One choice: its name, its weights (one table, or one for each value of an earlier choice), and its sentence."""
+    """One choice: its name, its weights (a table, or one per value of the choice `given`), its sentence."""
 
     name: str
     weights: Weights | Mapping[str, Weights]
@@ -49,7 +51,7 @@ class Beat:
     given: str = ""
 
     def options(self, state: State) -> Weights:
-        """value -> probability, where `state` holds the choices before."""
+        """value -> probability, where `state` holds the earlier choices."""
         table = self.weights[state[self.given]] if self.given else self.weights
         total = sum(table.values())  # type: ignore[arg-type, union-attr]
         return {value: weight / total for value, weight in table.items()}  # type: ignore[operator, union-attr]
@@ -64,12 +66,13 @@ _friend_him = _pronoun("friend", 1)
 
 
 def _line(template: str) -> Callable[[State], str]:
-    """A sentence with {choices}, {he}, {him}, {his} of the hero and {friend_him}; {He} begins with a capital."""
+    """A sentence template: {name of a choice}; {he}, {He}, {him}, {his} for the hero; {friend_him}."""
 
     def write(state: State) -> str:
         he = _he(state)
         return template.format(**state, he=he, He=he.capitalize(), him=_him(state), his=_his(state), friend_him=_friend_him(state))
 
+    # sentences before the choice of a friend do not mention one, but _friend_him needs a name
     return lambda state: write({"friend": "Tom", **state})
 
 
@@ -125,14 +128,14 @@ BEATS: tuple[Beat, ...] = (
 
 @dataclass(frozen=True)
 class Story:
-    """text with its log-probability, in nats, of the whole text and of ending where it ends."""
+    """A text and its log-probability in nats: of the whole text, and of ending there."""
 
     text: str
     log_probability: float
 
 
 def stories(n: int, seed: int = 0) -> Iterator[Story]:
-    """n stories drawn independently; a seed always gives the same.
+    """n stories drawn independently; a seed always gives the same stories.
 
     >>> print(next(stories(1, seed=1)).text.split(". ")[0])
     It was a rainy evening
@@ -153,7 +156,7 @@ def stories(n: int, seed: int = 0) -> Iterator[Story]:
 
 
 def derivations(text: str) -> list[float]:
-    """The log-probability of every walk that writes exactly this text: one entry for a story, none for any other text."""
+    """Log-probabilities of all walks that write exactly this text: one for a story, none for other texts."""
     found: list[float] = []
 
     def read(beat: int, at: int, state: State, log_p: float) -> None:
@@ -172,7 +175,7 @@ def derivations(text: str) -> list[float]:
 
 
 def log_probability(text: str) -> float:
-    """log of the summed probability of all derivations, in nats; -inf for a text that the grammar cannot write."""
+    """Log of the summed probability of all derivations, in nats; -inf if the grammar cannot write it."""
     found = derivations(text)
     if not found:
         return -math.inf
@@ -182,14 +185,15 @@ def log_probability(text: str) -> float:
 
 @functools.cache
 def entropy() -> float:
-    """H = sum over beats of E[-log p(value | given)], in nats a story: exact, because a beat's weights depend on one choice.
+    """H = sum over beats of E[-log p(value | given)], in nats per story
 
-    As each text has one derivation, the entropy of the choices is the entropy of the texts.
+    Exact, because a beat's weights depend on one choice at most. Since each text has one derivation, the
+    entropy of the choices is the entropy of the texts.
 
     >>> round(entropy(), 3)
     28.762
     """
-    marginal: dict[str, dict[str, float]] = {}
+    marginal: dict[str, dict[str, float]] = {}  # beat -> value -> probability
     total = 0.0
     for beat in BEATS:
         contexts = marginal[beat.given] if beat.given else {"": 1.0}

@@ -1,4 +1,4 @@
-"""Where texts come from: the fables that ship with the package, a file, an address, tiny Shakespeare. Checked, cached, whole."""
+"""Sources of text: the fables that ship with the package, a file, an address, tiny Shakespeare."""
 
 import urllib.parse
 from dataclasses import dataclass
@@ -50,8 +50,8 @@ def _packaged(language: str) -> str:
 def read_text(source: str | Path) -> str:
     """The text of "fables", "fables.en", "fables.zh", "shakespeare", a path or a URL (http, https, file).
 
-    A byte order mark is no part of the text. Raises FileNotFoundError, ConnectionError (no network), or ValueError for an
-    empty file or one that is not UTF-8.
+    A byte order mark is left out. Raises FileNotFoundError, ConnectionError (no network), or ValueError for
+    a file that is empty or not UTF-8.
     """
     name = str(source)
     if name == "fables":
@@ -67,7 +67,8 @@ def read_text(source: str | Path) -> str:
 def open_text(source: str | Path) -> Path:
     """A local file with the source's bytes.
 
-    What comes from the network is kept in download.cache_dir(), and brought again where the server says that it has changed.
+    A file from the network is kept in download.cache_dir(), and downloaded again if the server says that it
+    has changed.
     """
     name = str(source)
     if name in DATASETS:

@@ -1,4 +1,4 @@
-"""Text to ids and back: by character, by word, by byte-pair encoding. Needs no torch."""
+"""Text to ids and back: by character, word, byte-pair encoding or WordPiece. Needs no torch."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 
 
 def load(path: str | Path) -> Tokenizer:
-    """Read a file that Tokenizer.save wrote, of whichever kind. ValueError where it is damaged."""
+    """Read a file that Tokenizer.save wrote, for any kind of tokenizer. ValueError if it is damaged."""
     try:
         state = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

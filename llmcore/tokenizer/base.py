@@ -1,4 +1,4 @@
-"""What every tokenizer does: text to ids and back, special tokens, and a file that says what it holds."""
+"""The base of all tokenizers: text to ids and back, special tokens, and a file that says what it holds."""
 
 import json
 import operator
@@ -14,15 +14,16 @@ from llmcore.files import write_whole
 
 FORMAT = "llmcore-tokenizer-1"
 Allowed = str | Iterable[str]
-WINDOW = 1 << 12  # characters of a text that are cut and encoded at a time
+WINDOW = 1 << 12  # characters that encode_iterable cuts and encodes at a time
 
 
 class Tokenizer(ABC):
-    """ids in 0 .. len - 1 or with gaps (our notes' own dictionary starts at 100); len is one more than the largest id.
+    """ids lie in 0 .. len - 1, perhaps with gaps (our notes' start at 100); len is the largest id + 1.
 
-    Special tokens are text that stands for one id and is never split nor merged into; where two begin at the same place the
-    longer wins. They are recognised only where the caller allows them, because text from outside may hold them:
-    allowed_special is "none" (the default: they are read as ordinary text), "all", or some of their names.
+    A special token is a text with one id, which is never split and never part of a merge; where two begin at
+    the same place, the longer wins. They are recognised only if the caller allows them, because text from
+    outside may contain them: allowed_special is "none" (the default: they are ordinary text), "all", or a
+    list of their names.
     """
 
     kind: ClassVar[str]
@@ -38,19 +39,19 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_ordinary(self, text: str) -> list[int]:
-        """ids of a text without special tokens."""
+        """The ids of a text in which special tokens are ordinary text."""
 
     @abstractmethod
     def token_bytes(self, id_: int) -> bytes:
-        """The bytes that an id stands for. ValueError for an id out of range."""
+        """The bytes that an id stands for. ValueError for an id without an entry."""
 
     @abstractmethod
     def ids(self) -> list[int]:
-        """Every id that stands for something, special ones too, in order."""
+        """All ids that have an entry, those of special tokens included, in rising order."""
 
     @abstractmethod
     def _state(self) -> dict[str, Any]:
-        """What a file must hold beside kind and special tokens."""
+        """The contents of a saved file, besides kind and special tokens."""
 
     @classmethod
     @abstractmethod
@@ -62,9 +63,9 @@ class Tokenizer(ABC):
     def encode(
         self, text: str, allowed_special: Allowed = "none", unknown: Counter[str] | None = None
     ) -> list[int]:  # fmt: skip
-        """ids of the text; empty text gives no ids.
+        """The ids of the text; an empty text has none.
 
-        Pieces that become the unknown token are added to the Counter `unknown`.
+        Pieces that become the unknown token are counted in `unknown`.
         """
         if not isinstance(text, str):
             kind = type(text).__name__
@@ -77,17 +78,17 @@ class Tokenizer(ABC):
     def encode_iterable(
         self, texts: Iterable[str], allowed_special: Allowed = "none", unknown: Counter[str] | None = None
     ) -> Iterator[int]:
-        """The ids of encode("".join(texts)), lazily: held back is the part that later text may still change.
+        """The ids of encode("".join(texts)), lazily: only text whose ids may still change is held back.
 
-        Pieces that become the unknown token are added to the Counter `unknown`; without one, a UserWarning at
-        the end counts them.
+        Pieces that become the unknown token are counted in `unknown`; without it, a UserWarning at the end
+        counts them.
         """
         return self._lazily(several(texts, "texts"), self._names(allowed_special), unknown)
 
     def _lazily(self, texts: Iterable[str], names: list[str], unknown: Counter[str] | None) -> Iterator[int]:
         lacking: Counter[str] = Counter() if unknown is None else unknown
         held: list[str] = []
-        length = undecided = 0  # characters held now, and when they were last read
+        length = undecided = 0  # characters held now, and after the last attempt to encode them
         for piece, special in self._marked(texts, names):
             if special:
                 yield from self._counted("".join(held), lacking)
@@ -97,7 +98,7 @@ class Tokenizer(ABC):
             held.append(piece)
             length += len(piece)
             if length < 2 * undecided:
-                continue  # what stays undecided is read again only where it has doubled: linear altogether
+                continue  # held text is tried again only when it has doubled, so the total time is linear
             text, start, size = "".join(held), 0, WINDOW
             while start < len(text):
                 window = text[start : start + size]
@@ -107,9 +108,9 @@ class Tokenizer(ABC):
                     self._count(window[:end], ids, lacking)
                     yield from ids
                     start, size = start + end, WINDOW
-                elif not last:
+                elif not last:  # nothing in this window is decided: look further
                     size *= 2
-                if last:  # the rest waits for what follows
+                if last:  # the rest waits for the next text
                     break
             held, length, undecided = [text[start:]], len(text) - start, len(text) - start
         yield from self._counted("".join(held), lacking)
@@ -117,17 +118,18 @@ class Tokenizer(ABC):
             warnings.warn(in_no_entry(lacking), stacklevel=2)
 
     def _decided(self, text: str) -> tuple[list[int], int]:
-        """ids of a beginning of the text that no continuation can change, and the length of this beginning."""
+        """The ids of a beginning of the text that no continuation can change, and the beginning's length."""
         end = self._stable(text)
         return self.encode_ordinary(text[:end]), end
 
     def _marked(self, texts: Iterable[str], names: list[str]) -> Iterator[tuple[str, bool]]:
-        """(piece, is it special), in order. Text in which a special token may have begun waits for its end."""
+        """(piece, is it special) in order. Text that may begin a special token waits for what follows."""
         finder, longest = self._finder(names), max(map(len, names), default=1)
         begun = {name[:i] for name in names for i in range(1, len(name))}
         held = ""
         for text in texts:
             held += text
+            # places where a special token has begun that the next text may complete
             open_at = [i for i in range(max(0, len(held) - longest + 1), len(held)) if held[i:] in begun]
             start = 0
             while True:
@@ -150,23 +152,23 @@ class Tokenizer(ABC):
         return ids
 
     def _count(self, text: str, ids: list[int], unknown: Counter[str] | None) -> None:
-        """Add to `unknown` what became the unknown token."""
+        """Count in `unknown` the pieces that became the unknown token."""
         if unknown is not None and self._unknown_id is not None and self._unknown_id in ids:
             unknown.update(self.unknown_pieces(text))
 
     @property
     def _unknown_id(self) -> int | None:
-        """The id of what has no entry; None where there is nothing without."""
+        """The id of the unknown token; None if there is none."""
         return None
 
     def unknown_pieces(self, text: str) -> Counter[str]:
-        """Which pieces of an ordinary text become the unknown token, and how often each."""
+        """The pieces of an ordinary text that become the unknown token, and how often each does."""
         return Counter()
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
         """The text of a list, an array or a tensor of ids.
 
-        Bytes that are no UTF-8 (a character cut in two) become U+FFFD, or raise with errors="strict".
+        Bytes that are not UTF-8 (a character cut in two) become U+FFFD, or raise with errors="strict".
         """
         return b"".join(map(self.token_bytes, whole_numbers(ids))).decode("utf-8", errors)
 
@@ -181,7 +183,7 @@ class Tokenizer(ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Read what save wrote. ValueError where the file is damaged or holds another kind."""
+        """Read what save wrote. ValueError if the file is damaged or holds another kind of tokenizer."""
         from llmcore.tokenizer import load
 
         loaded = load(path)
@@ -202,12 +204,12 @@ class Tokenizer(ABC):
 
     @staticmethod
     def _finder(names: list[str]) -> re.Pattern[str] | None:
-        names = sorted(names, key=len, reverse=True)  # the longer is tried first
+        names = sorted(names, key=len, reverse=True)  # a regular expression takes the first that matches
         return re.compile("|".join(map(re.escape, names))) if names else None
 
     @staticmethod
     def _segments(text: str, pattern: re.Pattern[str] | None) -> Iterator[tuple[str, bool]]:
-        """(piece, is it special), in order, empty pieces left out."""
+        """(piece, is it special) in order, without empty pieces."""
         start = 0
         for match in pattern.finditer(text) if pattern else ():
             if match.start() > start:
@@ -218,7 +220,7 @@ class Tokenizer(ABC):
             yield text[start:], False
 
     def _stable(self, text: str) -> int:
-        """How many characters from the left have ids that no continuation changes, the same as they have alone."""
+        """The length of a beginning that has the ids it has on its own, whatever follows."""
         return 0
 
     def _no_such_id(self, id_: object) -> ValueError:
@@ -226,7 +228,7 @@ class Tokenizer(ABC):
 
 
 def check_entries(vocabulary: Mapping[Any, Any]) -> None:
-    """ValueError unless each entry is a text that has a UTF-8 (or bytes), and each id a whole number below 2^31."""
+    """ValueError unless each entry is bytes or text that UTF-8 can encode, and each id lies in [0, 2^31)."""
     for entry, id_ in vocabulary.items():
         if type(id_) is not int or not 0 <= id_ < 1 << 31:
             raise ValueError(f"entry {entry!r} has id {id_!r}: an id is a whole number in 0..2^31 - 1")
@@ -237,7 +239,7 @@ def check_entries(vocabulary: Mapping[Any, Any]) -> None:
 
 
 def check_text(text: str) -> bytes:
-    """UTF-8 of a text; a lone surrogate has none and raises a ValueError that says where."""
+    """The UTF-8 bytes of a text. A lone surrogate has none: the ValueError says where it is."""
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -265,8 +267,8 @@ def _each(texts: Iterable[str], name: str) -> Iterator[str]:
 
 
 def whole_numbers(ids: Iterable[int]) -> list[int]:
-    """The ids of a list, an array or a tensor of one axis as ints of Python, of whatever integer type."""
-    plain = ids.tolist() if hasattr(ids, "tolist") else ids  # arrays and tensors, those of a GPU in one copy
+    """ids as Python ints, from a list or a one-axis array or tensor of any integer type."""
+    plain = ids.tolist() if hasattr(ids, "tolist") else ids  # arrays and tensors; from a GPU in one copy
     if not isinstance(plain, Iterable):
         raise ValueError(f"ids={ids!r} is no list of ids: pass [id]")
     return [_whole_number(id_) for id_ in plain]
@@ -286,7 +288,7 @@ def _whole_number(id_: Any) -> int:
 
 
 def in_no_entry(unknown: Counter[str], shown: int = 5) -> str:
-    """One line on what became the unknown token.
+    """A line that sums up which pieces became the unknown token.
 
     >>> in_no_entry(Counter({"é": 3, "½": 1}))
     "4 pieces are in no entry of the vocabulary and become the unknown token: 'é' 3, '½' 1"

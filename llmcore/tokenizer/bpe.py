@@ -1,7 +1,7 @@
 """Byte-level byte-pair encoding  [Sennrich et al. 2016; on bytes: Radford et al. 2019]
 
-A text is cut into chunks by a pattern; within a chunk, which begins as its UTF-8 bytes, the adjacent pair of lowest rank is
-merged until no pair has a rank. 256 bytes are always entries, so there is no unknown token.
+A text is cut into chunks by a pattern. A chunk starts as its UTF-8 bytes; the adjacent pair of lowest rank
+is merged until no pair has a rank. All 256 bytes are entries, so no text needs an unknown token.
 """
 
 import heapq
@@ -17,24 +17,25 @@ from llmcore.tokenizer.bpe_train import Merge, count_chunks, count_file, learn
 from llmcore.tokenizer.compiled import learn_rustbpe, tiktoken_encoder
 from llmcore.tokenizer.cutting import SPLIT_PATTERNS, compiled, cut, decided, decider
 
-CACHE_BYTES = 1 << 25  # of chunks and their ids that a tokenizer remembers
-ENTRY_BYTES = 128  # that a dict takes for an entry, at most: while it grows, there are two tables
+CACHE_BYTES = 1 << 25  # memory for chunks whose ids a tokenizer remembers
+ENTRY_BYTES = 128  # memory of a dict per entry, at most: while it grows, it has two tables
 
 
 class BPETokenizer(Tokenizer):
-    """ranks: bytes -> id, lower ids merged first, as tiktoken has it. merges: pairs of bytes in order, where a file lists them.
+    """ranks: bytes -> id, lower ids merge first, as in tiktoken. merges: pairs of bytes in order, if listed.
 
-    With ranks alone any two neighbours whose joined bytes have a rank may merge (tiktoken's rule); with merges only the
-    listed pairs may (Hugging Face's rule). Ranks learned here can be read both ways.
+    With ranks alone, any two neighbours whose joined bytes have a rank may merge (tiktoken's rule). With
+    merges, only the listed pairs may (Hugging Face's rule). Ranks learned here give the same ids by both.
 
-    Of published vocabularies some need two more things. unknown: the id of bytes that have no entry of their own (SmolLM2's lacks
-    21 of 256). whole: a chunk that is an entry is taken as it is, whether merges lead there or not (Llama 3's and tiktoken's rule).
+    Some published vocabularies need two options. unknown: the id of bytes that have no entry (SmolLM2 lacks
+    21 of the 256). whole: a chunk that is an entry is taken whole, even if merges do not lead there (the
+    rule of tiktoken and Llama 3).
 
     The ids of chunks are remembered in at most cache_bytes, 32 MiB unless it is set; 0 remembers nothing.
 
-    encode_iterable holds back little where the pattern is made of characters and sets, repeated or not,
-    (?:groups) and lookaheads, as all published ones are. With other parts (an anchor, a lookbehind, a
-    repeated group) any later character might move a cut: then the text is held back up to the next special
+    encode_iterable holds back little text if the pattern consists of characters and sets, repeated or not,
+    (?:groups) and lookaheads, as all published ones do. With other parts (an anchor, a lookbehind, a
+    repeated group) any later character might move a cut: then text is held back up to the next special
     token.
     """
 
@@ -70,11 +71,12 @@ class BPETokenizer(Tokenizer):
         cls, texts: Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (), pattern: str = "gpt4-han",
         progress: bool = False, ties: str = "bytes", backend: str = "python",
     ) -> "BPETokenizer":  # fmt: skip
-        """256 bytes, then merges until vocab_size with the special tokens, which get the last ids and are cut out before.
+        """A vocabulary of vocab_size entries: 256 bytes, then merges, then the special tokens.
 
-        The pair counted most often is merged next; ties go to the lexicographically greater pair of byte strings, or with
-        ties="ids" to the pair of lower ids. Where no pair is left, fewer entries are learned and len is smaller than asked.
-        backend="rustbpe" learns the same by compiled code, which knows the second rule only.
+        Special tokens are cut out of the texts before counting. The most frequent pair is merged next. Ties
+        go to the lexicographically greater pair of byte strings or, with ties="ids", to the pair of lower
+        ids. If no pair is left, fewer entries are learned than asked for. backend="rustbpe" learns the same
+        in compiled code, which has only ties="ids".
         """
         names, split = _names(special_tokens), SPLIT_PATTERNS.get(pattern, pattern)
         if backend == "python":
@@ -92,7 +94,7 @@ class BPETokenizer(Tokenizer):
         cls, path: str | Path, vocab_size: int, special_tokens: Iterable[str] = (), pattern: str = "gpt4-han",
         processes: int = 1, chunk_bytes: int = 1 << 24, progress: bool = False,
     ) -> "BPETokenizer":  # fmt: skip
-        """train on a file that need not fit into memory: read in parts cut at special tokens, counted by several processes."""
+        """train on a file larger than memory: several processes count parts that end at special tokens."""
         names = _names(special_tokens)
         counts = count_file(path, SPLIT_PATTERNS.get(pattern, pattern), names, processes, chunk_bytes, progress)
         return cls._learn(counts, vocab_size, names, pattern, progress)
@@ -105,7 +107,7 @@ class BPETokenizer(Tokenizer):
 
     @staticmethod
     def _room(vocab_size: int, names: list[str]) -> int:
-        """How many merges there is room for."""
+        """The number of merges that vocab_size leaves room for."""
         room = vocab_size - 256 - len(names)
         if room < 0:
             raise ValueError(f"vocab_size={vocab_size} is below 256 bytes and {len(names)} special tokens: make it larger")
@@ -113,14 +115,14 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_merges(cls, merges: Iterable[Merge], special_tokens: Iterable[str] = (), pattern: str = "gpt4-han") -> "BPETokenizer":
-        """Bytes 0..255 are ids 0..255, then one id a merge in the order learned, then the special tokens."""
+        """ids 0..255 are the bytes; then one id per merge, in the order learned; then the special tokens."""
         ranks = {bytes([b]): b for b in range(256)}
         for merge in merges:
             ranks[merge.left + merge.right] = merge.id
         return cls(ranks, pattern, {name: len(ranks) + i for i, name in enumerate(_names(special_tokens))})
 
     def _pair_table(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """(left id, right id) -> (rank, id of the two joined)."""
+        """(left id, right id) -> (rank, id of the two joined), for all pairs that may merge."""
         ranks = self.ranks
         if self.merges is not None:
             table = {}
@@ -129,7 +131,7 @@ class BPETokenizer(Tokenizer):
                     raise ValueError(f"merge {rank} joins {left!r} and {right!r}: both and their join must be in the vocabulary")
                 table[ranks[left], ranks[right]] = (rank, ranks[left + right])
             return table
-        # a token of 100,000 bytes need only be cut where both halves are as long as some token
+        # try only cuts whose two lengths occur among the tokens: a token may be 100,000 bytes long
         lengths = sorted({len(token) for token in ranks})
         present = set(lengths)
         return {
@@ -140,10 +142,10 @@ class BPETokenizer(Tokenizer):
         }
 
     def using(self, backend: str) -> "BPETokenizer":
-        """The same vocabulary, which encodes by compiled code: the same ids in a fraction of the time.
+        """The same vocabulary, encoding in compiled code: the same ids in a fraction of the time.
 
-        Raises ValueError where tiktoken's rule would give others: with a list of merges, with bytes that have no entry, or (unless
-        whole=True) where an entry's own bytes do not merge into it.
+        Raises ValueError if tiktoken's rule would give other ids: with a list of merges, with bytes that
+        have no entry, or (unless whole=True) with an entry whose own bytes do not merge into it.
         """
         if backend not in ("python", "tiktoken"):
             raise ValueError(f"backend={backend!r} is unknown: choose python or tiktoken")
@@ -163,7 +165,7 @@ class BPETokenizer(Tokenizer):
         return other
 
     def chunks(self, text: str) -> list[str]:
-        """The text cut by the pattern, what it does not match included; no merge crosses a cut."""
+        """The text cut by the pattern, including what it does not match. No merge crosses a cut."""
         return cut(self._regex, text)
 
     def encode_ordinary(self, text: str) -> list[int]:
@@ -176,14 +178,14 @@ class BPETokenizer(Tokenizer):
             ids = cache.get(chunk)
             if ids is None:
                 ids = self.merge(chunk.encode("utf-8"))
-                if len(chunk) < 64:
+                if len(chunk) < 64:  # a long chunk hardly ever comes again
                     self._remember(chunk, ids)
             out.extend(ids)
         return out
 
     @property
     def cache_bytes(self) -> int:
-        """How much memory the remembered chunks may take."""
+        """The memory that remembered chunks may take, in bytes."""
         return self._cache_bytes
 
     @cache_bytes.setter
@@ -199,7 +201,7 @@ class BPETokenizer(Tokenizer):
         self._cached_bytes = 0
 
     def _remember(self, chunk: str, ids: list[int]) -> None:
-        """Keep the ids of a chunk; where there is no more room, all are forgotten first."""
+        """Keep the ids of a chunk; if there is no room left, forget all others first."""
         size = sys.getsizeof(chunk) + sys.getsizeof(ids) + ENTRY_BYTES
         if self._cached_bytes + size > self.cache_bytes:
             self._forget()
@@ -208,7 +210,7 @@ class BPETokenizer(Tokenizer):
             self._cached_bytes += size
 
     def merge(self, chunk: bytes) -> list[int]:
-        """The ids of one chunk: a heap of mergeable neighbours over a linked list, n log n for n bytes.
+        """The ids of one chunk, by a heap of mergeable pairs over a linked list: n log n steps for n bytes.
 
         >>> t = BPETokenizer.from_merges([Merge(256, b"l", b"o", 2), Merge(257, b"lo", b"w", 2)])
         >>> t.merge(b"lower")
@@ -220,19 +222,19 @@ class BPETokenizer(Tokenizer):
         n = len(ids)
         if n < 2:
             return ids
-        after, before = list(range(1, n + 1)), list(range(-1, n - 1))
-        heap = []
+        after, before = list(range(1, n + 1)), list(range(-1, n - 1))  # each place's neighbours
+        heap = []  # (rank, place of the left token, left id, right id, joined id)
         for i in range(n - 1):
             found = pairs.get((ids[i], ids[i + 1]))
             if found:
                 heap.append((found[0], i, ids[i], ids[i + 1], found[1]))
         heapq.heapify(heap)
         while heap:
-            _, i, left, right, joined = heapq.heappop(heap)  # of equal ranks the leftmost
+            _, i, left, right, joined = heapq.heappop(heap)  # of equal ranks, the leftmost
             j = after[i]
             if ids[i] != left or j >= n or ids[j] != right:
                 continue  # one of the two has been merged since
-            ids[i], ids[j] = joined, -1
+            ids[i], ids[j] = joined, -1  # the joined token takes the left place
             k = after[i] = after[j]
             if k < n:
                 before[k] = i
@@ -247,14 +249,14 @@ class BPETokenizer(Tokenizer):
         return [i for i in ids if i >= 0]
 
     def _decided(self, text: str) -> tuple[list[int], int]:
-        """Chunks that were found without a look at what follows the text: no continuation changes them.
+        """The ids of the chunks found without looking past the end of text: no continuation changes them.
 
-        Taken alone, the beginning may have other chunks: the spaces of "a  b" are two, those of "a  " are one.
+        Alone, this beginning may be cut otherwise: two spaces are two chunks in "a  b", but one in "a  ".
         """
         chunks = decided(self._regex, self._decider, text) if self._decider else []
         beginning = "".join(chunks)
         check_text(beginning)
-        if self._compiled and cut(self._regex, beginning) == chunks:  # compiled code cuts the text itself
+        if self._compiled and cut(self._regex, beginning) == chunks:  # compiled code does its own cutting
             return self._compiled(beginning), len(beginning)
         return self._encode_chunks(chunks), len(beginning)
 
@@ -263,7 +265,7 @@ class BPETokenizer(Tokenizer):
         return self.unknown
 
     def unknown_pieces(self, text: str) -> Counter[str]:
-        """Characters that have a byte without an entry."""
+        """The characters with a byte that has no entry."""
         return Counter(c for c in text if any(self._first[b] == self.unknown for b in c.encode("utf-8")))
 
     def token_bytes(self, id_: int) -> bytes:

@@ -1,4 +1,4 @@
-"""How byte-pair merges are learned: count chunks once, then keep the pair counts up to date merge by merge."""
+"""Learning byte-pair merges: count chunks once, then keep the pair counts up to date, merge by merge."""
 
 import heapq
 import itertools
@@ -22,7 +22,7 @@ TIES = ("bytes", "ids")
 
 @dataclass(frozen=True)
 class Merge:
-    """left + right became one token `id`; the pair stood side by side `count` times."""
+    """left + right became the token `id`; the pair was adjacent `count` times."""
 
     id: int
     left: bytes
@@ -31,7 +31,7 @@ class Merge:
 
 
 def count_chunks(texts: Iterable[str], pattern: str, special_tokens: Iterable[str] = ()) -> dict[bytes, int]:
-    """How often each chunk of the pattern occurs; special tokens are cut out and counted nowhere."""
+    """How often each chunk of the pattern occurs; special tokens are cut out and not counted."""
     chunks, special = compiled(pattern), cutter(special_tokens)
     counts: Counter[str] = Counter()
     for text in several(texts, "texts"):
@@ -42,16 +42,16 @@ def count_chunks(texts: Iterable[str], pattern: str, special_tokens: Iterable[st
 
 
 def cutter(special_tokens: Iterable[str]) -> re.Pattern[str] | None:
-    """What finds special tokens, the longer first; None where there are none."""
+    """A pattern that finds special tokens, the longer first; None if there are none."""
     names = sorted(several(special_tokens, "special_tokens"), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names))) if names else None
 
 
 def file_parts(path: str | Path, special_tokens: Iterable[str], chunk_bytes: int) -> list[tuple[int, int]]:
-    """Byte ranges of about chunk_bytes that begin at a special token, so that no chunk of the pattern is cut.
+    """Byte ranges of about chunk_bytes that begin at special tokens, so that no chunk of the pattern is cut.
 
-    Where no special token follows, a part goes on to the next one or to the end of the file: without special tokens the
-    whole file is one part.
+    A part extends to the first special token after chunk_bytes, or to the end of the file. Without special
+    tokens the whole file is one part.
     """
     if chunk_bytes < 1:
         raise ValueError(f"chunk_bytes={chunk_bytes}: must be at least 1")
@@ -69,7 +69,7 @@ def file_parts(path: str | Path, special_tokens: Iterable[str], chunk_bytes: int
                     start += found.start() - len(tail)
                     break
                 start += len(block)
-                tail = (tail + block)[-overlap:] if overlap else b""
+                tail = (tail + block)[-overlap:] if overlap else b""  # a special token may span two blocks
             if start >= size or start == bounds[-1]:
                 break
             bounds.append(start)
@@ -82,7 +82,7 @@ def _count_part(job: tuple[str, int, int, str, list[str]]) -> dict[bytes, int]:
         file.seek(start)
         data = file.read(end - start)
     try:
-        text = data.decode("utf-8") if start else text_of(data, path)  # a mark is none in the middle
+        text = data.decode("utf-8") if start else text_of(data, path)  # a byte order mark begins a file only
     except UnicodeDecodeError as error:
         raise not_utf8(path, b"", start + error.start) from error
     return count_chunks([text], pattern, names)
@@ -92,7 +92,7 @@ def count_file(
     path: str | Path, pattern: str, special_tokens: Iterable[str] = (), processes: int = 1, chunk_bytes: int = 1 << 24,
     progress: bool = False,
 ) -> dict[bytes, int]:  # fmt: skip
-    """count_chunks over a file, part by part, by several processes; the result does not depend on either number."""
+    """count_chunks over a file, by several processes. The result is the same for any number of them."""
     if processes < 1:
         raise ValueError(f"processes={processes}: must be at least 1")
     names = list(several(special_tokens, "special_tokens"))
@@ -113,10 +113,11 @@ def count_file(
 
 
 def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: str = "bytes") -> Iterator[Merge]:
-    """Yield merges one at a time, the pair counted most often first; of equal ones the lexicographically greater pair of bytes
-    (ties="bytes") or the pair of lower ids, the left one first (ties="ids").
+    """Yield merges one at a time, the most frequent pair first.
 
-    Pair counts are updated: a merge touches only the chunks that hold its pair. Ends early where no pair is left.
+    Of equally frequent pairs, the lexicographically greater pair of byte strings comes first (ties="bytes")
+    or the pair of lower ids, the left id compared first (ties="ids"). Pair counts are updated, not counted
+    again: a merge touches only the chunks that hold its pair. Ends early if no pair is left.
 
     >>> [(m.left, m.right, m.count) for m in learn({b"low": 5, b"lower": 2, b"newer": 6}, 3)]
     [(b'w', b'e', 8), (b'we', b'r', 8), (b'l', b'o', 7)]
@@ -129,7 +130,7 @@ def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: s
     keys = [key(token) for token in tokens]
     chunks = _Chunks(counts)
     totals = chunks.totals
-    # (minus the count, keys that sort greater bytes first, the pair): the smallest is the next merge
+    # (minus the count, keys by which greater bytes come first, the pair): the smallest is the next merge
     heap = [(-n, keys[a], keys[b], a, b) for (a, b), n in totals.items()]
     heapq.heapify(heap)
     done = 0
@@ -137,14 +138,14 @@ def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: s
         while done < merges and heap:
             minus, key_a, key_b, a, b = heapq.heappop(heap)
             count = totals.get((a, b), 0)
-            if count != -minus:  # counted when it was more: look again
+            if count != -minus:  # the count has changed since: push the pair back with the present one
                 if count:
                     heapq.heappush(heap, (-count, key_a, key_b, a, b))
                 continue
             joined = tokens[a] + tokens[b]
             new = known.get(joined)
             fresh = new is None
-            if new is None:  # else another pair has given the same bytes before: the same token
+            if new is None:  # else another pair has already made these bytes: reuse its token
                 new = known[joined] = len(tokens)
                 tokens.append(joined)
                 keys.append(key(joined))
@@ -157,16 +158,16 @@ def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: s
 
 
 class _Chunks:
-    """All chunks in one row, -1 between them, as a linked list: a merge visits only the places of its pair.
+    """All chunks in a row, separated by -1, as a linked list: a merge visits only the places of its pair.
 
-    Place i has a token, symbols[i] (-1 once it is joined to the one before it), its neighbours before[i] and
-    after[i], and times[i], how often the chunk occurs. totals counts each pair; places lists where it stands.
-    A pair that has been joined otherwise since stays listed, and is skipped when it is visited.
+    Place i has a token symbols[i] (-1 once joined to the token before it), neighbours before[i] and
+    after[i], and times[i], how often its chunk occurs. totals counts each pair; places lists where each
+    stands. A place whose tokens have since been joined otherwise stays listed, and is skipped when visited.
     """
 
     def __init__(self, counts: dict[bytes, int]):
         self.symbols, self.times = array("q", [-1]), array("q", [0])
-        for chunk in sorted(counts):  # sorted: the result does not depend on the order of counting
+        for chunk in sorted(counts):  # sorted, so that the result does not depend on the order of counting
             self.symbols.extend([*chunk, -1])
             self.times.extend([counts[chunk]] * (len(chunk) + 1))
         size = len(self.symbols)
@@ -179,15 +180,15 @@ class _Chunks:
                 self.places[pair].append(i)
 
     def join(self, a: int, b: int, new: int) -> set[tuple[int, int]]:
-        """Put `new` for a, b wherever they stand; returns the pairs that have become more frequent."""
+        """Replace each adjacent a, b by `new`; returns the pairs that have become more frequent."""
         symbols, before, after = self.symbols, self.before, self.after
         totals, places = self.totals, self.places
         grown = set()
-        for i in sorted(places.pop((a, b))):  # from the left: the first two of a run are joined, then the next two
+        for i in sorted(places.pop((a, b))):  # left to right: in a run like aaa the first two are joined
             j = after[i]
             if symbols[i] != a or symbols[j] != b:
                 continue
-            h, k, n = before[i], after[j], self.times[i]
+            h, k, n = before[i], after[j], self.times[i]  # left and right neighbour; the chunk's count
             if symbols[h] >= 0:
                 totals[symbols[h], a] -= n
                 totals[symbols[h], new] += n
@@ -208,5 +209,5 @@ _TABLE = {b: chr(256 - b) for b in range(256)}
 
 
 def _descending(token: bytes) -> str:
-    """A key that sorts byte strings the other way round, a longer one before its own beginning."""
+    """A key that sorts byte strings in descending order, a longer one before its own beginning."""
     return "".join(_TABLE[b] for b in token) + chr(257)

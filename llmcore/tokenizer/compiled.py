@@ -1,7 +1,8 @@
-"""Compiled code behind BPETokenizer, for texts of gigabytes: tiktoken encodes, rustbpe learns. Optional: pip install "llmcore[fast]".
+"""Compiled code behind BPETokenizer, for gigabytes of text: tiktoken encodes, rustbpe learns.
 
-Both give what the Python code gives, id for id and merge for merge; where one cannot, it refuses. One thing is beyond them: whether
-a code point that Unicode has not assigned is a letter, so that the pattern cuts there, their regular expressions may see differently.
+Optional: pip install "llmcore[fast]". Both give what the Python code gives, id for id and merge for merge,
+or refuse. There is one exception: their regular expressions may disagree with Python's on whether a code
+point that Unicode has not assigned is a letter, and so cut elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,14 +23,15 @@ def _package(name: str, pattern: str) -> Any:
 
 
 def tiktoken_encoder(ranks: dict[bytes, int], pattern: str) -> Callable[[str], list[int]]:
-    """text -> ids by tiktoken's compiled merging; pattern is written out. Its rule is that of ranks without a list of merges."""
+    """text -> ids by tiktoken, which merges by ranks, without a list of merges; pattern is written out."""
     return _package("tiktoken", pattern).Encoding("llmcore", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
 
 def learn_rustbpe(texts: Iterable[str], pattern: str, special_tokens: Iterable[str], merges: int) -> dict[bytes, int] | None:
-    """bytes -> id of 256 bytes and so many merges, ties to the lower ids. None where two merges made the same bytes.
+    """bytes -> id of 256 bytes and `merges` merges, ties to the lower ids.
 
-    (rustbpe gives those bytes two ids and counts on from there; bpe_train.learn gives them one.)
+    None if two merges made the same bytes: rustbpe gives them two ids and goes on from there, where
+    bpe_train.learn gives them one.
     """
     trainer, cut = _package("rustbpe", pattern).Tokenizer(), cutter(special_tokens)
 

@@ -1,4 +1,4 @@
-"""Where a text is cut before byte pairs merge: the published patterns, and bounds for any other pattern."""
+"""Cutting a text into chunks before byte pairs merge: the published patterns, and limits for any other."""
 
 import itertools
 import math
@@ -9,9 +9,9 @@ import regex
 
 T = TypeVar("T")
 
-# The published patterns: GPT-2's encoder.py and tiktoken's cl100k_base. "gpt4-han" is cl100k's, but a run of
-# Han characters ends where Latin or other letters begin: in cl100k "用GPU" is one chunk and may become one
-# token of two scripts.
+# Published patterns: GPT-2's encoder.py and tiktoken's cl100k_base. "gpt4-han" is cl100k's, except that runs
+# of Han characters are separate from other letters: in cl100k "用GPU" is one chunk and may become one token
+# of two scripts.
 SPLIT_PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "gpt4": (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"),
@@ -20,9 +20,9 @@ SPLIT_PATTERNS = {
         r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
     ),
 }
-# Patterns of published models that are not learned with here, by the names that GGUF files give them.
-# "smollm" is GPT-2's after each digit has been cut out, which SmolLM's tokenizer.json says in two steps;
-# "llama-bpe" is of Llama 3's tokenizer.py.
+# Patterns of published models, not used for training here, by the names that GGUF files give them. "smollm"
+# is GPT-2's with each digit cut out first, which SmolLM's tokenizer.json says in two steps; "llama-bpe" is
+# from Llama 3's tokenizer.py.
 PUBLISHED = {
     "gpt-2": SPLIT_PATTERNS["gpt2"],
     "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
@@ -31,15 +31,14 @@ PUBLISHED = {
     ),
 }
 ANYTHING = r"[\s\S]+"
-# Patterns whose matches cover every text, in time that grows with its length: nothing lies between them, no
-# limit is needed.
+# Patterns whose matches leave no gaps in a text and take time linear in its length: they need no limit.
 COVERING = {*SPLIT_PATTERNS.values(), *PUBLISHED.values(), ANYTHING}
 
-# What any other pattern may take, in the processor's time. The published ones take 1e-7 s per character.
+# The processor time that any other pattern may take. The published ones take 1e-7 s per character.
 SECONDS, SECONDS_PER_CHARACTER = 5.0, 2e-5
-UNROLLED = 20_000  # parts of a pattern once its counted repetitions are written out, as the compiler does
+UNROLLED = 20_000  # parts that a pattern may have once compiling has written out its counted repetitions
 
-# One part of a pattern: a set with the sets in it, an escape, the beginning of a group, a repetition, a character.
+# One part of a pattern: a set (with nested sets), an escape, a group's opening, a repetition, a character.
 GROUP = r"\((?:\?(?:<?[=!]|P?<[A-Za-z]\w*+>|-?[aims]*+[:)]|>))?"
 PART = regex.compile(
     r"(?P<set>\[\^?\]?(?:\\.|[^\[\]\\]|(?&set))*+\])|\\(?:[pP]\{[^}]*+\}|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|.)"
@@ -47,20 +46,20 @@ PART = regex.compile(
     regex.DOTALL,
 )
 
-# Hugging Face's regular expressions are Oniguruma's in Ruby's syntax. They write a set difference with a
-# lookahead; ^ and $ stand at the ends of lines there, of the text here.
+# Hugging Face's regular expressions are Oniguruma's, in Ruby's syntax. There, a set difference is written
+# with a lookahead, and ^ and $ match at the ends of lines; here, they match at the ends of the text.
 HAN = (r"[\p{L}--\p{Han}]", r"(?:(?!\p{Han})\p{L})")
 ANCHORS = {"^": r"(?:\A|(?<=\n)(?=[\s\S]))", "$": r"(?![^\n])"}
-# What both read alike, in sets, outside, and the sets. Not: {2}? and {2}+, \h, \v, \Z, flags in mid-pattern,
-# what quotes a group.
+# Parts that both read alike: ESCAPE in sets and outside, ALIKE outside, ALIKE_SET a whole set. They leave
+# out {2}? and {2}+, \h, \v, \Z, flags inside a pattern, and references to a group.
 ESCAPE = r"\\(?:[pP]\{\^?[A-Za-z_]+\}|x[0-7][0-9A-Fa-f]|u[0-9A-Fa-f]{4}|[sSdDwWrntf]|[^\w\s]| )"
 ALIKE = regex.compile(rf"{ESCAPE}|\\[AbB]|{GROUP}|[*+?][+?]?|\{{\d+(?:,\d*)?\}}|\{{\d+,\d*\}}\?|[^\\\[({{*+?]")
 ALIKE_SET = regex.compile(rf"\[\^?(?![\]:])(?:{ESCAPE}|(?!--|\|\||~~|&&)[^\\\[\]]|(?R))+\]")
 
-# Whether later text can change a chunk is known for patterns of these parts only: characters and sets, repeated or not,
-# lookaheads, and groups that capture nothing and are not repeated. A lookbehind, an anchor or \b sees text that was cut off;
-# what a group captured lasts into the next chunk; and inside a repeated group the regex package does not always notice that
-# it has reached the end of the text.
+# Whether later text can change a chunk is known only for patterns of these parts: characters and sets,
+# repeated or not, lookaheads, and groups that neither capture nor repeat. A lookbehind, an anchor or \b
+# looks at text that was cut off; what a group captured lasts into the next chunk; and inside a repeated
+# group the regex package does not always notice that it has reached the end of the text.
 _SET = r"(?P<set>\[(?:\\.|[^\[\]\\]|(?&set))++\])"
 _ESCAPE = r"\\[pP]\{[^{}]+\}|\\[sSdDwWrntfv]|\\[^\w\s]|\\x[\da-fA-F]{2}|\\u[\da-fA-F]{4}"
 _CHARACTER = rf"(?:{_SET}|{_ESCAPE}|[^\\\[\](){{}}^$*+?|])"
@@ -70,8 +69,7 @@ _KNOWN_PARTS = regex.compile(rf"(?:{_CHARACTER}(?:{_REPEAT})?+|{_GROUP})*+", reg
 
 
 def portable(pattern: str) -> str:
-    r"""A pattern of Hugging Face's in words that both read alike. ValueError for one that llmcore would read
-    otherwise.
+    r"""A Hugging Face pattern, rewritten so that llmcore reads it alike. ValueError if that is impossible.
 
     >>> portable(r"\s+$")
     '\\s+(?![^\\n])'
@@ -80,7 +78,7 @@ def portable(pattern: str) -> str:
     for part in parts(pattern):
         fits = (ALIKE_SET if part[0] == "[" else ALIKE).fullmatch(part) is not None
         fits = fits and all(map(_alike, regex.findall(r"\\[pP]\{\^?(\w+)\}", part)))
-        if part[:2] == "(?" and part[2] in "-aims":
+        if part[:2] == "(?" and part[2] in "-aims":  # flags: only i means the same to both
             fits = part in ("(?i:", "(?-i:") or (part == "(?i)" and not out)
         if not fits:
             raise ValueError(f"pattern {pattern!r} holds {part!r}, which Hugging Face's regular expressions may read otherwise")
@@ -89,7 +87,7 @@ def portable(pattern: str) -> str:
 
 
 def _alike(name: str) -> bool:
-    """Whether a property is a category or a script: of others Oniguruma has its own idea."""
+    """Whether a property is a category or a script; others may mean something else to Oniguruma."""
     try:
         return len(name) <= 2 or bool(regex.compile(rf"\p{{Script={name}}}"))
     except regex.error:
@@ -97,14 +95,14 @@ def _alike(name: str) -> bool:
 
 
 def compiled(pattern: str) -> regex.Pattern[str]:
-    """The pattern, of SPLIT_PATTERNS by name or written out, ready to cut.
+    """The pattern, a name in SPLIT_PATTERNS or written out, compiled.
 
-    ValueError for one that is no regular expression, calls itself or sets unusual flags, or repeats
-    repetitions until no memory holds it.
+    ValueError if it is no regular expression, calls itself, sets unusual flags, or nests repetitions until
+    it no longer fits into memory.
     """
     text = SPLIT_PATTERNS.get(pattern, pattern)
     unusual = next((a + b for a, b in itertools.pairwise(parts(text)) if a == "(" and b[0] == "?"), None)
-    if unusual:  # (?R) takes any memory, (?r) leaves out text, (?#...) hides what it holds
+    if unusual:  # (?R) can exhaust memory, (?r) skips text, (?#...) hides its content from parts()
         allowed = "( (?: (?= (?! (?<= (?<! (?> (?i: (?<name>"
         raise ValueError(f"pattern {pattern!r} has a group that begins with {unusual!r}: use one of {allowed}")
     size = unrolled(text)
@@ -117,7 +115,7 @@ def compiled(pattern: str) -> regex.Pattern[str]:
 
 
 def parts(pattern: str) -> list[str]:
-    """A pattern's text, part by part: sets, escapes, beginnings of groups, repetitions, characters.
+    """A pattern's text, part by part: sets, escapes, group openings, repetitions, characters.
 
     >>> parts(r"(?:[a\\]]|\\p{L}){2,3}+")
     ['(?:', '[a\\\\]]', '|', '\\\\p{L}', ')', '{2,3}+']
@@ -126,16 +124,16 @@ def parts(pattern: str) -> list[str]:
 
 
 def unrolled(pattern: str) -> int:
-    """About how many parts the compiled pattern has: x{n} is n times x, x+ is x x*.
+    """The approximate number of parts of the compiled pattern: x{n} counts as n times x, x+ as x x*.
 
     >>> unrolled("ab"), unrolled("(?:a{100}){100}"), unrolled("(?:(?:a+)+)+")
     (2, 10000, 8)
     """
-    sizes, last = [0], 0  # of the groups that are open; of what a repetition would repeat
+    sizes, last = [0], 0  # sizes of the open groups, and of the part that a repetition here would repeat
     for part in parts(pattern):
         if part[0] == "(":
             last = 0
-            if part[-1] != ")":  # else flags for what follows
+            if part[-1] != ")":  # else it sets flags and opens no group
                 sizes.append(0)
         elif part == ")" and len(sizes) > 1:
             last = sizes.pop()
@@ -152,7 +150,7 @@ def unrolled(pattern: str) -> int:
 
 
 def cut(pattern: regex.Pattern[str], text: str) -> list[str]:
-    """The text cut into the pattern's matches and what lies between them: joined they are the text.
+    """The text cut into the pattern's matches and the gaps between them; joined, they are the text.
 
     >>> cut(compiled(r"\\d+"), "of 1066, and")
     ['of ', '1066', ', and']
@@ -166,9 +164,10 @@ def cut(pattern: regex.Pattern[str], text: str) -> list[str]:
 def decider(pattern: regex.Pattern[str]) -> regex.Pattern[str] | None:
     """A pattern for `decided`: its partial match finds the chunks (group 1) that no later text can change.
 
-    It reads chunk after chunk, each as `pattern` alone would ((?>...): once found, no other way is tried), and a character that
-    is in no chunk by itself. It never matches as a whole ((?!)), so a partial match stops where a character behind the end of
-    the text is asked for, for the first time, be it by a lookahead. None for a pattern with parts of which this is not known.
+    It reads chunk after chunk, each as `pattern` alone would find it ((?>...) tries no second way), and
+    characters outside any chunk one by one. As a whole it never matches ((?!)), so its partial match stops
+    where something, be it a lookahead, first asks for a character beyond the end of the text. None for a
+    pattern with parts of which this is not known.
     """
     if not _KNOWN_PARTS.fullmatch(pattern.pattern):
         return None
@@ -176,7 +175,7 @@ def decider(pattern: regex.Pattern[str]) -> regex.Pattern[str] | None:
 
 
 def decided(pattern: regex.Pattern[str], decider: regex.Pattern[str], text: str) -> list[str]:
-    """The first pieces of `cut` that stay as they are whatever follows the text.
+    """The first pieces of `cut` that stay the same whatever follows the text.
 
     >>> digits = compiled(r"\\d+")
     >>> decided(digits, decider(digits), "of 1066, and 12")
@@ -188,9 +187,9 @@ def decided(pattern: regex.Pattern[str], decider: regex.Pattern[str], text: str)
 
 
 def in_time(pattern: str, text: str, search: Callable[[float | None], T]) -> T:
-    """What search(timeout) finds by a pattern in a text. ValueError where it takes longer than a sound pattern.
+    """The result of search(timeout), which applies a pattern to a text. ValueError if it takes too long.
 
-    The published patterns have no limit, which would double their time.
+    The published patterns have no limit: watching it would double their time.
     """
     limit = SECONDS + SECONDS_PER_CHARACTER * len(text)
     try:

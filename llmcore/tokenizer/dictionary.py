@@ -11,10 +11,10 @@ UNKNOWN = "<unk>"
 
 
 class DictionaryTokenizer(Tokenizer):
-    """Reads a text from the left and takes the longest entry each time.
+    """Reads a text from the left, each time taking the longest entry that fits.
 
-    A piece that is in no entry becomes the unknown token where `unknown` names one of the special tokens; else a ValueError.
-    Decoding an unknown token gives its name: what it stood for is lost.
+    A piece without an entry becomes the unknown token if `unknown` names one of the special tokens; else it
+    raises ValueError. Decoding an unknown token gives its name: the piece itself is lost.
 
     >>> toy = DictionaryTokenizer(NOTES, {"<eos>": 200})
     >>> toy.encode("hello world<eos>", allowed_special="all")
@@ -41,7 +41,7 @@ class DictionaryTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int | None = None, special_tokens: Iterable[str] = ()) -> "DictionaryTokenizer":
-        """Special tokens first (the unknown token is id 0), then the most frequent pieces, ties in the order of code points."""
+        """Special tokens first (the unknown one is 0), then the most frequent pieces, ties by code point."""
         counts: Counter[str] = Counter()
         for text in several(texts, "texts"):
             check_text(text)
@@ -58,7 +58,7 @@ class DictionaryTokenizer(Tokenizer):
         raise ValueError(f"{cls.__name__} learns nothing: give it a vocabulary, or train CharTokenizer or WordTokenizer")
 
     def pieces(self, text: str) -> list[str]:
-        """The text cut into entries; a character that begins none stands alone."""
+        """The text cut into entries; a character that begins no entry is a piece of its own."""
         out, start = [], 0
         while start < len(text):
             ends = range(min(len(text), start + self._longest), start, -1)
@@ -87,7 +87,7 @@ class DictionaryTokenizer(Tokenizer):
         return Counter(piece for piece in self.pieces(text) if piece not in self.vocabulary)
 
     def _stable(self, text: str) -> int:
-        """Pieces where even the longest entry would have found room: a longer text cannot change them."""
+        """The end of the pieces where even the longest entry had room: later text cannot change them."""
         out = 0
         for piece in self.pieces(text):
             if out + self._longest > len(text):
@@ -112,7 +112,7 @@ class DictionaryTokenizer(Tokenizer):
 
 
 class CharTokenizer(DictionaryTokenizer):
-    """One entry a character (a Unicode code point).
+    """One entry per character (a Unicode code point).
 
     >>> t = CharTokenizer.train(["abba"])
     >>> t.encode("ab?"), t.decode(t.encode("abba"))
@@ -133,7 +133,7 @@ class CharTokenizer(DictionaryTokenizer):
 
 
 class WordTokenizer(DictionaryTokenizer):
-    """One entry a word, a run of white space, or a mark; Chinese is written without spaces, so each Han character is a word.
+    """One entry per word, run of white space, or mark. Chinese has no spaces: each Han character is a word.
 
     >>> t = WordTokenizer.train(["the cat, the hat"])
     >>> [t.token(i) for i in t.encode("the dog, the cat")]
@@ -151,10 +151,10 @@ class WordTokenizer(DictionaryTokenizer):
         return self._split(text)
 
     def _stable(self, text: str) -> int:
-        """All but the last piece: a word or a run of spaces may go on."""
+        """The end of all but the last piece, which later text may continue."""
         found = self._split(text)
         return len(text) - len(found[-1]) if found else 0
 
 
-# Our notes' dictionary; eos is its special token 200. In the prose there he-l-lo wor-l-d is split otherwise than in the table.
+# Our notes' dictionary, from their table; eos is its special token 200. Their prose has he-l-lo wor-l-d.
 NOTES = {" ": 100, "he": 101, "llo": 102, "wor": 104, "ld": 105}

@@ -1,4 +1,7 @@
-"""Files of others: GPT-2's vocab.json + merges.txt, tiktoken's ranks, Hugging Face's tokenizer.json (byte-level BPE, WordPiece)."""
+"""Tokenizer files of other programs.
+
+GPT-2's vocab.json + merges.txt, tiktoken's ranks, Hugging Face's tokenizer.json (byte-level BPE, WordPiece).
+"""
 
 import base64
 import itertools
@@ -14,7 +17,7 @@ from llmcore.tokenizer.wordpiece import WordPieceTokenizer
 
 
 def _visible() -> dict[int, str]:
-    """Each byte as a character that can be printed: itself where it can, else one from U+0100 on  [Radford et al. 2019, code]"""
+    """Each byte as a printable character: itself, or one from U+0100 on  [Radford et al. 2019, code]"""
     kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     table, shift = {b: chr(b) for b in kept}, 0
     for b in range(256):
@@ -29,7 +32,7 @@ BYTE = {c: b for b, c in VISIBLE.items()}
 
 
 def show(token: bytes) -> str:
-    """A token as GPT-2's files spell it.
+    """A token's bytes as GPT-2's files spell them.
 
     >>> show(b" the")
     'Ġthe'
@@ -38,7 +41,7 @@ def show(token: bytes) -> str:
 
 
 def hide(text: str) -> bytes:
-    """The inverse of show; ValueError for a character that stands for no byte."""
+    """The inverse of show. ValueError for a character that stands for no byte."""
     try:
         return bytes(BYTE[c] for c in text)
     except KeyError as error:
@@ -53,7 +56,7 @@ def _json(path: Path) -> Any:
 
 
 def listed_merges(tokenizer: BPETokenizer) -> list[tuple[bytes, bytes]]:
-    """The pairs in order; for ranks alone, the split of each token that the lower ranks themselves would make."""
+    """The merged pairs in order; for ranks alone, found by merging each token's bytes by lower ranks."""
     if tokenizer.merges is not None:
         return tokenizer.merges
     merges = []
@@ -61,7 +64,7 @@ def listed_merges(tokenizer: BPETokenizer) -> list[tuple[bytes, bytes]]:
         if len(token) == 1:
             continue
         parts = [bytes([b]) for b in token]
-        while len(parts) > 2:
+        while len(parts) > 2:  # the last two parts are the pair whose merge made the token
             joined = [(tokenizer.ranks.get(a + b, rank), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
             best, i = min(joined)
             if best >= rank:
@@ -72,7 +75,7 @@ def listed_merges(tokenizer: BPETokenizer) -> list[tuple[bytes, bytes]]:
 
 
 def write_gpt2(tokenizer: BPETokenizer, vocab: str | Path, merges: str | Path) -> None:
-    """vocab.json: spelling -> id; merges.txt: one pair a line, in order."""
+    """Write vocab.json, spelling -> id, and merges.txt, one pair per line in order."""
     table = {show(t): i for t, i in tokenizer.ranks.items()} | tokenizer.special_tokens
     lines = [f"{show(a)} {show(b)}" for a, b in listed_merges(tokenizer)]
     write_whole(Path(vocab), json.dumps(table, ensure_ascii=False))
@@ -80,7 +83,7 @@ def write_gpt2(tokenizer: BPETokenizer, vocab: str | Path, merges: str | Path) -
 
 
 def read_gpt2(vocab: str | Path, merges: str | Path, pattern: str = "gpt2", special: tuple[str, ...] = ("<|endoftext|>",)):
-    """The tokenizer of the two files; entries named in `special` become special tokens."""
+    """The tokenizer in the two files; entries named in `special` become special tokens."""
     table = _json(Path(vocab))
     if not isinstance(table, dict):
         raise ValueError(f"{vocab} is no table of spelling -> id: give GPT-2's vocab.json")
@@ -101,7 +104,7 @@ def byte_level(
     table: dict[str, int], pairs: list[tuple[bytes, bytes]], pattern: str, special: dict[str, int], where: str,
     unknown: int | None = None, whole: bool = False,
 ) -> BPETokenizer:  # fmt: skip
-    """The tokenizer of a table spelling -> id and merges in order; `where` names the file in an error."""
+    """The tokenizer of a table spelling -> id and of merges in order; `where` names the file in errors."""
     check_entries(table)
     check_text(pattern)
     ranks = {hide(t): i for t, i in table.items() if t not in special}
@@ -112,13 +115,16 @@ def byte_level(
 
 
 def write_tiktoken(tokenizer: BPETokenizer, path: str | Path) -> None:
-    """One line a token: its bytes in base64, a space, its rank. Special tokens and pattern have no place in this format."""
+    """Write one line per token: its bytes in base64, a space, its rank.
+
+    The format has no place for special tokens or the pattern.
+    """
     ordered = sorted(tokenizer.ranks.items(), key=lambda item: item[1])
     write_whole(Path(path), "".join(f"{base64.b64encode(t).decode()} {i}\n" for t, i in ordered))
 
 
 def read_tiktoken(path: str | Path, pattern: str = "gpt4", special_tokens: dict[str, int] | None = None) -> BPETokenizer:
-    """The tokenizer of a rank file; pattern and special tokens must be known from elsewhere."""
+    """The tokenizer in a rank file; pattern and special tokens must be known from elsewhere."""
     ranks: dict[bytes, int] = {}
     content = Path(path).read_bytes()
     if not content.endswith(b"\n"):
@@ -126,7 +132,7 @@ def read_tiktoken(path: str | Path, pattern: str = "gpt4", special_tokens: dict[
     for number, line in enumerate(content.splitlines(), 1):
         try:
             token, rank = line.split(b" ")
-            if not rank.isdigit():  # int reads 1_0 and +1 too
+            if not rank.isdigit():  # int() would also read 1_0 and +1
                 raise ValueError("a rank is digits")
             ranks[base64.b64decode(token, validate=True)] = int(rank)
             if len(ranks) != number:
@@ -139,9 +145,9 @@ def read_tiktoken(path: str | Path, pattern: str = "gpt4", special_tokens: dict[
 
 
 def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
-    """A tokenizer.json that Hugging Face's tokenizers loads: split by the pattern, byte level, BPE.
+    """Write a tokenizer.json for Hugging Face's tokenizers: split by the pattern, byte level, BPE.
 
-    ValueError for a pattern that their regular expressions read otherwise.
+    ValueError for a pattern that Hugging Face's regular expressions read otherwise.
     """
     pattern = SPLIT_PATTERNS.get(tokenizer.pattern, tokenizer.pattern).replace(*HAN)
     if pattern != portable(pattern):
@@ -150,7 +156,8 @@ def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
         {"id": i, "content": s, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         for s, i in sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
     ]
-    entries = {show(t): i for t, i in tokenizer.ranks.items()} | tokenizer.special_tokens  # else theirs would get new ids
+    # the special tokens are in the vocabulary too, so that they keep their ids
+    entries = {show(t): i for t, i in tokenizer.ranks.items()} | tokenizer.special_tokens
     unknown = next((s for s, i in tokenizer.special_tokens.items() if i == tokenizer.unknown), None)
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -171,10 +178,10 @@ def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
 def read_hugging_face(path: str | Path) -> BPETokenizer | WordPieceTokenizer:
     """The byte-level BPE or WordPiece of a tokenizer.json, with the ids that Hugging Face's tokenizers give.
 
-    What it says of padding, truncation and tokens to be put around a text is the caller's to do: encode gives the text's own ids.
-    Raises ValueError that names what the file asks for and llmcore does not do: another model or normalizer,
-    another way of splitting, tokens that take in the white space around them, regular expressions that mean
-    something else here.
+    encode gives the text's own ids: padding, truncation and tokens around the text, if the file asks for
+    them, are left to the caller. Raises ValueError for what the file asks for and llmcore does not do:
+    another model or normalizer, another way of splitting, tokens that take in the white space around them,
+    regular expressions that mean something else here.
     """
     with reading(path):
         return _hugging_face(_json(Path(path)), path)
@@ -204,7 +211,7 @@ def _hugging_face(state: dict[str, Any], path: str | Path) -> BPETokenizer | Wor
 
 
 def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
-    """A normalizer or pre-tokenizer as a list, sequences of sequences opened."""
+    """A normalizer or pre-tokenizer as a list of steps, nested sequences flattened."""
     if part is None:
         return []
     return [s for step in part[inside] for s in _steps(step, inside)] if part.get("type") == "Sequence" else [part]
@@ -213,7 +220,7 @@ def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
 def _added_tokens(
     added: list[dict[str, Any]], vocabulary: dict[str, int], normalizers: list[Any], path: str | Path
 ) -> dict[str, int]:  # fmt: skip
-    """Text -> id. Tokens that are `normalized` are looked for in what the others leave of a text."""
+    """Text -> id. `normalized` tokens are searched for only in what the other tokens leave of a text."""
     found: dict[str, int] = {}
     for token in added:
         content, flags = token["content"], [f for f in ("lstrip", "rstrip", "single_word") if token.get(f)]
@@ -221,6 +228,7 @@ def _added_tokens(
             flags.append("normalized")
         if flags:
             raise ValueError(f"{path}: added token {content!r} has {flags[0]}, which is not done here: only plain tokens can be read")
+        # the id that Hugging Face assigns on loading: the vocabulary's, else the next free one
         last = max(found.values(), default=-1)
         theirs = vocabulary.get(content, last + 1 if last >= len(vocabulary) else len(vocabulary))
         if token["id"] != theirs or content in found:
@@ -234,12 +242,12 @@ def _added_tokens(
 
 
 def _overlap(a: str, b: str) -> bool:
-    """Whether some text holds both with a character in common."""
+    """Whether a and b can overlap in a text."""
     return a in b or b in a or any(x.endswith(y[:n]) for x, y in ((a, b), (b, a)) for n in range(1, min(len(a), len(b))))
 
 
 def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
-    """The one pattern that does what the pre-tokenizers do one after the other."""
+    """The one pattern that cuts as all the pre-tokenizers together do."""
     *before, level = steps or [{}]
     if level.get("type") != "ByteLevel" or level.get("add_prefix_space", True) or len(before) > 1:
         kinds = [s.get("type") for s in steps]
@@ -259,14 +267,15 @@ def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
     if published:
         raise ValueError(f"{path} splits by its own Regex and then by ByteLevel's: only ByteLevel with use_regex=false can be read")
     pattern, behavior, inverted = step["pattern"]["Regex"], step.get("behavior"), bool(step.get("invert"))
-    if behavior != "Isolated" and not (pattern in COVERING and behavior == "Removed" and inverted):  # nothing is left to remove
+    # "Removed", inverted, removes the gaps between matches, of which a covering pattern leaves none
+    if behavior != "Isolated" and not (pattern in COVERING and behavior == "Removed" and inverted):
         raise ValueError(f"{path} splits with behavior {behavior!r}, invert={inverted}: only 'Isolated' can be read")
     ours = next((name for name, known in SPLIT_PATTERNS.items() if pattern == known.replace(*HAN)), None)
     return ours or portable(pattern)
 
 
 def _beside(path: Path, name: str) -> str | None:
-    """A special token that tokenizer_config.json, in the same folder, names."""
+    """A special token named by the tokenizer_config.json in the same folder."""
     config = path.with_name("tokenizer_config.json")
     value = _json(config).get(name) if config.exists() else None
     return value.get("content") if isinstance(value, dict) else value

@@ -1,8 +1,9 @@
-"""WordPiece, BERT's way of cutting words  [Schuster & Nakajima 2012; Devlin et al. 2019, and its published code]
+"""WordPiece, BERT's way of cutting words  [Schuster & Nakajima 2012; Devlin et al. 2019, and its code]
 
-A text is made plain (control characters go, letters become small and lose their accents), cut at white space, at punctuation and
-around each Chinese character; each word then becomes the longest entries from the left. An entry that goes on inside a word
-begins with ##. A word of which some part has no entry becomes the unknown token as a whole.
+A text is normalised (control characters are removed, letters become lower case and lose their accents) and
+cut at white space, at punctuation and around each Chinese character. Each word is then cut into the longest
+entries, from the left; an entry that continues a word begins with ##. If a part of a word has no entry, the
+whole word becomes the unknown token.
 """
 
 import unicodedata
@@ -12,12 +13,12 @@ from typing import Any, ClassVar
 
 from llmcore.tokenizer.base import Tokenizer, check_entries, check_text, whole_numbers
 
-# The blocks that BERT's code calls Chinese: the unified ideographs with extensions A to E, and the compatibility forms.
+# The blocks that BERT's code calls Chinese: unified ideographs, extensions A to E, compatibility forms.
 HAN = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF),
     (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
-CONTROL = ("Cc", "Cf", "Co", "Cs")  # not Cn: what Unicode has no entry for yet is kept
+CONTROL = ("Cc", "Cf", "Co", "Cs")  # without Cn: code points not assigned yet are kept
 LONGEST_WORD = 100  # characters; a longer word is unknown, as in BERT's code
 
 
@@ -30,12 +31,12 @@ def is_white(c: str) -> bool:
 
 
 def is_punctuation(c: str) -> bool:
-    """Unicode's punctuation, and every ASCII sign that is no letter, digit or space: $ + < = > ^ ` | ~ count too."""
+    """Unicode's punctuation, and every ASCII sign that is no letter, digit or space, so also $+<=>^`|~"""
     return unicodedata.category(c).startswith("P") or (c.isascii() and c.isprintable() and not c.isalnum() and c != " ")
 
 
 class WordPieceTokenizer(Tokenizer):
-    """vocabulary: entry -> id. Decoding joins words with one space: what was removed in making the text plain is lost.
+    """vocabulary: entry -> id. Decoding joins words with one space: what normalising removed is lost.
 
     >>> t = WordPieceTokenizer({"un": 0, "##happy": 1, "!": 2}, {"[UNK]": 3}, "[UNK]")
     >>> t.encode("Unhappy!  unhappily"), t.decode([0, 1, 2])
@@ -59,7 +60,7 @@ class WordPieceTokenizer(Tokenizer):
         self._longest = max(map(len, self.vocabulary), default=0)
 
     def words(self, text: str) -> list[str]:
-        """The plain text cut into words and marks."""
+        """The normalised text, cut into words and marks."""
         plain = []
         for c in text:
             if is_white(c):
@@ -68,12 +69,12 @@ class WordPieceTokenizer(Tokenizer):
                 plain.append(f" {c} " if is_han(c) else c)
         text = "".join(plain)
         if self.lower:
-            # letter by letter: str.lower of a whole word writes the last sigma of Greek otherwise
+            # letter by letter, because str.lower of a whole word gives a final Greek sigma another form
             text = "".join(c.lower() for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
         return "".join(f" {c} " if is_punctuation(c) else c for c in text).split()
 
     def pieces(self, word: str) -> list[str]:
-        """The longest entries from the left, or the unknown token."""
+        """A word's longest entries, from the left, or the unknown token."""
         if len(word) > LONGEST_WORD:
             return [self.unknown]
         out: list[str] = []
@@ -101,7 +102,7 @@ class WordPieceTokenizer(Tokenizer):
         return Counter(word for word in self.words(text) if self.pieces(word) == [self.unknown])
 
     def _stable(self, text: str) -> int:
-        """Up to the last white space or Chinese character: no word goes across."""
+        """The end of the last white space or Chinese character, which no word crosses."""
         return next((i for i in range(len(text), 0, -1) if is_white(text[i - 1]) or is_han(text[i - 1])), 0)
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
