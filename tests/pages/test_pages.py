@@ -373,7 +373,7 @@ def test_stages_of_zero_by_keyboard_and_touch(open_page):
     page = open_page(SHARDING, viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
     planner = widget(page, "planner")
     verdict = planner.locator(".ll-readout[role=status]").first
-    assert verdict.inner_text().startswith("8 GPUs: 23.3 GB on the fullest, fits into 80 GB")
+    assert verdict.inner_text().startswith("8 GPUs: 24.8 GB on the fullest, fits into 80 GB")
     stage = planner.get_by_label("ZeRO stage")
     stage.focus()
     page.keyboard.press("Home")
