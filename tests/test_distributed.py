@@ -297,8 +297,17 @@ def test_a_rank_that_ends_otherwise_is_named_and_nothing_is_left(how, said, tmp_
 
 @needs_linux
 def test_what_the_ranks_have_started_ends_with_them(tmp_path, monkeypatch):
+    def count():
+        start_sleepers()
+        dist.barrier()
+        until = time.monotonic() + 60  # a shell that has started its sleeper is there for a moment longer
+        while (found := len(marked(mark))) != 11 and time.monotonic() < until:
+            time.sleep(0.05)
+        dist.barrier()  # a rank that returns takes its sleepers with it, so both count before either ends
+        return found
+
     with leaving_nothing(monkeypatch, tmp_path / "t") as mark:
-        assert launch(lambda: (start_sleepers(), dist.barrier(), len(marked(mark)))[2], 2, timeout=600) == [11, 11]
+        assert launch(count, 2, timeout=600) == [11, 11]
 
 
 def test_a_hang_ends_after_the_stated_time_and_shows_where_each_rank_stood(tmp_path, monkeypatch):
