@@ -44,8 +44,18 @@ def measure(options: argparse.Namespace, place: torch.device) -> dict[str, Any]:
     if "training" in options.parts:
         found["training"] = models.training(place, options.rounds, path, options.sizes)
     if "memory" in options.parts:
-        command = lambda n, s: [sys.executable, str(HERE / "models.py"), "memory", n, s, str(place), *([str(path)] if path else [])]
-        peak = lambda n, s: int(subprocess.run(command(n, s), check=True, capture_output=True, text=True).stdout)
+        command = lambda n, s: [
+            sys.executable,
+            str(HERE / "models.py"),
+            "memory",
+            n,
+            s,
+            str(place),
+            *([str(path)] if path else []),
+        ]
+        peak = lambda n, s: int(
+            subprocess.run(command(n, s), check=True, capture_output=True, text=True).stdout
+        )
         found["memory"] = [{"size": s, "bytes": {n: peak(n, s) for n in models.PEERS}} for s in options.sizes]
         print(*found["memory"], sep="\n", flush=True)
     if "generation" in options.parts:
@@ -63,7 +73,12 @@ def measure(options: argparse.Namespace, place: torch.device) -> dict[str, Any]:
         text_file = options.shakespeare or corpus.shakespeare()
         found["shakespeare"] = shakespeare.run(text_file, path, options.runs)
     limits = roofs(place)
-    machine = {**describe(place), "date": str(datetime.date.today()), "gemm": limits.flops, "bandwidth": limits.bandwidth}
+    machine = {
+        **describe(place),
+        "date": str(datetime.date.today()),
+        "gemm": limits.flops,
+        "bandwidth": limits.bandwidth,
+    }
     machine["nanoGPT"] = "its own model.py" if path else "written anew (benchmarks/peers.py)"
     return {part: {"machine": machine, "rows": rows} for part, rows in found.items()}
 
@@ -71,9 +86,16 @@ def measure(options: argparse.Namespace, place: torch.device) -> dict[str, Any]:
 def report(kept: dict[str, Any]) -> str:
     """RESULTS.md of the numbers that were kept."""
     out = ["# llmcore beside its peers", ""]
-    out += ["Made by `make bench`. A ratio above 1 says that llmcore is faster: the median over interleaved rounds of the peer's"]
-    out += ["seconds divided by llmcore's of the same round, with its quartiles. All three models hold the same weights;"]
-    out += ["the run asserts that they give the same loss, the same greedy text, the same token ids, the same merges.", ""]
+    out += [
+        "Made by `make bench`. A ratio above 1 says that llmcore is faster: the median over interleaved rounds of the peer's"
+    ]
+    out += [
+        "seconds divided by llmcore's of the same round, with its quartiles. All three models hold the same weights;"
+    ]
+    out += [
+        "the run asserts that they give the same loss, the same greedy text, the same token ids, the same merges.",
+        "",
+    ]
     by_machine: dict[str, list[str]] = {}
     for part in kept:
         m = kept[part]["machine"]
@@ -108,8 +130,16 @@ def report(kept: dict[str, Any]) -> str:
         ]
         out += ["![tokens a second of a training step](results/training.svg)"]
     if "memory" in kept:
-        rows = [[r["size"], *(f"{r['bytes'][n] / 1e6:,.0f} MB" for n in peers)] for r in kept["memory"]["rows"]]
-        out += ["", "## Peak memory of training", "", "A process each; three steps; above what the process held before.", ""]
+        rows = [
+            [r["size"], *(f"{r['bytes'][n] / 1e6:,.0f} MB" for n in peers)] for r in kept["memory"]["rows"]
+        ]
+        out += [
+            "",
+            "## Peak memory of training",
+            "",
+            "A process each; three steps; above what the process held before.",
+            "",
+        ]
         out += [table(["model", *peers], rows)]
     if "generation" in kept:
         rows = [
@@ -142,10 +172,22 @@ def report(kept: dict[str, Any]) -> str:
         t = kept["tokenizers"]["rows"]
         learn, encode = t["learning"]["seconds"], t["encoding"]["mb/s"]
         out += ["", "## Tokenizers", "", f"Text: {t['text']}; vocabulary {t['vocab_size']:,}.", ""]
-        rows = [[n, f"{s:.2f} s" if s < 100 else f"{s:,.0f} s", f"{s / learn['llmcore']:.2f}"] for n, s in learn.items()]
+        rows = [
+            [n, f"{s:.2f} s" if s < 100 else f"{s:,.0f} s", f"{s / learn['llmcore']:.2f}"]
+            for n, s in learn.items()
+        ]
         out += [table(["learning", "seconds", "times llmcore's"], rows)]
         rows = [[n, f"{r:.2f}", f"{encode['llmcore'] / r:.2f}"] for n, r in encode.items()]
-        out += [table([f"encoding, {t['encoding']['vocab_size']:,} entries", "MB/s", "llmcore is so many times as fast"], rows)]
+        out += [
+            table(
+                [
+                    f"encoding, {t['encoding']['vocab_size']:,} entries",
+                    "MB/s",
+                    "llmcore is so many times as fast",
+                ],
+                rows,
+            )
+        ]
         out += [
             "llmcore's Python begins each round with an empty memory of chunks; Hugging Face keeps its own from round to round.",
             "",
@@ -153,14 +195,20 @@ def report(kept: dict[str, Any]) -> str:
         out += ["![seconds to learn a vocabulary, megabytes a second of encoding](results/tokenizers.svg)"]
     if "shakespeare" in kept:
         runs = kept["shakespeare"]["rows"]
-        rows = [[n, ", ".join(f"{loss:.3f}" for _, loss in r), ", ".join(f"{s:.0f} s" for s, _ in r)] for n, r in runs.items()]
+        rows = [
+            [n, ", ".join(f"{loss:.3f}" for _, loss in r), ", ".join(f"{s:.0f} s" for s, _ in r)]
+            for n, r in runs.items()
+        ]
         out += [
             "",
             "## The same run, loss and time",
             "",
             "nanoGPT's small character-level set-up on tiny Shakespeare (its README: a validation loss of 1.88),",
         ]
-        out += ["by its loop and by `python -m llmcore train`; whole processes, in turn; losses over the same held-out tenth.", ""]
+        out += [
+            "by its loop and by `python -m llmcore train`; whole processes, in turn; losses over the same held-out tenth.",
+            "",
+        ]
         out += [table(["", "held-out loss, nats a character", "seconds"], rows)]
     return "\n".join(out) + "\n"
 
@@ -169,11 +217,16 @@ def draw(kept: dict[str, Any], folder: Path) -> None:
     """The figures that RESULTS.md shows."""
     folder.mkdir(exist_ok=True)
     plt.rcParams["svg.hashsalt"] = "llmcore"
-    for part, key, unit in (("training", "tokens/s", "tokens a second"), ("generation", "tokens/s", "new tokens a second")):
+    for part, key, unit in (
+        ("training", "tokens/s", "tokens a second"),
+        ("generation", "tokens/s", "new tokens a second"),
+    ):
         if part not in kept:
             continue
         rows = [r for r in kept[part]["rows"] if r.get("choice", "drawn") == "drawn"]
-        figure, all_axes = plt.subplots(1, len(rows), figsize=(3 * len(rows), 2.6), squeeze=False, layout="constrained")
+        figure, all_axes = plt.subplots(
+            1, len(rows), figsize=(3 * len(rows), 2.6), squeeze=False, layout="constrained"
+        )
         for axes, row in zip(all_axes[0], rows, strict=True):
             axes.bar(list(row[key]), list(row[key].values()), color=[COLOURS[n] for n in row[key]])
             axes.set_title(row["size"], fontsize=10)
@@ -219,7 +272,9 @@ def targets(kept: dict[str, Any]) -> list[str]:
             short.append(f"memory, {r['size']}: more than nanoGPT's")
     for r in kept.get("generation", {}).get("rows", []):
         if ratio(r["ratio"]["Hugging Face"]) < 1.2:
-            short.append(f"generation, {r['size']}, {r['choice']}: {r['ratio']['Hugging Face']} of Hugging Face's speed, below 1.2")
+            short.append(
+                f"generation, {r['size']}, {r['choice']}: {r['ratio']['Hugging Face']} of Hugging Face's speed, below 1.2"
+            )
     if "tokenizers" in kept:
         t = kept["tokenizers"]["rows"]
         learn, encode = t["learning"]["seconds"], t["encoding"]["mb/s"]
@@ -233,7 +288,10 @@ def targets(kept: dict[str, Any]) -> list[str]:
         if encode["llmcore"] < encode["Hugging Face"]:
             short.append("the Python encoder is slower than Hugging Face's")
     if "shakespeare" in kept:
-        runs = {n: [statistics.median(x) for x in zip(*r, strict=True)] for n, r in kept["shakespeare"]["rows"].items()}
+        runs = {
+            n: [statistics.median(x) for x in zip(*r, strict=True)]
+            for n, r in kept["shakespeare"]["rows"].items()
+        }
         short += [
             f"Shakespeare: {what} is above nanoGPT's"
             for i, what in enumerate(("time", "loss"))
@@ -243,13 +301,23 @@ def targets(kept: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", type=torch.device, default=None)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--runs", type=int, default=2, help="whole runs of tiny Shakespeare")
-    parser.add_argument("--nanogpt", type=Path, help="folder of nanoGPT's repository: its model.py in place of the one written anew")
+    parser.add_argument(
+        "--nanogpt",
+        type=Path,
+        help="folder of nanoGPT's repository: its model.py in place of the one written anew",
+    )
     parser.add_argument("--text", type=Path, nargs="*", default=[], help="what the tokenizers read")
-    parser.add_argument("--ranks", type=Path, help="a .tiktoken file (GPT-2's, say) for encoding; without it a vocabulary is learned")
+    parser.add_argument(
+        "--ranks",
+        type=Path,
+        help="a .tiktoken file (GPT-2's, say) for encoding; without it a vocabulary is learned",
+    )
     parser.add_argument("--shakespeare", type=Path)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--sizes", nargs="*", choices=list(models.SIZES), default=list(models.SIZES))
@@ -262,7 +330,9 @@ def main() -> None:
     store.parent.mkdir(exist_ok=True)
     store.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     draw(kept, store.parent)
-    (HERE / ("RESULTS.md" if place.type == "cpu" else f"RESULTS-{place.type}.md")).write_text(report(kept), encoding="utf-8")
+    (HERE / ("RESULTS.md" if place.type == "cpu" else f"RESULTS-{place.type}.md")).write_text(
+        report(kept), encoding="utf-8"
+    )
     short = targets(kept)
     print(*(short or ["every target is reached"]), sep="\n")
 

@@ -33,7 +33,9 @@ def names(source: str) -> set[str]:
 
 def cells(path: Path) -> list[str]:
     """The code of a chapter up to the cell that holds FOUND and compare; [] where there is none. The Colab cell is left out."""
-    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"][1:]
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"][
+        1:
+    ]
     for i, source in enumerate(sources):
         if {"FOUND", "compare"} <= names(source):
             return sources[: i + 1]
@@ -51,7 +53,10 @@ def again(path: Path) -> bool:
         found = np.array([space["compare"](*what, seed) for seed in range(len(stored))])
         agrees = bool((np.abs(found - before) <= np.maximum(0.1, np.ptp(before, axis=0))).all())
         same &= agrees
-        print(f"{what}: {found.round(2).tolist()}, stored {before.tolist()}{'' if agrees else '  DIFFERS'}", flush=True)
+        print(
+            f"{what}: {found.round(2).tolist()}, stored {before.tolist()}{'' if agrees else '  DIFFERS'}",
+            flush=True,
+        )
     return same
 
 

@@ -25,7 +25,9 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(work: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def interleaved(
+    work: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
     """Seconds of each, round after round: a slow minute of the machine meets all of them.
 
     Each round has an order of its own, drawn from a fixed seed: what one leaves in caches and in the heap meets every other one.
@@ -73,7 +75,9 @@ def describe(device: torch.device) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{cpu}, {torch.get_num_threads()} threads",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": ", ".join(versions),
     }

@@ -26,8 +26,16 @@ from llmcore.sampling import complete
 BASE = GPT2.with_(dropout=0.0, feed_forward="gelu")
 # name: config, batch, tokens of a training step
 SIZES: dict[str, tuple[ModelConfig, int, int]] = {
-    "d 128 x 4 layers": (BASE.with_(d_model=128, n_layers=4, n_heads=4, d_ff=512, vocab_size=1024, context_length=256), 16, 256),
-    "d 384 x 6 layers": (BASE.with_(d_model=384, n_layers=6, n_heads=6, d_ff=1536, vocab_size=8192, context_length=256), 8, 256),
+    "d 128 x 4 layers": (
+        BASE.with_(d_model=128, n_layers=4, n_heads=4, d_ff=512, vocab_size=1024, context_length=256),
+        16,
+        256,
+    ),
+    "d 384 x 6 layers": (
+        BASE.with_(d_model=384, n_layers=6, n_heads=6, d_ff=1536, vocab_size=8192, context_length=256),
+        8,
+        256,
+    ),
     "GPT-2 124M": (BASE, 2, 512),
 }
 PEERS = ("llmcore", "nanoGPT", "Hugging Face")
@@ -50,10 +58,14 @@ def loss_of(name: str, model: nn.Module, ids: Tensor) -> Tensor:
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     if name == "llmcore":
         return model(x, targets=y) / y.numel()
-    return model(x, y)[1] if name == "nanoGPT" else F.cross_entropy(model(x).logits.flatten(0, 1), y.flatten())
+    return (
+        model(x, y)[1] if name == "nanoGPT" else F.cross_entropy(model(x).logits.flatten(0, 1), y.flatten())
+    )
 
 
-def stepper(name: str, model: nn.Module, ids: Tensor, dtype: torch.dtype | None, compiled: bool) -> Callable[[], float]:
+def stepper(
+    name: str, model: nn.Module, ids: Tensor, dtype: torch.dtype | None, compiled: bool
+) -> Callable[[], float]:
     """One update: loss, gradients, torch's fused AdamW."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     called = torch.compile(model) if compiled else model
@@ -82,7 +94,12 @@ def all_three(config: ModelConfig, path: Path | None, device: torch.device) -> d
 
 
 def show(title: str, row: dict[str, Any]) -> None:
-    print(title, {n: round(r, 1) for n, r in row["tokens/s"].items()}, {n: str(r) for n, r in row["ratio"].items()}, flush=True)
+    print(
+        title,
+        {n: round(r, 1) for n, r in row["tokens/s"].items()},
+        {n: str(r) for n, r in row["ratio"].items()},
+        flush=True,
+    )
 
 
 def training(device: torch.device, rounds: int, path: Path | None, sizes: list[str]) -> list[dict[str, Any]]:
@@ -93,9 +110,15 @@ def training(device: torch.device, rounds: int, path: Path | None, sizes: list[s
         config, batch, tokens = SIZES[size]
         if device.type == "cuda":
             batch, tokens = 16, config.context_length
-        ids = torch.randint(config.vocab_size, (batch, tokens + 1), generator=torch.Generator().manual_seed(0)).to(device)
+        ids = torch.randint(
+            config.vocab_size, (batch, tokens + 1), generator=torch.Generator().manual_seed(0)
+        ).to(device)
         made = all_three(config, path, device)
-        taken = interleaved({n: stepper(n, m, ids, dtype, compiled) for n, m in made.items()}, rounds_of(config, rounds), device)
+        taken = interleaved(
+            {n: stepper(n, m, ids, dtype, compiled) for n, m in made.items()},
+            rounds_of(config, rounds),
+            device,
+        )
         gemm = measure(device, dtype or torch.float32).flops
         medians = {n: statistics.median(s) for n, s in taken.items()}
         rows.append(
@@ -115,7 +138,9 @@ def resident_peak(reset: bool = False) -> int:
     if reset and sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")
     if sys.platform == "linux":
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(
+            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+        )
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -134,27 +159,40 @@ def memory(name: str, size: str, device: torch.device, path: Path | None) -> int
 def writers(made: dict[str, nn.Module], ids: Tensor, greedy: bool) -> dict[str, Callable[[], Any]]:
     """NEW tokens after the same prompt, by each. nanoGPT always draws."""
     ours, nano, theirs = (made[n].eval() for n in PEERS)
-    options = {"use_cache": True, "pad_token_id": 0, "do_sample": not greedy, **({} if greedy else {"top_k": 0})}
+    options = {
+        "use_cache": True,
+        "pad_token_id": 0,
+        "do_sample": not greedy,
+        **({} if greedy else {"top_k": 0}),
+    }
     seen = torch.ones_like(ids)
     return {
         "llmcore": lambda: complete(ours, ids.tolist(), NEW, greedy=greedy, seed=0),
         "nanoGPT": lambda: nano.generate(ids, NEW),
-        "Hugging Face": lambda: theirs.generate(ids, attention_mask=seen, max_new_tokens=NEW, min_new_tokens=NEW, **options),
+        "Hugging Face": lambda: theirs.generate(
+            ids, attention_mask=seen, max_new_tokens=NEW, min_new_tokens=NEW, **options
+        ),
     }
 
 
-def generation(device: torch.device, rounds: int, path: Path | None, sizes: list[str]) -> list[dict[str, Any]]:
+def generation(
+    device: torch.device, rounds: int, path: Path | None, sizes: list[str]
+) -> list[dict[str, Any]]:
     """New tokens a second after a prompt of 32; at a batch of one each new token reads every weight once, so bandwidth bounds it."""
     rows = []
     for size in sizes:
         config = SIZES[size][0]
         made = all_three(config, path, device)
         weights = sum(p.nbytes for n, p in made["llmcore"].named_parameters() if "position" not in n)
-        ids = torch.randint(config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0)).to(device)
+        ids = torch.randint(config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0)).to(
+            device
+        )
         for choice in ("greedy", "drawn"):
             work = writers(made, ids, choice == "greedy")
             if choice == "greedy":
-                assert work["llmcore"]()[0] == work["Hugging Face"]()[0, PROMPT:].tolist(), "the greedy texts differ"
+                assert work["llmcore"]()[0] == work["Hugging Face"]()[0, PROMPT:].tolist(), (
+                    "the greedy texts differ"
+                )
             taken = interleaved(work, rounds_of(config, rounds), device)
             rate = {n: NEW / statistics.median(s) for n, s in taken.items()}
             bound = measure(device).bandwidth / weights

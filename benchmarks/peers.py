@@ -41,7 +41,10 @@ class NanoBlock(nn.Module):
         self.ln_1, self.ln_2 = (nn.LayerNorm(c.d_model, bias=c.bias) for _ in range(2))
         self.attn = NanoAttention(c)
         self.mlp = nn.ModuleDict(
-            {"c_fc": nn.Linear(c.d_model, c.d_ff, bias=c.bias), "c_proj": nn.Linear(c.d_ff, c.d_model, bias=c.bias)}
+            {
+                "c_fc": nn.Linear(c.d_model, c.d_ff, bias=c.bias),
+                "c_proj": nn.Linear(c.d_ff, c.d_model, bias=c.bias),
+            }
         )
 
     def forward(self, x):
@@ -54,19 +57,29 @@ class NanoGPT(nn.Module):
 
     def __init__(self, c: ModelConfig):
         super().__init__()
-        parts = {"wte": nn.Embedding(c.vocab_size, c.d_model), "wpe": nn.Embedding(c.context_length, c.d_model)}
-        parts |= {"h": nn.ModuleList(NanoBlock(c) for _ in range(c.n_layers)), "ln_f": nn.LayerNorm(c.d_model, bias=c.bias)}
+        parts = {
+            "wte": nn.Embedding(c.vocab_size, c.d_model),
+            "wpe": nn.Embedding(c.context_length, c.d_model),
+        }
+        parts |= {
+            "h": nn.ModuleList(NanoBlock(c) for _ in range(c.n_layers)),
+            "ln_f": nn.LayerNorm(c.d_model, bias=c.bias),
+        }
         self.transformer = nn.ModuleDict(parts)
         self.lm_head = nn.Linear(c.d_model, c.vocab_size, bias=False)
         self.lm_head.weight = self.transformer["wte"].weight
         for name, p in self.named_parameters():
             if p.ndim == 2:  # matrices that write into the residual stream start smaller
-                nn.init.normal_(p, std=0.02 / (2 * c.n_layers) ** 0.5 if name.endswith("c_proj.weight") else 0.02)
+                nn.init.normal_(
+                    p, std=0.02 / (2 * c.n_layers) ** 0.5 if name.endswith("c_proj.weight") else 0.02
+                )
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
     def forward(self, ids, targets=None):
-        x = self.transformer["wte"](ids) + self.transformer["wpe"](torch.arange(ids.shape[1], device=ids.device))
+        x = self.transformer["wte"](ids) + self.transformer["wpe"](
+            torch.arange(ids.shape[1], device=ids.device)
+        )
         for block in self.transformer["h"]:
             x = block(x)
         x = self.transformer["ln_f"](x)
@@ -95,12 +108,19 @@ def nanogpt(config: ModelConfig, path: Path | None = None) -> nn.Module:
     spec.loader.exec_module(module)
     sizes = {"block_size": config.context_length, "vocab_size": config.vocab_size, "n_layer": config.n_layers}
     with contextlib.redirect_stdout(io.StringIO()):
-        return module.GPT(module.GPTConfig(**sizes, n_head=config.n_heads, n_embd=config.d_model, dropout=0.0, bias=config.bias))
+        return module.GPT(
+            module.GPTConfig(
+                **sizes, n_head=config.n_heads, n_embd=config.d_model, dropout=0.0, bias=config.bias
+            )
+        )
 
 
 def hugging_face(config: ModelConfig) -> nn.Module:
     """GPT-2 with torch's fused attention and the exact GELU, as in the other two."""
-    from transformers import GPT2Config, GPT2LMHeadModel  # here, because nanoGPT's process need not wait for it
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+    )  # here, because nanoGPT's process need not wait for it
 
     theirs = GPT2Config(
         vocab_size=config.vocab_size, n_positions=config.context_length, n_embd=config.d_model, n_layer=config.n_layers,
@@ -118,7 +138,9 @@ def give(ours: Transformer, theirs: nn.Module) -> None:
     own = dict(theirs.named_parameters())
 
     def put(name: str, *parts: nn.Parameter) -> None:
-        own[f"transformer.{name}"].copy_(torch.cat([turn(p) if p.ndim == 2 and name[0] != "w" else p for p in parts], axis(parts[0])))
+        own[f"transformer.{name}"].copy_(
+            torch.cat([turn(p) if p.ndim == 2 and name[0] != "w" else p for p in parts], axis(parts[0]))
+        )
 
     axis = lambda p: 1 if p.ndim == 2 and as_ours else 0
     put("wte.weight", ours.embedding.table)

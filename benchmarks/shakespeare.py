@@ -45,7 +45,10 @@ def peer(text: Path, path: Path | None) -> float:
     parts = {"train": everything[:cut], "val": everything[cut:]}
     config = GPT2.with_(vocab_size=len(ids), feed_forward="gelu", **SIZES)
     model = nanogpt(config, path)
-    matrices, rest = [p for p in model.parameters() if p.ndim >= 2], [p for p in model.parameters() if p.ndim < 2]
+    matrices, rest = (
+        [p for p in model.parameters() if p.ndim >= 2],
+        [p for p in model.parameters() if p.ndim < 2],
+    )
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.99), fused=True)
 
@@ -56,7 +59,11 @@ def peer(text: Path, path: Path | None) -> float:
 
     for step in range(STEPS):
         done = (step - WARMUP) / (STEPS - WARMUP)
-        lr = LR * (step + 1) / (WARMUP + 1) if step < WARMUP else 1e-4 + 0.5 * (LR - 1e-4) * (1 + math.cos(math.pi * done))
+        lr = (
+            LR * (step + 1) / (WARMUP + 1)
+            if step < WARMUP
+            else 1e-4 + 0.5 * (LR - 1e-4) * (1 + math.cos(math.pi * done))
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr
         if step % 250 == 0:
@@ -70,7 +77,10 @@ def peer(text: Path, path: Path | None) -> float:
         optimizer.step()
     held = Windows(parts["val"].numpy(), CONTEXT, BATCH, len(ids))
     with torch.no_grad():
-        losses = [(float(model(b.ids.contiguous(), b.targets.contiguous())[1]), b.targets.numel()) for b in held.once()]
+        losses = [
+            (float(model(b.ids.contiguous(), b.targets.contiguous())[1]), b.targets.numel())
+            for b in held.once()
+        ]
     return sum(value * n for value, n in losses) / sum(n for _, n in losses)
 
 
@@ -96,7 +106,9 @@ def ours(text: Path, out: Path) -> None:
         "eval-batches": 20, "checkpoint-every": 0, "seed": 1337,
     }  # fmt: skip
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    subprocess.run([*command, *given, "--set", *settings], check=True, stdout=subprocess.DEVNULL)  # what goes wrong is seen
+    subprocess.run(
+        [*command, *given, "--set", *settings], check=True, stdout=subprocess.DEVNULL
+    )  # what goes wrong is seen
 
 
 @torch.no_grad()
@@ -105,7 +117,9 @@ def held_out_loss(out: Path) -> float:
     model = load_model(out).eval()
     total = count = 0
     for batch in Windows(tokens, CONTEXT, BATCH, vocab_size).once():
-        total += float(F.cross_entropy(model(batch.ids).flatten(0, 1), batch.targets.flatten(), reduction="sum"))
+        total += float(
+            F.cross_entropy(model(batch.ids).flatten(0, 1), batch.targets.flatten(), reduction="sum")
+        )
         count += batch.targets.numel()
     return total / count
 

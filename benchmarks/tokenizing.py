@@ -73,13 +73,20 @@ def learning(text: str, vocab_size: int, rounds: int) -> dict[str, Any]:
     part, merges = text[:200_000], 10
     sample = interleaved({"minbpe": lambda: MinBPE.train(part, merges, PATTERN)}, 1, cpu)["minbpe"][0]
     scale = len(text) / len(part) * (vocab_size - 256) / merges
-    return {"seconds": {n: statistics.median(s) for n, s in taken.items()} | {"minbpe (10 merges, multiplied)": sample * scale}}
+    return {
+        "seconds": {n: statistics.median(s) for n, s in taken.items()}
+        | {"minbpe (10 merges, multiplied)": sample * scale}
+    }
 
 
 def encoding(text: str, ranks: Path | None, vocab_size: int, rounds: int) -> dict[str, Any]:
     """MB/s, every encoder without what it remembers from before; all must give the same ids."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    bpe = formats.read_tiktoken(ranks, "gpt2") if ranks else BPETokenizer.train([text], vocab_size, pattern="gpt2")
+    bpe = (
+        formats.read_tiktoken(ranks, "gpt2")
+        if ranks
+        else BPETokenizer.train([text], vocab_size, pattern="gpt2")
+    )
     fast = bpe.using("tiktoken")
     peer = tiktoken.Encoding("same", pat_str=PATTERN, mergeable_ranks=bpe.ranks, special_tokens={})
     with tempfile.TemporaryDirectory() as folder:
@@ -109,4 +116,7 @@ def encoding(text: str, ranks: Path | None, vocab_size: int, rounds: int) -> dic
     size = len(text.encode()) / 1e6
     taken = {n: statistics.median(s) for n, s in interleaved(work, rounds, cpu).items()}
     naive = interleaved({"minbpe": lambda: small.encode(part)}, 1, cpu)["minbpe"][0]
-    return {"vocab_size": len(bpe), "mb/s": {n: size / s for n, s in taken.items()} | {"minbpe": len(part.encode()) / 1e6 / naive}}
+    return {
+        "vocab_size": len(bpe),
+        "mb/s": {n: size / s for n, s in taken.items()} | {"minbpe": len(part.encode()) / 1e6 / naive},
+    }

@@ -79,17 +79,30 @@ COMMANDS: dict[Callable[[argparse.Namespace], int], str] = {
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m book", description=__doc__)
     adding = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    parsers = {run.__name__: adding.add_parser(run.__name__, help=said, description=said) for run, said in COMMANDS.items()}
+    parsers = {
+        run.__name__: adding.add_parser(run.__name__, help=said, description=said)
+        for run, said in COMMANDS.items()
+    }
     for name in ("pdf", "refresh", "bless", "notebooks", "colab"):
         parsers[name].add_argument("chapters", nargs="*", help="names of chapters, such as 1-2-embedding")
     for name in ("refresh", "bless"):
         parsers[name].add_argument("--all", action="store_true", help="all chapters, stale or not")
-    parsers["build"].add_argument("folder", nargs="?", type=Path, default=Path("_build"), help="the pages go to FOLDER/html")
+    parsers["build"].add_argument(
+        "folder", nargs="?", type=Path, default=Path("_build"), help="the pages go to FOLDER/html"
+    )
     parsers["pdf"].add_argument("--html", type=Path, default=Path("_build/html"), help="the built book")
-    parsers["pdf"].add_argument("--out", type=Path, default=Path("_build/pdf/llmcore-book.pdf"), help="the file to write")
-    parsers["notebooks"].add_argument("--device", default="", help="cpu or cuda; by default the one that a reader would get")
-    parsers["notebooks"].add_argument("--variant", default="", help="other arithmetic on this processor: see tools/variants.py")
-    parsers["address"].add_argument("--write", action="store_true", help="write pyproject.toml's address wherever it stands")
+    parsers["pdf"].add_argument(
+        "--out", type=Path, default=Path("_build/pdf/llmcore-book.pdf"), help="the file to write"
+    )
+    parsers["notebooks"].add_argument(
+        "--device", default="", help="cpu or cuda; by default the one that a reader would get"
+    )
+    parsers["notebooks"].add_argument(
+        "--variant", default="", help="other arithmetic on this processor: see tools/variants.py"
+    )
+    parsers["address"].add_argument(
+        "--write", action="store_true", help="write pyproject.toml's address wherever it stands"
+    )
     return parser
 
 

@@ -72,10 +72,15 @@ def imported(tree: ast.AST, here: str, known: dict[str, Path]) -> set[str]:
                 base = ".".join([*above, *([base] if base else [])])
             names = [base, *(f"{base}.{a.name}" for a in node.names)]
         elif isinstance(node, ast.Constant) and node.value in known:
-            names = [node.value, *([] if here else [f"{node.value}.__main__"])]  # importlib; and a chapter may run python -m llmcore
+            names = [
+                node.value,
+                *([] if here else [f"{node.value}.__main__"]),
+            ]  # importlib; and a chapter may run python -m llmcore
         for name in names:
             words = name.split(".")
-            found |= {".".join(words[:n]) for n in range(1, len(words) + 1)} & set(known)  # a package runs before its modules
+            found |= {".".join(words[:n]) for n in range(1, len(words) + 1)} & set(
+                known
+            )  # a package runs before its modules
     return found
 
 
@@ -104,7 +109,9 @@ class Library:
         """A hash for each folder with files that are not Python and belong to this package and not to one below it."""
         out: dict[str, list[str | bytes]] = {}
         home = self.known[package].parent
-        for path in sorted(p for p in home.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc", *UNSTORED)):
+        for path in sorted(
+            p for p in home.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc", *UNSTORED)
+        ):
             owner = next(p for p in path.parents if (p / "__init__.py").exists())
             if owner == home and not any(part.startswith(".") for part in path.relative_to(home).parts):
                 folder = path.parent.relative_to(self.folder.parent).as_posix()
@@ -128,7 +135,9 @@ def packages(trees: Iterable[ast.AST]) -> set[str]:
     """
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    names += [
+        node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level
+    ]
     return {name.split(".")[0].lower() for name in names}
 
 
@@ -139,18 +148,26 @@ def pins(text: str, used: set[str]) -> Parts:
     {'torch, in constraints.txt': '2.13.0'}
     """
     lines = [line.split("#")[0].strip().split("==") for line in text.splitlines() if "==" in line]
-    return {f"{name}, in {PINS}": version for name, version in lines if name.lower().replace("-", "_") in used}
+    return {
+        f"{name}, in {PINS}": version for name, version in lines if name.lower().replace("-", "_") in used
+    }
 
 
 def parts(chapter: Path, root: Path = ROOT, library: Library | None = None) -> Parts:
     """What the chapter's outputs rest on now. library: llmcore, where the caller asks for many chapters."""
     library = library or Library(root / "llmcore")
     code = [c.source for c in nbformat.read(chapter, as_version=4).cells if c.cell_type == "code"]
-    code = [source for source in code if source != COLAB_CELL]  # it acts in Colab only, and a release or another address rewrites it
+    code = [
+        source for source in code if source != COLAB_CELL
+    ]  # it acts in Colab only, and a release or another address rewrites it
     trees = [ast.parse(source) for source in code]
     names = set().union(*(imported(tree, "", library.known) for tree in trees))
     used = packages([*trees, *map(library.tree, library.closure(names))])
-    now = {CELLS: hashed(*code), **pins((root / PINS).read_text(encoding="utf-8"), used), **library.parts(names)}
+    now = {
+        CELLS: hashed(*code),
+        **pins((root / PINS).read_text(encoding="utf-8"), used),
+        **library.parts(names),
+    }
     return dict(sorted(now.items()))
 
 
@@ -171,7 +188,11 @@ def changes(then: Parts, now: Parts) -> list[str]:
     if not then:
         return ["it was never marked as fresh"]
     words = {(True, True): "changed", (False, True): "is new here", (True, False): "is no longer used"}
-    return [f"{name} {words[name in then, name in now]}" for name in sorted(then | now) if then.get(name) != now.get(name)]
+    return [
+        f"{name} {words[name in then, name in now]}"
+        for name in sorted(then | now)
+        if then.get(name) != now.get(name)
+    ]
 
 
 def stale(root: Path = ROOT) -> dict[Path, list[str]]:

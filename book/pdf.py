@@ -24,7 +24,13 @@ PAPER = (210, 297)  # mm, A4
 LEFT, TOP, BOTTOM = 15, 15, 18  # mm; right as left
 WIDTH = round((PAPER[0] - 2 * LEFT) / 25.4 * 96 / SCALE)  # of the text, in the screen's pixels
 POINTING = ("for", "aria-labelledby", "aria-describedby", "aria-controls", "aria-owns", "headers")
-PRINT = {"prefer_css_page_size": True, "print_background": True, "scale": SCALE, "outline": True, "tagged": True}
+PRINT = {
+    "prefer_css_page_size": True,
+    "print_background": True,
+    "scale": SCALE,
+    "outline": True,
+    "tagged": True,
+}
 STYLE = f"""
 @page {{ size: {PAPER[0]}mm {PAPER[1]}mm; margin: {TOP}mm {LEFT}mm {BOTTOM}mm; }}
 @page {{ @bottom-center {{ content: counter(page); font: 9pt sans-serif; }} }}
@@ -74,7 +80,9 @@ def soup(path: Path) -> BeautifulSoup:
 
 def pages(folder: Path) -> list[str]:
     """The chapters' names in the book's order."""
-    return re.findall(r"/chapters/([^<>/]+)\.html</loc>", (folder / "sitemap.xml").read_text(encoding="utf-8"))
+    return re.findall(
+        r"/chapters/([^<>/]+)\.html</loc>", (folder / "sitemap.xml").read_text(encoding="utf-8")
+    )
 
 
 def chapter(folder: Path, name: str, among: set[str], site: str) -> BeautifulSoup:
@@ -87,7 +95,11 @@ def chapter(folder: Path, name: str, among: set[str], site: str) -> BeautifulSou
         if "google.colab" in hidden.get_text():
             hidden.decompose()
             continue
-        what = "worked answer" if "tag_hide-cell" in hidden.find_parent("div", class_="cell")["class"] else "code of this cell"
+        what = (
+            "worked answer"
+            if "tag_hide-cell" in hidden.find_parent("div", class_="cell")["class"]
+            else "code of this cell"
+        )
         link = f"{site}chapters/{name}.html#{hidden.find_parent('section')['id']}"
         note = f'<p class="elsewhere"><a href="{link}">The {what} is on the page.</a></p>'
         hidden.replace_with(BeautifulSoup(note, "html.parser"))
@@ -96,7 +108,9 @@ def chapter(folder: Path, name: str, among: set[str], site: str) -> BeautifulSou
             element["id"] = f"{name}--{element['id']}"
         for attribute in POINTING:
             if element.get(attribute):
-                values = element[attribute] if isinstance(element[attribute], list) else element[attribute].split()
+                values = (
+                    element[attribute] if isinstance(element[attribute], list) else element[attribute].split()
+                )
                 element[attribute] = " ".join(f"{name}--{value}" for value in values)
         if element.get("src"):
             element["src"] = (path.parent / unquote(urlsplit(element["src"]).path)).resolve().as_uri()
@@ -127,7 +141,9 @@ def combined(folder: Path, names: list[str]) -> str:
     """The page that is printed."""
     home, first = soup(folder / "chapters/index.html"), soup(folder / f"chapters/{names[0]}.html")
     site = home.find("link", rel="canonical")["href"].rsplit("chapters/", 1)[0]
-    title, said = (html.escape(home.find("meta", property=f"og:{key}")["content"]) for key in ("title", "description"))
+    title, said = (
+        html.escape(home.find("meta", property=f"og:{key}")["content"]) for key in ("title", "description")
+    )
     base = (folder / "chapters/x").as_uri()
     sheets = [urljoin(base, link["href"]) for link in first.select("link[rel=stylesheet]")]
     sheets.append((folder / "_static/llmcore-widgets.css").as_uri())
@@ -135,11 +151,17 @@ def combined(folder: Path, names: list[str]) -> str:
     for i, name in enumerate(names):
         article = chapter(folder, name, set(names), site)
         heading = article.find("h1").get_text().strip()
-        sections = [(s["id"], s.find("h2").get_text()) for s in article.find_all("section") if s.find("h2", recursive=False)]
+        sections = [
+            (s["id"], s.find("h2").get_text())
+            for s in article.find_all("section")
+            if s.find("h2", recursive=False)
+        ]
         inner = "".join(f"<li>{entry(*section)}</li>" for section in sections)
         contents.append(f"<li>{entry(name, heading)}<ol>{inner}</ol></li>")
         quoted = heading.replace("\\", "").replace('"', "'")
-        heads.append(f'@page p{i} {{ @top-left {{ content: "{quoted}"; font: 8pt sans-serif; color: #555; }} }}')
+        heads.append(
+            f'@page p{i} {{ @top-left {{ content: "{quoted}"; font: 8pt sans-serif; color: #555; }} }}'
+        )
         chapters.append(f'<div class="chapter" style="page: p{i}" id="{name}">{article}</div>')
     return PAGE.format(
         title=title,
@@ -211,11 +233,16 @@ def name_outline(path: Path, headings: list[str]) -> None:
 def starts(path: Path) -> dict[str, int]:
     """The page, counted from 1, on which each target of a link stands."""
     reader = pypdf.PdfReader(path)
-    return {name.lstrip("/"): reader.get_destination_page_number(place) + 1 for name, place in reader.named_destinations.items()}
+    return {
+        name.lstrip("/"): reader.get_destination_page_number(place) + 1
+        for name, place in reader.named_destinations.items()
+    }
 
 
 def main(html: Path, out: Path, names: list[str]) -> int:
-    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of a count in Chromium's own file, and writes the right one
+    logging.getLogger("pypdf").setLevel(
+        logging.ERROR
+    )  # it warns of a count in Chromium's own file, and writes the right one
     try:
         made = printed(html, out, names)
     except ValueError as error:

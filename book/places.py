@@ -17,7 +17,9 @@ def notebooks(root: Path = ROOT) -> list[Path]:
 def in_order(root: Path = ROOT) -> list[Path]:
     """The notebooks of the table of contents, in its order."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    listed = [root / f"{c['file']}.ipynb" for part in toc.get("parts", [toc]) for c in part.get("chapters", [])]
+    listed = [
+        root / f"{c['file']}.ipynb" for part in toc.get("parts", [toc]) for c in part.get("chapters", [])
+    ]
     return [path for path in listed if path.exists()]
 
 

@@ -26,14 +26,20 @@ def refresh(path: Path, root: Path = ROOT) -> None:
     before = parts(path, root)
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": path.parent}}
-    NotebookClient(notebook, timeout=1800, kernel_name="python3", coalesce_streams=True, resources=where).execute()
+    NotebookClient(
+        notebook, timeout=1800, kernel_name="python3", coalesce_streams=True, resources=where
+    ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
         for output in cell.get("outputs", []):
-            if "text/html" in output.get("data", {}):  # a live view needs its kernel; what is stored is the figure beside it
+            if "text/html" in output.get(
+                "data", {}
+            ):  # a live view needs its kernel; what is stored is the figure beside it
                 output.data.pop("application/vnd.jupyter.widget-view+json", None)
     unchanged(path, root, before)
-    said = {key: notebook.metadata[key] for key in ("myst",) if key in notebook.metadata}  # the page's description
+    said = {
+        key: notebook.metadata[key] for key in ("myst",) if key in notebook.metadata
+    }  # the page's description
     notebook.metadata = {**KERNEL, **said, "llmcore": {"fresh": before}}
     nbformat.write(notebook, path)
     print(f"refreshed {path.relative_to(root)}")
@@ -53,7 +59,9 @@ def bless(path: Path, root: Path = ROOT) -> bool:
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata["llmcore"] = {"fresh": before}
     nbformat.write(notebook, path)
-    print(f"fresh: {path.relative_to(root)} ({row['compared']} cells compared, {row['seconds']} s)", flush=True)
+    print(
+        f"fresh: {path.relative_to(root)} ({row['compared']} cells compared, {row['seconds']} s)", flush=True
+    )
     return True
 
 

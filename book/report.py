@@ -25,11 +25,16 @@ REPORTS = {
 
 def read(path: Path) -> dict[str, Row]:
     """The rows of a kept report by chapter; none where there is no report."""
-    return {row["chapter"]: row for row in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+    return (
+        {row["chapter"]: row for row in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+    )
 
 
 def merge(
-    rows: Path = ROWS, kept: Path = KEPT, chapters: Path = ROOT / "chapters", names: Collection[str] = tuple(REPORTS)
+    rows: Path = ROWS,
+    kept: Path = KEPT,
+    chapters: Path = ROOT / "chapters",
+    names: Collection[str] = tuple(REPORTS),
 ) -> dict[str, int]:
     """Bring the rows of each report, or of these, up to date; how many rows of each came from this folder of rows.
 
@@ -37,10 +42,15 @@ def merge(
     """
     there = {p.stem for p in chapters.glob("*.ipynb")}
     load = lambda path: json.loads(path.read_text(encoding="utf-8"))
-    new = {name: {p.stem: load(p) for p in sorted((rows / name).glob("*.json")) if p.stem in there} for name in names}
+    new = {
+        name: {p.stem: load(p) for p in sorted((rows / name).glob("*.json")) if p.stem in there}
+        for name in names
+    }
     new = {name: found for name, found in new.items() if found}
     if not new:
-        raise ValueError(f"{rows} has no row of any of {list(names)}: run make notebooks DEVICE=cpu (or cuda), or make colab, first")
+        raise ValueError(
+            f"{rows} has no row of any of {list(names)}: run make notebooks DEVICE=cpu (or cuda), or make colab, first"
+        )
     for name, found in new.items():
         path = kept / f"{name}.json"
         old = {c: row for c, row in read(path).items() if c in there}

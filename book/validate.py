@@ -58,7 +58,9 @@ def is_compared(item: Any) -> bool:
     """Whether nbval has a stored output to compare: not for a cell that prints nothing, only draws, or is tagged to be ignored."""
     skipped = item.parent.skip_compare
     shown = (set(o.get("data", ())) | ({"text"} & set(o)) for o in item.cell.outputs)
-    drawn = lambda kinds: any(kind.startswith("image/") for kind in kinds)  # the text beside a picture says only how large it is
+    drawn = lambda kinds: any(
+        kind.startswith("image/") for kind in kinds
+    )  # the text beside a picture says only how large it is
     return bool(item.options["check"]) and any(kinds - set(skipped) for kinds in shown if not drawn(kinds))
 
 
@@ -201,7 +203,10 @@ def two_at_a_time(check: Callable[[Any], tuple[Row, str]], chapters: Iterable[An
     def one(chapter: Any) -> bool:
         row, text = check(chapter)
         good = row["result"] == "passed"
-        print(f"{row['result']}: {row['chapter']} ({row['passed']} of {row['cells']} cells, {row['seconds']} s)", flush=True)
+        print(
+            f"{row['result']}: {row['chapter']} ({row['passed']} of {row['cells']} cells, {row['seconds']} s)",
+            flush=True,
+        )
         print(end="" if good else f"{text[-6000:]}\n", flush=True)
         return good
 
@@ -224,8 +229,20 @@ def main(names: list[str], device: str = "", how: str = "") -> int:
 
 def nbval(found: Path, chapter: Path, kernel: str = "") -> int:
     recorder = Recorder()
-    arguments = ["--nbval", f"--nbval-sanitize-with={ROOT / 'book/nbval_sanitize.cfg'}", "--nbval-cell-timeout=600"]
-    arguments += ["-p", "no:cacheprovider", "-q", "-c", os.devnull, f"--rootdir={chapter.parent}", str(chapter)]
+    arguments = [
+        "--nbval",
+        f"--nbval-sanitize-with={ROOT / 'book/nbval_sanitize.cfg'}",
+        "--nbval-cell-timeout=600",
+    ]
+    arguments += [
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "-c",
+        os.devnull,
+        f"--rootdir={chapter.parent}",
+        str(chapter),
+    ]
     arguments += [f"--nbval-kernel-name={kernel}"] if kernel else []
     status = pytest.main(arguments, plugins=[recorder])
     cells = [recorder.cells[number] for number in sorted(recorder.cells)]

@@ -48,42 +48,98 @@ def seed(text: str) -> int:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="llmcore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="llmcore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     shown = argparse.ArgumentDefaultsHelpFormatter
 
-    add = commands.add_parser("tokenize", help="learn a vocabulary, or show a text's tokens", formatter_class=shown).add_argument
+    add = commands.add_parser(
+        "tokenize", help="learn a vocabulary, or show a text's tokens", formatter_class=shown
+    ).add_argument
     add("--corpus", help="learn from this text")
     add("--vocab-size", type=int, default=4096, help="256 bytes + merges + the end-of-text token")
-    add("--pattern", choices=list(SPLIT_PATTERNS), default="gpt4-han", help="how a text is cut into chunks first")
-    add("--out", type=Path, help="where the learned vocabulary is saved; only another vocabulary is written over")
+    add(
+        "--pattern",
+        choices=list(SPLIT_PATTERNS),
+        default="gpt4-han",
+        help="how a text is cut into chunks first",
+    )
+    add(
+        "--out",
+        type=Path,
+        help="where the learned vocabulary is saved; only another vocabulary is written over",
+    )
     add("--tokenizer", type=Path, help="show how this saved vocabulary cuts --text")
     add("--text", help="the text to cut; - reads standard input")
 
     add = commands.add_parser("train", help="train a decoder on a text", formatter_class=shown).add_argument
     add("--corpus", required=True, help="the text to learn; a tenth at its end is held out")
     add("--tokenizer", type=Path, help="a saved vocabulary; without it one of --vocab-size is learned")
-    add("--level", choices=list(run.LEVELS), default="bpe", help="what a learned vocabulary holds: byte pairs or single characters")
+    add(
+        "--level",
+        choices=list(run.LEVELS),
+        default="bpe",
+        help="what a learned vocabulary holds: byte pairs or single characters",
+    )
     add("--vocab-size", type=int, default=1024, help="of byte pairs that are learned")
-    add("--out", type=Path, required=True, help="folder for tokens, vocabulary and checkpoints; the same command again resumes")
-    add("--preset", choices=[n for n, c in PRESETS.items() if c.family == "decoder"], default="small", help="the model's config")
-    add("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="change fields of the config, e.g. n_layers=6 d_model=256")
-    add("--steps", type=int, default=1000, help="updates; a run with a constant schedule can be made longer later")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for tokens, vocabulary and checkpoints; the same command again resumes",
+    )
+    add(
+        "--preset",
+        choices=[n for n, c in PRESETS.items() if c.family == "decoder"],
+        default="small",
+        help="the model's config",
+    )
+    add(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change fields of the config, e.g. n_layers=6 d_model=256",
+    )
+    add(
+        "--steps",
+        type=int,
+        default=1000,
+        help="updates; a run with a constant schedule can be made longer later",
+    )
     add("--batch-size", type=int, default=32, help="windows an update, of all processes together")
     add("--accumulation", type=int, default=1, help="batches an update")
     add("--lr", type=float, default=2e-3, help="the highest learning rate")
     add("--warmup", type=int, default=50, help="steps of rising learning rate")
     add("--schedule", choices=list(SCHEDULES), default="warmup_cosine", help="how the learning rate goes on")
-    add("--optimizer", choices=[n for n in OPTIMIZERS if n != "sgd"], default="adamw", help="adamw_fused: torch's, in one kernel")
+    add(
+        "--optimizer",
+        choices=[n for n in OPTIMIZERS if n != "sgd"],
+        default="adamw",
+        help="adamw_fused: torch's, in one kernel",
+    )
     add("--beta2", type=float, default=0.95, help="how long AdamW remembers squares of gradients")
-    add("--weight-decay", type=float, default=0.1, help="share of each matrix taken away, times lr, an update")
+    add(
+        "--weight-decay", type=float, default=0.1, help="share of each matrix taken away, times lr, an update"
+    )
     add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="type of the matrix products")
     add("--compile", action="store_true", help="torch.compile the model")
     add("--plan", choices=list(KINDS), default="ddp", help="under torchrun: how the processes share the work")
-    add("--tensor", type=int, default=0, help="neighbouring processes that cut each matrix; 0: all for tp, 2 for fsdp+tp")
+    add(
+        "--tensor",
+        type=int,
+        default=0,
+        help="neighbouring processes that cut each matrix; 0: all for tp, 2 for fsdp+tp",
+    )
     add("--eval-every", type=int, default=100, help="steps between losses on held-out text")
     add("--eval-batches", type=int, default=0, help="held-out batches an evaluation reads; 0 all")
-    add("--patience", type=int, default=0, help="stop after so many evaluations without a better loss; 0 never")
+    add(
+        "--patience",
+        type=int,
+        default=0,
+        help="stop after so many evaluations without a better loss; 0 never",
+    )
     add("--checkpoint-every", type=int, default=200, help="steps between checkpoints")
     add("--seed", type=seed, default=0, help="of weights, dropout and the order of windows")
 
@@ -132,7 +188,9 @@ def check_vocabulary_file(path: Path) -> None:
     try:
         load(path)
     except (ValueError, OSError):
-        raise ValueError(f"--out {path} exists and is no vocabulary: choose another file, or remove it first") from None
+        raise ValueError(
+            f"--out {path} exists and is no vocabulary: choose another file, or remove it first"
+        ) from None
 
 
 def changed(config: ModelConfig, settings: list[str]) -> ModelConfig:
@@ -173,14 +231,20 @@ def train(options: argparse.Namespace) -> None:
         place = parallel.start(place)
         plan = parallel.Parallel(options.plan, options.tensor)
     elif options.plan != "ddp" or options.tensor:
-        raise ValueError(f"--plan {options.plan} without torchrun: start with python -m torch.distributed.run -m llmcore train ...")
+        raise ValueError(
+            f"--plan {options.plan} without torchrun: start with python -m torch.distributed.run -m llmcore train ..."
+        )
     try:
         with alone(options.out) if rank == 0 else contextlib.nullcontext():
             if rank == 0:
-                for remark in run.prepare(options.out, options.corpus, options.tokenizer, options.level, options.vocab_size):
+                for remark in run.prepare(
+                    options.out, options.corpus, options.tokenizer, options.level, options.vocab_size
+                ):
                     print(remark, file=sys.stderr)
                 config = config_of(options)
-                run.settle(options.out, config.to_dict() | {"batch_size": options.batch_size, "seed": options.seed})
+                run.settle(
+                    options.out, config.to_dict() | {"batch_size": options.batch_size, "seed": options.seed}
+                )
             if plan:
                 dist.barrier()
             trainer = trainer_of(options, settings, place, plan, progress=None if rank == 0 else False)
@@ -217,21 +281,38 @@ def config_of(options: argparse.Namespace) -> ModelConfig:
 
 
 def trainer_of(
-    options: argparse.Namespace, settings: TrainConfig, place: torch.device, plan: parallel.Parallel | None, progress: bool | None
+    options: argparse.Namespace,
+    settings: TrainConfig,
+    place: torch.device,
+    plan: parallel.Parallel | None,
+    progress: bool | None,
 ) -> Trainer:
     """Model, data and optimizer of a run whose folder is prepared; from its newest checkpoint where it has one."""
     config = config_of(options)
     part, parts = (plan.data_rank, plan.data_ranks) if plan else (0, 1)
     with naming("the part of the corpus to learn from (its first nine tenths)"):
         tokens, vocab_size = read_tokens(options.out / "train.bin")
-        windows = Windows(np.asarray(tokens), config.context_length, options.batch_size, vocab_size, options.seed, True, part, parts)
+        windows = Windows(
+            np.asarray(tokens),
+            config.context_length,
+            options.batch_size,
+            vocab_size,
+            options.seed,
+            True,
+            part,
+            parts,
+        )
     with naming("the held-out part of the corpus (its last tenth)"):
         tokens, _ = read_tokens(options.out / "held-out.bin")
         count = max(1, (len(tokens) - 1) // config.context_length)
-        held_out = Windows(np.asarray(tokens), config.context_length, min(options.batch_size, count), vocab_size)
+        held_out = Windows(
+            np.asarray(tokens), config.context_length, min(options.batch_size, count), vocab_size
+        )
     device.seed(options.seed)
     model = Transformer(config).to(place)
-    torch.manual_seed(options.seed + part)  # the same weights on every rank, different dropout for different tokens
+    torch.manual_seed(
+        options.seed + part
+    )  # the same weights on every rank, different dropout for different tokens
     trainer = Trainer(model, windows, settings, held_out, options.out, progress=progress, plan=plan)
     return trainer.resume() if checkpoint.checkpoints(options.out) else trainer
 
@@ -250,8 +331,14 @@ def go(trainer: Trainer, out: Path, first: bool) -> None:
     say = print if first else lambda *_, **__: None
     last = trainer.config.steps
     if trainer.step >= last or trainer.stopped:
-        why = f"no better held-out loss for {trainer.waited} evaluations" if trainer.step < last else "all that --steps asks for"
-        say(f"{out} is finished: step {trainer.step} of {last} is done, {why}. Go on with llmcore sample {out}")
+        why = (
+            f"no better held-out loss for {trainer.waited} evaluations"
+            if trainer.step < last
+            else "all that --steps asks for"
+        )
+        say(
+            f"{out} is finished: step {trainer.step} of {last} is done, {why}. Go on with llmcore sample {out}"
+        )
         return
     if trainer.step:
         say(f"{out} goes on after step {trainer.step}", flush=True)
@@ -275,7 +362,9 @@ def sample(options: argparse.Namespace) -> None:
     prompt = tokenizer.encode(options.prompt, "all") or ([end] if end is not None else [])
     ids: list[int] = []
     shown = ""
-    for step in generate(model, [prompt], options.tokens, rules=rules, greedy=options.greedy, eos=end, seed=options.seed):
+    for step in generate(
+        model, [prompt], options.tokens, rules=rules, greedy=options.greedy, eos=end, seed=options.seed
+    ):
         if not bool(step.finished.all()):
             ids.append(int(step.ids[0]))
         text = options.prompt + tokenizer.decode(ids)

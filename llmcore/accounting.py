@@ -106,7 +106,9 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     [Korthikanti et al. 2022] do the same count for Megatron's kernels.
     """
     if config.family == "encoder-decoder":
-        raise ValueError("activation_bytes with family='encoder-decoder': count its two stacks as an encoder and a decoder")
+        raise ValueError(
+            "activation_bytes with family='encoder-decoder': count its two stacks as an encoder and a decoder"
+        )
     _lengths(config, B, T, 0)
     count(bytes_per_number=bytes_per_number)
     D, F, H, q = config.d_model, config.d_ff, config.n_heads, config.n_heads * config.d_head
@@ -120,7 +122,9 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     # the mask and its complement; a single token needs no mask
     masks = 2 * T * T if config.family == "decoder" and T > 1 else 0
     # explicit keeps exp(scores - max), weights and row sums; fused and tiled keep the log of the row sums
-    squares = Saved(2 * B * H * T * T + B * H * T, masks) if config.attention == "explicit" else Saved(B * H * T)
+    squares = (
+        Saved(2 * B * H * T * T + B * H * T, masks) if config.attention == "explicit" else Saved(B * H * T)
+    )
     hidden = {
         "relu": Saved(rows * F, rows * F),  # its result, and a boolean per entry: x <= 0
         "gelu": Saved(rows * 2 * F),  # its input and its result
@@ -146,6 +150,10 @@ def _lengths(config: ModelConfig, B: int, T: int, S: int) -> None:
     count(B=B)
     count(0, T=T, S=S)
     if (S > 0) != (config.family == "encoder-decoder"):
-        raise ValueError(f"S={S} with family={config.family!r}: a source length belongs to an encoder-decoder, and only there")
+        raise ValueError(
+            f"S={S} with family={config.family!r}: a source length belongs to an encoder-decoder, and only there"
+        )
     if not 1 <= T <= config.context_length or config.context_length < S:
-        raise ValueError(f"T={T}, S={S} with context_length={config.context_length}: a model reads 1 to context_length tokens")
+        raise ValueError(
+            f"T={T}, S={S} with context_length={config.context_length}: a model reads 1 to context_length tokens"
+        )

@@ -51,7 +51,10 @@ class KVCache:
         checks.cached(k, v, self.keys, self.length, self.capacity)
         (B, Hkv, _, Dh), end = k.shape, self.length + k.shape[2]
         if self.keys is None or self.values is None:
-            self.keys, self.values = k.new_empty(B, Hkv, self.capacity, Dh), v.new_empty(B, Hkv, self.capacity, Dh)
+            self.keys, self.values = (
+                k.new_empty(B, Hkv, self.capacity, Dh),
+                v.new_empty(B, Hkv, self.capacity, Dh),
+            )
         self.keys[:, :, self.length : end] = k
         self.values[:, :, self.length : end] = v
         self.length = end

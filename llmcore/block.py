@@ -53,7 +53,11 @@ class Block(nn.Module):
         self.feed_forward_norm, self.feed_forward = norm(), FEED_FORWARDS[config.feed_forward](config)
         self.dropout = nn.Dropout(config.dropout)
         # Names for trace: the residual stream after each sublayer.
-        self.after_attention, self.after_cross, self.after_feed_forward = nn.Identity(), nn.Identity(), nn.Identity()
+        self.after_attention, self.after_cross, self.after_feed_forward = (
+            nn.Identity(),
+            nn.Identity(),
+            nn.Identity(),
+        )
 
     def forward(
         self,

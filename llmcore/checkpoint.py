@@ -26,7 +26,9 @@ from llmcore.config import ModelConfig
 from llmcore.files import alone, reading, writing
 from llmcore.model import Transformer
 
-NAME = re.compile(r"^step-(\d{8}|[1-9]\d{8,})$")  # from 10^8 on a step has more than the eight digits of the others
+NAME = re.compile(
+    r"^step-(\d{8}|[1-9]\d{8,})$"
+)  # from 10^8 on a step has more than the eight digits of the others
 FORMAT = 1
 
 
@@ -90,7 +92,9 @@ def _own_memory(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     seen, own = set(), {}
     for name, tensor in weights.items():
         if tensor.is_meta:
-            raise ValueError(f"{name} is on the meta device, where a tensor has no values: make the model on cpu or cuda first")
+            raise ValueError(
+                f"{name} is on the meta device, where a tensor has no values: make the model on cpu or cuda first"
+            )
         memory = tensor.untyped_storage()
         shared = memory.data_ptr() in seen or memory.nbytes() > tensor.nbytes
         own[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
@@ -138,7 +142,9 @@ def prepare(folder: Path, step: int) -> Path:
 def publish(temporary: Path, folder: Path, step: int, keep: int) -> Path:
     """Write the manifest, wait for the disk, give the folder its name, remove all checkpoints but the newest `keep`."""
     files = sorted(p for p in temporary.rglob("*") if p.is_file())
-    manifest = {f.relative_to(temporary).as_posix(): {"size": f.stat().st_size, "sha256": _sha256(f)} for f in files}
+    manifest = {
+        f.relative_to(temporary).as_posix(): {"size": f.stat().st_size, "sha256": _sha256(f)} for f in files
+    }
     (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     for path in [*temporary.rglob("*"), temporary]:
         _fsync(path)
@@ -147,7 +153,9 @@ def publish(temporary: Path, folder: Path, step: int, keep: int) -> Path:
     _fsync(folder)
     for old in checkpoints(folder)[:-keep]:
         gone = old.with_name(f".removing-{old.name}")
-        os.rename(old, gone)  # a process that dies while it removes leaves no half folder under a checkpoint's name
+        os.rename(
+            old, gone
+        )  # a process that dies while it removes leaves no half folder under a checkpoint's name
         shutil.rmtree(gone)
     return final
 
@@ -173,9 +181,13 @@ def latest(folder: str | Path) -> Path:
     if not folder.exists():
         raise FileNotFoundError(f"{folder} does not exist, so it holds no checkpoint: {remedy}")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is a file and holds no checkpoint: name the folder of a run, or one step-... in it")
+        raise FileNotFoundError(
+            f"{folder} is a file and holds no checkpoint: name the folder of a run, or one step-... in it"
+        )
     if (folder / "config.json").exists() or any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(f"{folder} holds no checkpoint but published weights: read them by llmcore.pretrained.load")
+        raise FileNotFoundError(
+            f"{folder} holds no checkpoint but published weights: read them by llmcore.pretrained.load"
+        )
     raise FileNotFoundError(f"{folder} holds no checkpoint: {remedy}")
 
 
@@ -194,15 +206,29 @@ def verify(path: str | Path) -> dict[str, Any]:
             how = "missing" if size < 0 else f"{size} bytes instead of {expected}"
             raise ValueError(f"{file} is truncated or changed ({how}): use another checkpoint")
         if _sha256(file) != digest:
-            raise ValueError(f"{file} is damaged (its SHA-256 is not the one written): use another checkpoint")
+            raise ValueError(
+                f"{file} is damaged (its SHA-256 is not the one written): use another checkpoint"
+            )
     for file in path.rglob("*"):  # what is read must have been compared
-        if file.is_file() and file.name != "manifest.json" and (name := file.relative_to(path).as_posix()) not in listed:
-            raise ValueError(f"{path}/manifest.json does not list {name}: use another checkpoint, or remove what is not of it")
+        if (
+            file.is_file()
+            and file.name != "manifest.json"
+            and (name := file.relative_to(path).as_posix()) not in listed
+        ):
+            raise ValueError(
+                f"{path}/manifest.json does not list {name}: use another checkpoint, or remove what is not of it"
+            )
     with _whole(path):
         values = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if values["format"] != FORMAT:
-            raise ValueError(f"{path} has format {values['format']}, this version reads {FORMAT}: use the version that wrote it")
-        int(values["step"]), values["config"], dict(values["extra"])  # what is not there, or of another kind, is told here
+            raise ValueError(
+                f"{path} has format {values['format']}, this version reads {FORMAT}: use the version that wrote it"
+            )
+        (
+            int(values["step"]),
+            values["config"],
+            dict(values["extra"]),
+        )  # what is not there, or of another kind, is told here
     return values
 
 
@@ -211,7 +237,9 @@ def _whole(path: Path) -> contextlib.AbstractContextManager[None]:
     return reading(path, RuntimeError, OSError, SafetensorError, remedy="use another checkpoint")
 
 
-def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None, restore_random: bool = True) -> dict[str, Any]:
+def load(
+    path: str | Path, model: nn.Module, optimizer: Optimizer | None = None, restore_random: bool = True
+) -> dict[str, Any]:
     """Put a checkpoint's values into model and optimizer (and the random states); returns its state.json.
 
     Raises ValueError where a file is not whole or where the checkpoint belongs to another config: the fields are named.
@@ -236,7 +264,9 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None,
 
 def _weights(path: Path) -> dict[str, Tensor]:
     if not (path / "model.safetensors").exists():
-        raise ValueError(f"{path} holds shards that several ranks wrote: read it by llmcore.distributed.sharded")
+        raise ValueError(
+            f"{path} holds shards that several ranks wrote: read it by llmcore.distributed.sharded"
+        )
     return load_file(path / "model.safetensors")
 
 
@@ -244,14 +274,20 @@ def check_place(model: nn.Module) -> None:
     """ValueError where a parameter is on the meta device: what is copied there is gone."""
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
-            raise ValueError(f"{name} is on the meta device, where a tensor has no values: make the model on cpu or cuda first")
+            raise ValueError(
+                f"{name} is on the meta device, where a tensor has no values: make the model on cpu or cuda first"
+            )
 
 
 def _check_shapes(path: Path, weights: dict[str, Tensor], model: nn.Module) -> None:
     own = model.state_dict()
-    wrong = sorted(set(own) ^ set(weights)) + sorted(k for k in set(own) & set(weights) if own[k].shape != weights[k].shape)
+    wrong = sorted(set(own) ^ set(weights)) + sorted(
+        k for k in set(own) & set(weights) if own[k].shape != weights[k].shape
+    )
     if wrong:
-        raise ValueError(f"{path} does not fit the model: {wrong[:5]} are missing, surplus or of another shape")
+        raise ValueError(
+            f"{path} does not fit the model: {wrong[:5]} are missing, surplus or of another shape"
+        )
 
 
 def tensors(path: str | Path) -> dict[str, Tensor]:
@@ -267,9 +303,13 @@ def check_config(path: Path, values: dict[str, Any], model: nn.Module) -> None:
     if isinstance(config, ModelConfig) and values["config"] is not None:
         # fields that a later version has added are what they were by default
         stored, here = ModelConfig(**values["config"]).to_dict(), config.to_dict()
-        different = [f"{k}={stored.get(k)!r} there, {here.get(k)!r} here" for k in here if stored.get(k) != here[k]]
+        different = [
+            f"{k}={stored.get(k)!r} there, {here.get(k)!r} here" for k in here if stored.get(k) != here[k]
+        ]
         if different:
-            raise ValueError(f"{path} belongs to another config: {'; '.join(different)}. Build the model with ModelConfig of it")
+            raise ValueError(
+                f"{path} belongs to another config: {'; '.join(different)}. Build the model with ModelConfig of it"
+            )
 
 
 def load_model(path: str | Path) -> Transformer:
@@ -281,7 +321,9 @@ def load_model(path: str | Path) -> Transformer:
     with _whole(path):
         made, weights = ModelConfig(**config), _weights(path)
         if made.n_layers > len(weights):
-            raise ValueError(f"{path} has n_layers={made.n_layers} and {len(weights)} tensors: use another checkpoint")
+            raise ValueError(
+                f"{path} has n_layers={made.n_layers} and {len(weights)} tensors: use another checkpoint"
+            )
         with torch.device("meta"):  # nothing is made before it is seen to fit
             _check_shapes(path, weights, Transformer(made))
         model = Transformer(made)
@@ -308,7 +350,9 @@ def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _unflatten(tensors: dict[str, Tensor], stored: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
-    entries = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")} | stored["plain"]
+    entries = {
+        k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")
+    } | stored["plain"]
     for key, value in entries.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
@@ -318,11 +362,16 @@ def _unflatten(tensors: dict[str, Tensor], stored: dict[str, Any]) -> dict[str, 
 
 def _random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
     kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - the global state is what is saved
-    tensors = {"random.torch": torch.get_rng_state(), "random.numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
+    tensors = {
+        "random.torch": torch.get_rng_state(),
+        "random.numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+    }
     if torch.cuda.is_available():
         tensors |= {f"random.cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
     version, words, gauss_next = random.getstate()
-    return tensors, {"random": {"numpy": [kind, position, has_gauss, gauss], "python": [version, list(words), gauss_next]}}
+    return tensors, {
+        "random": {"numpy": [kind, position, has_gauss, gauss], "python": [version, list(words), gauss_next]}
+    }
 
 
 def _restore_random(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

@@ -30,10 +30,14 @@ def whole_numbers(x: Tensor, name: str) -> Tensor:
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name}s have type {kind}: each is a row number; pass a tensor of integers")
     if x.is_meta:
-        raise ValueError(f"{name}s are on the device 'meta', which holds no numbers: put them and the model on a real one")
+        raise ValueError(
+            f"{name}s are on the device 'meta', which holds no numbers: put them and the model on a real one"
+        )
     rows = x.long()
     if x.dtype == torch.uint64 and bool((rows < 0).any()):  # from 2^63 on, int64 wraps to -2^63
-        raise ValueError(f"{name} {int(rows.min()) + 2**64} is above 2^63 - 1: no table has so many rows; where does it come from?")
+        raise ValueError(
+            f"{name} {int(rows.min()) + 2**64} is above 2^63 - 1: no table has so many rows; where does it come from?"
+        )
     return rows
 
 
@@ -50,9 +54,13 @@ def tokens(x: Tensor, offset: int, context_length: int) -> Tensor:
     """x as int64; it must be (B, T) with 1 <= T, and offset + T tokens must fit the context."""
     x = whole_numbers(x, "id")
     if x.ndim != 2 or not x.shape[1]:
-        raise ValueError(f"ids have shape {tuple(x.shape)}: give (B, T), at least one token each; ids[None] for one sequence")
+        raise ValueError(
+            f"ids have shape {tuple(x.shape)}: give (B, T), at least one token each; ids[None] for one sequence"
+        )
     if offset + x.shape[1] > context_length:
-        raise ValueError(f"{offset + x.shape[1]} tokens with context_length={context_length}: shorten the text")
+        raise ValueError(
+            f"{offset + x.shape[1]} tokens with context_length={context_length}: shorten the text"
+        )
     return x
 
 
@@ -60,21 +68,27 @@ def rows(ids_: Tensor, table: Tensor, *names: str) -> Tensor:
     """ids_ as int64; each must be a row number of the table, on the table's device."""
     found = ids(ids_, len(table), *names)
     if found.device != table.device:
-        raise ValueError(f"ids are on {found.device}, the table on {table.device}: move both to one device that holds numbers")
+        raise ValueError(
+            f"ids are on {found.device}, the table on {table.device}: move both to one device that holds numbers"
+        )
     return found
 
 
 def one_for_each(segments: Tensor, ids: Tensor) -> Tensor:
     """segments, which must have one entry per id."""
     if not isinstance(segments, Tensor) or segments.shape != ids.shape:
-        raise ValueError(f"segments are {_kind(segments)} with ids of shape {tuple(ids.shape)}: give one per id")
+        raise ValueError(
+            f"segments are {_kind(segments)} with ids of shape {tuple(ids.shape)}: give one per id"
+        )
     return segments
 
 
 def blocks(cache: list, n_layers: int) -> list:
     """The cache, which must have one entry per block."""
     if len(cache) != n_layers:
-        raise ValueError(f"cache of {len(cache)} blocks with n_layers={n_layers}: make it by the model's new_cache")
+        raise ValueError(
+            f"cache of {len(cache)} blocks with n_layers={n_layers}: make it by the model's new_cache"
+        )
     return cache
 
 
@@ -96,7 +110,9 @@ def positions(x: Tensor, vectors: Tensor, width: int = 0) -> Tensor:
             f"{'(B, H, T, Dh)' if width else '(B, T, D)'}; for one sequence positions[None]"
         )
     if width and vectors.shape[-1] != width:
-        raise ValueError(f"vectors {tuple(vectors.shape)} end in {vectors.shape[-1]}: these positions turn d_head={width} numbers")
+        raise ValueError(
+            f"vectors {tuple(vectors.shape)} end in {vectors.shape[-1]}: these positions turn d_head={width} numbers"
+        )
     return x
 
 
@@ -157,7 +173,9 @@ def mask(given: Mask, B: int) -> None:
 def last_of_the_keys(causal: bool, first: int) -> None:
     """Under a causal mask the first query's place must be 0 or more: at most as many queries as keys."""
     if causal and first < 0:
-        raise ValueError(f"{-first} more queries than keys under a causal mask: queries are the last of the keys; pass all keys")
+        raise ValueError(
+            f"{-first} more queries than keys under a causal mask: queries are the last of the keys; pass all keys"
+        )
 
 
 def context(x: Tensor, other: Tensor | None, keys: Tensor | None) -> None:
@@ -165,17 +183,25 @@ def context(x: Tensor, other: Tensor | None, keys: Tensor | None) -> None:
     if other is None:
         return
     if other.ndim != 3 or len(other) != len(x):
-        raise ValueError(f"context {tuple(other.shape)} read from {tuple(x.shape)}: give (B, S, D), one sequence for each that reads")
+        raise ValueError(
+            f"context {tuple(other.shape)} read from {tuple(x.shape)}: give (B, S, D), one sequence for each that reads"
+        )
     if keys is not None and (keys.shape[0], keys.shape[2]) != other.shape[:2]:
-        raise ValueError(f"context {tuple(other.shape)} with a cache of keys {tuple(keys.shape)}: another source; start a new cache")
+        raise ValueError(
+            f"context {tuple(other.shape)} with a cache of keys {tuple(keys.shape)}: another source; start a new cache"
+        )
 
 
 def cached(k: Tensor, v: Tensor, keys: Tensor | None, length: int, capacity: int) -> None:
     """New keys and values must match those in the cache, leave it within capacity, and need no gradient."""
     if k.requires_grad or v.requires_grad:
-        raise ValueError("a KVCache takes no gradients: use torch.no_grad() to generate, or leave the cache out to train")
+        raise ValueError(
+            "a KVCache takes no gradients: use torch.no_grad() to generate, or leave the cache out to train"
+        )
     if length + k.shape[2] > capacity:
-        raise ValueError(f"{length + k.shape[2]} tokens do not fit a cache of {capacity}: make it larger or read fewer")
+        raise ValueError(
+            f"{length + k.shape[2]} tokens do not fit a cache of {capacity}: make it larger or read fewer"
+        )
     wanted = k.shape if keys is None else keys[:, :, : k.shape[2]].shape
     if not k.shape == v.shape == wanted or (keys is not None and k.dtype != keys.dtype):
         raise ValueError(
@@ -186,7 +212,11 @@ def cached(k: Tensor, v: Tensor, keys: Tensor | None, length: int, capacity: int
 
 def qkv(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> None:
     """q (B, H, T, Dh), k and v (B, H, S, Dh) must agree in B, H, Dh and type; dropout must lie in [0, 1)."""
-    same = q.ndim == k.ndim == 4 and k.shape == v.shape and (*q.shape[:2], q.shape[3]) == (*k.shape[:2], k.shape[3])
+    same = (
+        q.ndim == k.ndim == 4
+        and k.shape == v.shape
+        and (*q.shape[:2], q.shape[3]) == (*k.shape[:2], k.shape[3])
+    )
     if not same or not q.dtype == k.dtype == v.dtype:
         raise ValueError(
             f"q {_kind(q)}, k {_kind(k)}, v {_kind(v)}: give (B, H, T, Dh) and twice (B, H, S, Dh), of one type; where a head of keys "

@@ -37,8 +37,14 @@ class RotaryScaling:
     original: int = 8192
 
     def __post_init__(self) -> None:
-        if not (1 <= self.factor < math.inf and 0 < self.low < self.high < math.inf and 1 <= self.original < math.inf):
-            raise ValueError(f"{self}: needs factor >= 1, 0 < low < high, original >= 1; Llama 3.1 has 8, 1, 4, 8192")
+        if not (
+            1 <= self.factor < math.inf
+            and 0 < self.low < self.high < math.inf
+            and 1 <= self.original < math.inf
+        ):
+            raise ValueError(
+                f"{self}: needs factor >= 1, 0 < low < high, original >= 1; Llama 3.1 has 8, 1, 4, 8192"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,9 +90,13 @@ class ModelConfig:
             object.__setattr__(self, "rotary_scaling", RotaryScaling(**self.rotary_scaling))
         for name, kind in CHOICES.items():
             if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {list(get_args(kind))}")
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown: choose one of {list(get_args(kind))}"
+                )
         if not isinstance(self.rotary_scaling, RotaryScaling | None):
-            raise ValueError(f"rotary_scaling={self.rotary_scaling!r}: must be a RotaryScaling, its fields as a dict, or None")
+            raise ValueError(
+                f"rotary_scaling={self.rotary_scaling!r}: must be a RotaryScaling, its fields as a dict, or None"
+            )
         for f in fields(self):
             value, least = getattr(self, f.name), int(f.default is MISSING)  # fields with a default may be 0
             if f.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
@@ -110,19 +120,29 @@ class ModelConfig:
                 "group of query heads; choose a divisor"
             )
         if self.position.startswith("rotary") and self.d_head % 2:
-            raise ValueError(f"d_head={self.d_head} is odd: rotary turns pairs of dimensions; choose an even d_head")
+            raise ValueError(
+                f"d_head={self.d_head} is odd: rotary turns pairs of dimensions; choose an even d_head"
+            )
         if self.position.startswith("sinusoidal") and self.d_model % 2:
-            raise ValueError(f"d_model={self.d_model} is odd: sinusoidal positions pair sine and cosine; make it even")
+            raise ValueError(
+                f"d_model={self.d_model} is odd: sinusoidal positions pair sine and cosine; make it even"
+            )
         if self.rotary_scaling and not self.position.startswith("rotary"):
-            raise ValueError(f"rotary_scaling with position={self.position!r} would be ignored: set position='rotary' or remove it")
+            raise ValueError(
+                f"rotary_scaling with position={self.position!r} would be ignored: set position='rotary' or remove it"
+            )
         if self.rotary_base <= 1:
             raise ValueError(f"rotary_base={self.rotary_base}: must be above 1; 10000 is usual")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: is a probability; choose 0 <= dropout < 1")
         if self.norm_eps < 0 or self.init_std <= 0:
-            raise ValueError(f"norm_eps={self.norm_eps}, init_std={self.init_std}: need norm_eps >= 0 and init_std > 0")
+            raise ValueError(
+                f"norm_eps={self.norm_eps}, init_std={self.init_std}: need norm_eps >= 0 and init_std > 0"
+            )
         if self.family == "decoder" and self.n_segments:
-            raise ValueError(f"n_segments={self.n_segments} in a decoder: segments mark an encoder's sentence pair; set 0")
+            raise ValueError(
+                f"n_segments={self.n_segments} in a decoder: segments mark an encoder's sentence pair; set 0"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ModelConfig(**config.to_dict()) == config."""

@@ -61,7 +61,9 @@ def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
     try:
         held += decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} ends in the middle of a character: it is cut short, or not UTF-8; convert the file first") from error
+        raise ValueError(
+            f"{path} ends in the middle of a character: it is cut short, or not UTF-8; convert the file first"
+        ) from error
     if held:
         yield held
 
@@ -84,7 +86,9 @@ def write_tokens(path: str | Path, ids: Iterable[int], vocab_size: int, chunk: i
         block = np.asarray(buffer, dtype=np.int64)
         if len(block) and not (block.min() >= 0 and block.max() < vocab_size):
             bad = block[(block < 0) | (block >= vocab_size)][0]
-            raise ValueError(f"id {bad} is outside 0..{vocab_size - 1}: does the tokenizer have this vocab_size?")
+            raise ValueError(
+                f"id {bad} is outside 0..{vocab_size - 1}: does the tokenizer have this vocab_size?"
+            )
         data = memoryview(block.astype(kind).tobytes())
         with writing(path):
             while data:
@@ -93,7 +97,9 @@ def write_tokens(path: str | Path, ids: Iterable[int], vocab_size: int, chunk: i
 
     try:
         with writing(path):
-            file = temporary.open("wb", buffering=0)  # what a buffer holds would be tried again, and fail again, where it is closed
+            file = temporary.open(
+                "wb", buffering=0
+            )  # what a buffer holds would be tried again, and fail again, where it is closed
         with file:
             for id_ in ids:
                 buffer.append(id_)
@@ -119,17 +125,25 @@ def read_tokens(path: str | Path) -> tuple[np.ndarray, int]:
     header = path.with_name(path.name + ".json")
     for needed in (path, header):
         if not needed.exists():
-            raise FileNotFoundError(f"{needed} does not exist: write_tokens makes the ids and the .json beside them")
+            raise FileNotFoundError(
+                f"{needed} does not exist: write_tokens makes the ids and the .json beside them"
+            )
     try:
         meta = json.loads(header.read_text(encoding="utf-8"))
         count, kind, vocab_size = meta["count"], np.dtype(TYPES[meta["dtype"]]), meta["vocab_size"]
         if type(count) is not int or type(vocab_size) is not int or not 0 < vocab_size <= 1 << 32:
-            raise ValueError(f"count={count!r} and vocab_size={vocab_size!r} must be whole numbers, vocab_size at least 1")
+            raise ValueError(
+                f"count={count!r} and vocab_size={vocab_size!r} must be whole numbers, vocab_size at least 1"
+            )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{header} is no header of a token file ({error}): write the tokens again") from error
+        raise ValueError(
+            f"{header} is no header of a token file ({error}): write the tokens again"
+        ) from error
     size = path.stat().st_size
     if size != count * kind.itemsize:
-        raise ValueError(f"{path} has {size} bytes, {count} ids need {count * kind.itemsize}: it is cut short; write it again")
+        raise ValueError(
+            f"{path} has {size} bytes, {count} ids need {count * kind.itemsize}: it is cut short; write it again"
+        )
     if count == 0:
         raise ValueError(f"{path} holds no ids: the text was empty")
     return np.memmap(path, dtype=kind, mode="r"), vocab_size
@@ -164,7 +178,9 @@ class Windows:
     ):  # fmt: skip
         self.tokens = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens, dtype=np.int64)
         if self.tokens.ndim != 1 or not np.issubdtype(self.tokens.dtype, np.integer):
-            raise ValueError(f"tokens of shape {self.tokens.shape}, type {self.tokens.dtype}: pass one row of whole numbers")
+            raise ValueError(
+                f"tokens of shape {self.tokens.shape}, type {self.tokens.dtype}: pass one row of whole numbers"
+            )
         if context_length < 1:
             raise ValueError(f"context_length={context_length}: a window has at least 1 id and its target")
         if len(self.tokens) <= context_length:
@@ -174,13 +190,24 @@ class Windows:
             )
         low, high = _range(self.tokens)
         if low < 0 or high >= vocab_size:
-            raise ValueError(f"id {low if low < 0 else high} is outside 0..{vocab_size - 1}: does the tokenizer fit the model?")
-        self.context_length, self.batch_size, self.seed, self.shuffle = context_length, batch_size, seed, shuffle
+            raise ValueError(
+                f"id {low if low < 0 else high} is outside 0..{vocab_size - 1}: does the tokenizer fit the model?"
+            )
+        self.context_length, self.batch_size, self.seed, self.shuffle = (
+            context_length,
+            batch_size,
+            seed,
+            shuffle,
+        )
         self.count = (len(self.tokens) - 1) // context_length
         if not 1 <= batch_size <= self.count:
-            raise ValueError(f"batch_size={batch_size} with {self.count} windows: choose 1..{self.count} or a longer text")
+            raise ValueError(
+                f"batch_size={batch_size} with {self.count} windows: choose 1..{self.count} or a longer text"
+            )
         if world < 1 or not 0 <= rank < world or batch_size % world:
-            raise ValueError(f"rank={rank} of world={world} with batch_size={batch_size}: world must divide the batch")
+            raise ValueError(
+                f"rank={rank} of world={world} with batch_size={batch_size}: world must divide the batch"
+            )
         self.rank, self.world = rank, world
         self.epoch, self.batch = 0, 0
         self._order: tuple[int, np.ndarray] | None = None
@@ -244,11 +271,20 @@ class Windows:
         """Continue where state() was taken; other ids, another batch size or seed would not be the same run: ValueError."""
         with reading("the saved position", remedy="take it from state()"):
             epoch, batch, same = state["epoch"], state["batch"], {name: state[name] for name in SAME}
-        if type(epoch) is not int or type(batch) is not int or epoch < 0 or not 0 <= batch < self.batches_per_epoch:
-            raise ValueError(f"epoch={epoch!r}, batch={batch!r} is no position among {self.batches_per_epoch} batches: use state()")
+        if (
+            type(epoch) is not int
+            or type(batch) is not int
+            or epoch < 0
+            or not 0 <= batch < self.batches_per_epoch
+        ):
+            raise ValueError(
+                f"epoch={epoch!r}, batch={batch!r} is no position among {self.batches_per_epoch} batches: use state()"
+            )
         for name, value in same.items():
             if value != getattr(self, name):
-                raise ValueError(f"{SAME[name]}{getattr(self, name)} here, {value} in the saved position: resume with the same data")
+                raise ValueError(
+                    f"{SAME[name]}{getattr(self, name)} here, {value} in the saved position: resume with the same data"
+                )
         self.epoch, self.batch = epoch, batch
 
 
@@ -272,7 +308,9 @@ def collate(
     ([[5, 6], [8, 0]], [[6, 7], [9, -100]], [2, 1])
     """
     if not sequences or min(len(s) for s in sequences) < 2:
-        raise ValueError("a sequence of fewer than 2 ids (or no sequence) has no next token to predict: leave it out")
+        raise ValueError(
+            "a sequence of fewer than 2 ids (or no sequence) has no next token to predict: leave it out"
+        )
     width = max(len(s) for s in sequences) - 1
     ids = [[*s[:-1], *[pad] * (width - len(s) + 1)] for s in sequences]
     targets = [[*s[1:], *[ignore] * (width - len(s) + 1)] for s in sequences]

@@ -18,11 +18,15 @@ def pick() -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"LLMCORE_DEVICE={name!r} names no device: use cpu, cuda or cuda:0, or unset it") from error
+        raise ValueError(
+            f"LLMCORE_DEVICE={name!r} names no device: use cpu, cuda or cuda:0, or unset it"
+        ) from error
     try:  # only a computation shows whether a device that has a name also works
         torch.empty(1, device=device).add(1).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RuntimeError(f"LLMCORE_DEVICE={name!r} is not available here ({str(error).splitlines()[0]}): use cpu") from error
+        raise RuntimeError(
+            f"LLMCORE_DEVICE={name!r} is not available here ({str(error).splitlines()[0]}): use cpu"
+        ) from error
     return device
 
 

@@ -52,7 +52,9 @@ def cache_dir() -> Path:
 def refuse_offline(what: str) -> None:
     """Raise ConnectionError if the environment variable LLMCORE_OFFLINE is set."""
     if os.environ.get("LLMCORE_OFFLINE", "") not in ("", "0"):
-        raise ConnectionError(f"{what} is not brought while LLMCORE_OFFLINE is set: unset it and connect to a network")
+        raise ConnectionError(
+            f"{what} is not brought while LLMCORE_OFFLINE is set: unset it and connect to a network"
+        )
 
 
 def download(
@@ -80,11 +82,15 @@ def download(
     kept = sha256 is None and target.exists() and address.scheme != "file"
     try:
         refuse_offline(url)
-        _bring(_Transfer(url, size, _most(max_bytes), _unchanged_since(target) if kept else {}), sha256, target)
+        _bring(
+            _Transfer(url, size, _most(max_bytes), _unchanged_since(target) if kept else {}), sha256, target
+        )
     except ConnectionError as error:
         if not kept:
             raise
-        warnings.warn(f"{error}. Whether it has changed is not known: {target}, brought before, is used", stacklevel=2)
+        warnings.warn(
+            f"{error}. Whether it has changed is not known: {target}, brought before, is used", stacklevel=2
+        )
     return target
 
 
@@ -103,7 +109,9 @@ def _most(max_bytes: int | None) -> int:
     said = os.environ.get("LLMCORE_MAX_BYTES") or str(MAX_BYTES)
     most = int(said) if max_bytes is None and said.isdecimal() else max_bytes
     if type(most) is not int or most < 1:
-        raise ValueError(f"max_bytes={max_bytes!r}, LLMCORE_MAX_BYTES={said!r}: give a whole number of bytes, at least 1")
+        raise ValueError(
+            f"max_bytes={max_bytes!r}, LLMCORE_MAX_BYTES={said!r}: give a whole number of bytes, at least 1"
+        )
     return most
 
 
@@ -130,7 +138,9 @@ def _bring(transfer: "_Transfer", sha256: str | None, target: Path) -> None:
     except _Unchanged:
         pass
     except _BrokenOff as error:
-        how = "call again and it goes on from there" if transfer.ranges and sha256 is not None else "try again"
+        how = (
+            "call again and it goes on from there" if transfer.ranges and sha256 is not None else "try again"
+        )
         raise ConnectionError(f"{url} broke off, {error}: {how}") from error
     except _Refused as error:
         raise ConnectionError(f"{url} {error}: check the address, or try again later") from error
@@ -138,7 +148,9 @@ def _bring(transfer: "_Transfer", sha256: str | None, target: Path) -> None:
         raise ConnectionError(f"{url} answers {error.code} {error.reason}: check the address") from error
     except (urllib.error.URLError, ConnectionError, TimeoutError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise ConnectionError(f"{url} cannot be reached ({reason}): connect to a network, or put the file at {target}") from error
+        raise ConnectionError(
+            f"{url} cannot be reached ({reason}): connect to a network, or put the file at {target}"
+        ) from error
     finally:
         if temporary.exists():  # not renamed: it broke off, was interrupted, or is not the expected file
             if transfer.ranges and sha256 is not None and not transfer.wrong and temporary.stat().st_size:
@@ -177,7 +189,9 @@ def _tag(headers: Any) -> dict[str, str]:
     if headers.get("ETag"):
         return {"If-None-Match": headers["ETag"]}
     try:
-        changed, now = (email.utils.parsedate_to_datetime(headers.get(name, "")) for name in ("Last-Modified", "Date"))
+        changed, now = (
+            email.utils.parsedate_to_datetime(headers.get(name, "")) for name in ("Last-Modified", "Date")
+        )
         return {"If-Modified-Since": headers["Last-Modified"]} if (now - changed).total_seconds() > 1 else {}
     except (ValueError, TypeError):  # no date, or one with a time zone and one without
         return {}
@@ -214,7 +228,9 @@ def _adopt(target: Path, temporary: Path) -> bool:
     Of two processes that want the same beginning, only one can rename it.
     """
     dead = time.time() - 2 * TIMEOUT - 1
-    old = [p for p in target.parent.glob(f"{_growing(target)}*") if p != temporary and p.stat().st_mtime < dead]
+    old = [
+        p for p in target.parent.glob(f"{_growing(target)}*") if p != temporary and p.stat().st_mtime < dead
+    ]
     for found in sorted([p for p in (_partial(target), *old) if p.exists()], key=lambda p: -p.stat().st_size):
         try:
             os.replace(found, temporary)
@@ -282,7 +298,9 @@ class _Transfer:
                 try:
                     block = memoryview(response.read1(1 << 16 if told is None else min(1 << 16, told - done)))
                 except (OSError, HTTPException) as error:
-                    raise _BrokenOff(f"{done} of {expected or '?'} bytes came, then {error or type(error).__name__}") from error
+                    raise _BrokenOff(
+                        f"{done} of {expected or '?'} bytes came, then {error or type(error).__name__}"
+                    ) from error
                 if not block:
                     break
                 bar.update(len(block))
@@ -322,7 +340,9 @@ class _Pace:
         seconds = clock() - self.since
         if seconds >= WINDOW:
             if self.count < SLOWEST * seconds:
-                raise TimeoutError(f"timed out: {self.count:,} bytes in {seconds:.0f} s, fewer than {SLOWEST:,} a second")
+                raise TimeoutError(
+                    f"timed out: {self.count:,} bytes in {seconds:.0f} s, fewer than {SLOWEST:,} a second"
+                )
             self.since, self.count = clock(), 0
 
 
@@ -387,7 +407,9 @@ def _is_rest(response: Any, start: int) -> bool:
 
     Its Content-Range is then bytes start-end/size with end + 1 = size, or * in place of an unknown size.
     """
-    said = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", "").strip())
+    said = re.fullmatch(
+        r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", "").strip()
+    )
     return said is not None and int(said[1]) == start and (said[3] == "*" or int(said[2]) + 1 == int(said[3]))
 
 

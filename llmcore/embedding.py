@@ -12,7 +12,9 @@ from llmcore.norm import NORMS
 from llmcore.position import POSITIONS
 
 
-def one_hot(ids: Integer[Tensor, "..."], vocab_size: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "... V"]:
+def one_hot(
+    ids: Integer[Tensor, "..."], vocab_size: int, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "... V"]:
     """Row n is 0 except for a 1 at ids[n].
 
     >>> one_hot(torch.tensor([2, 0]), 3)
@@ -45,9 +47,15 @@ class Embedding(nn.Module):
         self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
         self.table = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
         self.tokens = nn.Identity()  # a name for trace: the vectors before positions are added
-        self.segments = nn.Parameter(torch.empty(config.n_segments, config.d_model)) if config.n_segments else None
+        self.segments = (
+            nn.Parameter(torch.empty(config.n_segments, config.d_model)) if config.n_segments else None
+        )
         self.position = POSITIONS[config.position](config)
-        norm = NORMS[config.norm](config.d_model, config.norm_eps, config.bias) if config.embedding_norm else nn.Identity()
+        norm = (
+            NORMS[config.norm](config.d_model, config.norm_eps, config.bias)
+            if config.embedding_norm
+            else nn.Identity()
+        )
         self.norm = norm
         self.dropout = nn.Dropout(config.dropout)
 
@@ -55,7 +63,10 @@ class Embedding(nn.Module):
         return lookup(ids, self.table)
 
     def forward(
-        self, ids: Integer[Tensor, "B T"], positions: Integer[Tensor, "_ T"], segments: Integer[Tensor, "B T"] | None = None
+        self,
+        ids: Integer[Tensor, "B T"],
+        positions: Integer[Tensor, "_ T"],
+        segments: Integer[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         x = self.rows(ids)
         x = self.tokens(x if self.scale == 1 else x * self.scale)
@@ -63,5 +74,7 @@ class Embedding(nn.Module):
             segments = torch.zeros_like(ids) if segments is None else checks.one_for_each(segments, ids)
             x = x + lookup(segments, self.segments, "segment", "a model knows n_segments of them")
         elif segments is not None:
-            raise ValueError("segments were given to a model with n_segments=0: they would be ignored; leave them out")
+            raise ValueError(
+                "segments were given to a model with n_segments=0: they would be ignored; leave them out"
+            )
         return self.dropout(self.norm(self.position(x, positions)))

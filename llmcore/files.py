@@ -43,13 +43,17 @@ def writing(path: str | Path) -> Iterator[None]:
         if number is None:
             raise
         kind = type(OSError(number, ""))  # PermissionError for EACCES, and so on
-        told = kind(f"{path} cannot be written, {REMEDIES.get(number, f'{os.strerror(number)}: choose another folder')}")
+        told = kind(
+            f"{path} cannot be written, {REMEDIES.get(number, f'{os.strerror(number)}: choose another folder')}"
+        )
         told.errno = number
         raise told from error
 
 
 @contextlib.contextmanager
-def reading(path: str | Path, *also: type[BaseException], remedy: str = "get or write it again") -> Iterator[None]:
+def reading(
+    path: str | Path, *also: type[BaseException], remedy: str = "get or write it again"
+) -> Iterator[None]:
     """Errors that wrong contents of a file cause in this block become one ValueError that names the file.
 
     `also`: further errors that the block's libraries raise. A device out of memory is not the file's fault.

@@ -29,7 +29,9 @@ def _from_largest(x: Float[Tensor, "... D"], dim: int) -> Float[Tensor, "... D"]
     return wide - wide.detach().amax(dim, keepdim=True) if x.numel() else wide
 
 
-def linear(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, " O"] | None = None) -> Float[Tensor, "... O"]:
+def linear(
+    x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, " O"] | None = None
+) -> Float[Tensor, "... O"]:
     """y = x @ W + b
 
     >>> linear(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]), torch.tensor([0.0, 0.0, 10.0]))
@@ -37,14 +39,21 @@ def linear(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"], b: Float[Tensor, 
     """
     if not x.ndim or W.ndim != 2 or (b is not None and b.shape != W.shape[1:]):
         shapes = f"x {tuple(x.shape)}, W {tuple(W.shape)}, b {None if b is None else tuple(b.shape)}"
-        raise ValueError(f"{shapes}: x must be (..., in), W (in, out) and b (out); reshape the one that is not")
+        raise ValueError(
+            f"{shapes}: x must be (..., in), W (in, out) and b (out); reshape the one that is not"
+        )
     if x.shape[-1] != W.shape[0]:
         raise ValueError(
             f"x ends in {x.shape[-1]} and W starts with {W.shape[0]}: the inner sizes of x @ W must agree; "
             "W is (in, out) here, torch.nn.Linear stores its transpose"
         )
     # one token at a time on a CPU: see _one_row; for a smaller W the cut costs more than it saves
-    alone = x.numel() == x.shape[-1] and W.numel() >= 2**17 and x.device.type == "cpu" and x.dtype == torch.float32
+    alone = (
+        x.numel() == x.shape[-1]
+        and W.numel() >= 2**17
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+    )
     if alone and not torch.is_grad_enabled():
         y = _one_row(x, W)
         return y if b is None else y + b
@@ -62,7 +71,9 @@ def _one_row(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"]) -> Float[Tensor
     if W.stride(0) == 1 and d_out >= n:
         # stored by columns, like the transposed table of a tied head: each thread computes some entries of y
         even = d_out // n * n  # bmm needs equal pieces; the columns left over follow
-        pieces = torch.bmm(x.reshape(1, 1, -1).expand(n, -1, -1), W[:, :even].unflatten(1, (n, -1)).transpose(0, 1))
+        pieces = torch.bmm(
+            x.reshape(1, 1, -1).expand(n, -1, -1), W[:, :even].unflatten(1, (n, -1)).transpose(0, 1)
+        )
         y = torch.cat([pieces.flatten(), x.reshape(-1) @ W[:, even:]])
     else:  # stored by rows: each thread takes some rows, and their products are added
         n = math.gcd(d_in, n)
@@ -92,7 +103,9 @@ def log_softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... 
     return (z - z.exp().sum(dim, keepdim=True).log()).to(x.dtype)
 
 
-def cross_entropy(logits: Float[Tensor, "... V"], targets: Integer[Tensor, "..."], ignore_index: int = -100) -> Float[Tensor, ""]:
+def cross_entropy(
+    logits: Float[Tensor, "... V"], targets: Integer[Tensor, "..."], ignore_index: int = -100
+) -> Float[Tensor, ""]:
     """L = mean over kept positions of -log softmax(logits)[target], in nats
 
     Positions whose target is ignore_index count neither in the sum nor in its number of terms; their
@@ -118,16 +131,22 @@ def kept_targets(
     """
     targets = checks.whole_numbers(targets, "target")
     if shape[:-1] != targets.shape or not shape:
-        raise ValueError(f"logits {tuple(shape)} and targets {tuple(targets.shape)}: logits need one more axis, the last, of size V")
+        raise ValueError(
+            f"logits {tuple(shape)} and targets {tuple(targets.shape)}: logits need one more axis, the last, of size V"
+        )
     targets = targets.reshape(-1)
     keep = targets != ignore_index
     if not keep.any():
-        raise ValueError(f"every target is ignore_index={ignore_index}: the mean of nothing is no number; drop the batch")
+        raise ValueError(
+            f"every target is ignore_index={ignore_index}: the mean of nothing is no number; drop the batch"
+        )
     rows = None if keep.all() else keep.nonzero().squeeze(1)
     kept = targets if rows is None else targets[rows]
     wrong = (kept < 0) | (kept >= shape[-1])
     if wrong.any():
-        raise ValueError(f"target {int(kept[wrong][0])} is no index of V={shape[-1]} logits: 0 <= target < V must hold")
+        raise ValueError(
+            f"target {int(kept[wrong][0])} is no index of V={shape[-1]} logits: 0 <= target < V must hold"
+        )
     return kept, rows
 
 
@@ -196,7 +215,9 @@ def layer_norm(
     return y.to(x.dtype)
 
 
-def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, " D"] | None = None, eps: float = 1e-5) -> Float[Tensor, "... D"]:
+def rms_norm(
+    x: Float[Tensor, "... D"], weight: Float[Tensor, " D"] | None = None, eps: float = 1e-5
+) -> Float[Tensor, "... D"]:
     """y = x / sqrt(mean(x^2) + eps) * weight over the last axis  [Zhang & Sennrich 2019]
 
     >>> rms_norm(torch.tensor([3.0, 4.0]), eps=0.0)  # rms = sqrt(12.5)

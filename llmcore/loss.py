@@ -40,7 +40,9 @@ def head_loss(
     """
     if x.shape[-1:] != table.shape[1:] or (bias is not None and bias.shape != table.shape[:1]):
         shapes = f"x {tuple(x.shape)}, table {tuple(table.shape)}, bias {None if bias is None else tuple(bias.shape)}"
-        raise ValueError(f"{shapes}: x must be (..., D), table (V, D) and bias (V); reshape the one that is not")
+        raise ValueError(
+            f"{shapes}: x must be (..., D), table (V, D) and bias (V); reshape the one that is not"
+        )
     kept, rows = kept_targets(targets, (*x.shape[:-1], table.shape[0]), ignore_index)
     if not torch.is_grad_enabled():  # ctx.needs_input_grad looks at requires_grad only
         x, table, bias = x.detach(), table.detach(), None if bias is None else bias.detach()

@@ -57,10 +57,17 @@ class Head(nn.Module):
         self.transform = Linear(config.d_model, config.d_model) if config.head_transform else None
         if config.head_transform:
             self.norm = NORMS[config.norm](config.d_model, config.norm_eps, config.bias)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_transform or config.head_bias else None
+        self.bias = (
+            nn.Parameter(torch.zeros(config.vocab_size))
+            if config.head_transform or config.head_bias
+            else None
+        )
 
     def forward(
-        self, x: Float[Tensor, "B T D"], embedding: Float[Tensor, "V D"], targets: Integer[Tensor, "B T"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        embedding: Float[Tensor, "V D"],
+        targets: Integer[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
         table = embedding if self.table is None else self.table
         if self.transform is not None:
@@ -80,7 +87,9 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding = Embedding(config)
         self.encoder = Stack(config) if config.family != "decoder" else None
-        self.decoder = Stack(config, cross=config.family == "encoder-decoder") if config.family != "encoder" else None
+        self.decoder = (
+            Stack(config, cross=config.family == "encoder-decoder") if config.family != "encoder" else None
+        )
         self.head = Head(config)
         initialise(self)
 
@@ -97,10 +106,14 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
         """Logits; given targets, the sum of their losses in nats, -100 left out, which takes less memory."""
         if (source is not None) != (self.config.family == "encoder-decoder"):
-            raise ValueError(f"source with family={self.config.family!r}: an encoder-decoder needs one, the others take none")
+            raise ValueError(
+                f"source with family={self.config.family!r}: an encoder-decoder needs one, the others take none"
+            )
         if self.decoder is None:
             if cache is not None:
-                raise ValueError("cache with family='encoder': every token reads every other, so nothing can be kept")
+                raise ValueError(
+                    "cache with family='encoder': every token reads every other, so nothing can be kept"
+                )
             return self.head(self.encode(ids, padding, segments), self.embedding.table, targets)
         memory = self.encode(source, source_padding) if source is not None else None
         return self.decode(ids, padding, memory, source_padding, segments, cache, targets=targets)
@@ -113,7 +126,9 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "B S D"]:
         """The encoder's output vectors, before any head."""
         if self.encoder is None:
-            raise ValueError("encode with family='decoder': it has no encoder; use family='encoder' or 'encoder-decoder'")
+            raise ValueError(
+                "encode with family='decoder': it has no encoder; use family='encoder' or 'encoder-decoder'"
+            )
         x, turn = self.embed(ids, padding, 0, segments)
         return self.encoder(x, Mask(padding=padding), turn)
 
@@ -132,7 +147,9 @@ class Transformer(nn.Module):
         if self.decoder is None:
             raise ValueError("decode with family='encoder': it has no decoder; use encode")
         if (memory is not None) != (self.config.family == "encoder-decoder"):
-            raise ValueError(f"memory with family={self.config.family!r}: an encoder-decoder needs one, a decoder takes none")
+            raise ValueError(
+                f"memory with family={self.config.family!r}: an encoder-decoder needs one, a decoder takes none"
+            )
         if memory is not None:
             checks.padding(memory_padding, *memory.shape[:2])
         offset = 0 if cache is None else checks.blocks(cache, self.config.n_layers)[0].own.length
@@ -142,7 +159,11 @@ class Transformer(nn.Module):
         return self.head(x[:, -1:] if last else x, self.embedding.table, targets)
 
     def embed(
-        self, ids: Integer[Tensor, "B T"], padding: Padding, offset: int, segments: Integer[Tensor, "B T"] | None = None
+        self,
+        ids: Integer[Tensor, "B T"],
+        padding: Padding,
+        offset: int,
+        segments: Integer[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Turn]:
         """The vectors of ids whose places start at offset, and the rotation of queries and keys there."""
         ids = checks.tokens(ids, offset, self.config.context_length)
@@ -154,7 +175,10 @@ class Transformer(nn.Module):
         """An empty cache, one entry per decoder block; capacity defaults to the whole context."""
         cross = self.config.family == "encoder-decoder"
         capacity = self.config.context_length if capacity is None else capacity  # not `or`: 0 is valid
-        return [BlockCache(KVCache(capacity), KVCache(source_length) if cross else None) for _ in range(self.config.n_layers)]
+        return [
+            BlockCache(KVCache(capacity), KVCache(source_length) if cross else None)
+            for _ in range(self.config.n_layers)
+        ]
 
 
 def initialise(model: Transformer) -> None:

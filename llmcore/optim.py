@@ -63,7 +63,11 @@ class SGD(_Checked):
             for theta in group["params"]:
                 if theta.grad is None:
                     continue
-                g = theta.grad.add(theta, alpha=group["weight_decay"]) if group["weight_decay"] else theta.grad
+                g = (
+                    theta.grad.add(theta, alpha=group["weight_decay"])
+                    if group["weight_decay"]
+                    else theta.grad
+                )
                 if group["momentum"]:
                     state = self.state[theta]
                     if "momentum" not in state:
@@ -111,7 +115,11 @@ class AdamW(_Checked):
 
 
 # "adamw_fused" is torch's own code for the same update, all in one kernel
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adamw": AdamW, "adamw_fused": partial(torch.optim.AdamW, fused=True)}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": SGD,
+    "adamw": AdamW,
+    "adamw_fused": partial(torch.optim.AdamW, fused=True),
+}
 
 
 def _loss_of(closure):
@@ -213,5 +221,11 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 def _check_steps(total: int, warmup: int, floor: float = 0.0) -> None:
     _check(total=(total, total >= 1, "must be at least 1 step"))
-    _check(warmup=(warmup, 0 <= warmup <= total, f"must lie in 0..total={total}: a rise longer than the run never ends"))
+    _check(
+        warmup=(
+            warmup,
+            0 <= warmup <= total,
+            f"must lie in 0..total={total}: a rise longer than the run never ends",
+        )
+    )
     _check(floor=(floor, 0 <= floor <= 1, "is a share of the peak rate; choose 0 <= floor <= 1"))

@@ -51,8 +51,18 @@ class Plan:
     precision: Precision = "bf16"
 
     def __post_init__(self) -> None:
-        count(data=self.data, tensor=self.tensor, pipeline=self.pipeline, microbatches=self.microbatches, chunks=self.chunks)
-        for name, known in (("zero", (0, 1, 2, 3)), ("recompute", get_args(Recompute)), ("precision", get_args(Precision))):
+        count(
+            data=self.data,
+            tensor=self.tensor,
+            pipeline=self.pipeline,
+            microbatches=self.microbatches,
+            chunks=self.chunks,
+        )
+        for name, known in (
+            ("zero", (0, 1, 2, 3)),
+            ("recompute", get_args(Recompute)),
+            ("precision", get_args(Precision)),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {list(known)}")
         if self.zero and self.data == 1:
@@ -60,11 +70,17 @@ class Plan:
                 f"zero={self.zero} with data=1 would be ignored: there is nobody to share with; set zero=0 or data above 1"
             )
         if self.zero == 3 and self.pipeline > 1:
-            raise ValueError("zero=3 with a pipeline gathers every weight twice a microbatch: choose zero 1 or 2, or pipeline=1")
+            raise ValueError(
+                "zero=3 with a pipeline gathers every weight twice a microbatch: choose zero 1 or 2, or pipeline=1"
+            )
         if self.sequence_parallel and self.tensor == 1:
-            raise ValueError("sequence_parallel with tensor=1 would be ignored: it splits T among tensor ranks; set tensor above 1")
+            raise ValueError(
+                "sequence_parallel with tensor=1 would be ignored: it splits T among tensor ranks; set tensor above 1"
+            )
         if self.chunks > 1 and self.pipeline == 1:
-            raise ValueError(f"chunks={self.chunks} with pipeline=1 would be ignored: set chunks=1 or pipeline above 1")
+            raise ValueError(
+                f"chunks={self.chunks} with pipeline=1 would be ignored: set chunks=1 or pipeline above 1"
+            )
         if self.chunks > 1 and self.microbatches % self.pipeline:
             raise ValueError(
                 f"microbatches={self.microbatches} with chunks={self.chunks}: an interleaved schedule runs them in groups of "
@@ -113,8 +129,12 @@ def _gpt(n_layers: int, d_model: int, n_heads: int) -> ModelConfig:
     )  # fmt: skip
 
 
-GPT3 = GPT2.with_(n_layers=96, d_model=12288, n_heads=96, d_ff=4 * 12288, context_length=2048)  # 175B  [Brown et al. 2020, Table 2.1]
-LLAMA_70B = LLAMA.with_(n_layers=80, d_model=8192, n_heads=64, d_ff=28672)  # [Grattafiori et al. 2024, Table 3], as the next
+GPT3 = GPT2.with_(
+    n_layers=96, d_model=12288, n_heads=96, d_ff=4 * 12288, context_length=2048
+)  # 175B  [Brown et al. 2020, Table 2.1]
+LLAMA_70B = LLAMA.with_(
+    n_layers=80, d_model=8192, n_heads=64, d_ff=28672
+)  # [Grattafiori et al. 2024, Table 3], as the next
 LLAMA_405B = LLAMA.with_(n_layers=126, d_model=16384, n_heads=128, d_ff=53248)
 MODELS = {
     "GPT-2 124M": GPT2, "GPT-3 175B": GPT3, "Llama 3.1 8B": LLAMA, "Llama 3.1 70B": LLAMA_70B, "Llama 3.1 405B": LLAMA_405B,
@@ -125,7 +145,9 @@ def check(config: ModelConfig, plan: Plan, B: int, T: int) -> None:
     """Raise ValueError where this model and batch cannot be split by this plan; the message says what to change."""
     count(0, B=B, T=T)
     if config.family == "encoder-decoder":
-        raise ValueError("family='encoder-decoder' cannot be planned: count its two stacks as an encoder and a decoder")
+        raise ValueError(
+            "family='encoder-decoder' cannot be planned: count its two stacks as an encoder and a decoder"
+        )
     for name in ("n_heads", "n_kv_heads", "d_ff"):
         if getattr(config, name) % plan.tensor:
             raise ValueError(
@@ -173,7 +195,9 @@ def held(plan: Plan, stage: int) -> float:
     ahead = plan.pipeline - stage - 1
     if plan.chunks == 1:
         return min(plan.microbatches, ahead + 1)
-    return min(plan.microbatches * plan.chunks, 2 * ahead + (plan.chunks - 1) * plan.pipeline + 1) / plan.chunks
+    return (
+        min(plan.microbatches * plan.chunks, 2 * ahead + (plan.chunks - 1) * plan.pipeline + 1) / plan.chunks
+    )
 
 
 @dataclass(frozen=True)
@@ -202,7 +226,9 @@ def tensor_rank(config: ModelConfig, tensor: int) -> ModelConfig:
     )  # fmt: skip
 
 
-def per_block(f: Callable[[ModelConfig], dict[str, int]], config: ModelConfig) -> tuple[dict[str, int], dict[str, int]]:
+def per_block(
+    f: Callable[[ModelConfig], dict[str, int]], config: ModelConfig
+) -> tuple[dict[str, int], dict[str, int]]:
     """What f counts for one block, and for what stands outside the blocks: every count is linear in n_layers."""
     one, two = f(replace(config, n_layers=1)), f(replace(config, n_layers=2))
     block = {part: two[part] - one[part] for part in one}
@@ -239,13 +265,22 @@ def _stages(config: ModelConfig, plan: Plan, B: int, T: int) -> list[_Stage]:
         first, last, count = stage == 0, stage == p - 1, held(plan, stage)
         n = k * sum(weights.values())
         if first:
-            n += outside["embedding"] + outside["positions"] + outside["segments"] + norm * config.embedding_norm
+            n += (
+                outside["embedding"]
+                + outside["positions"]
+                + outside["segments"]
+                + norm * config.embedding_norm
+            )
         if last:  # a tied head's table lies on the first stage: the last needs a copy
             n += outside["norms"] - norm * config.embedding_norm + outside["head"]
             n += outside["embedding"] * (config.tied and p > 1)
-        in_pipe = round(count * k * stays) + first * math.ceil(count) * kept_outside["embedding"] + last * ends
+        in_pipe = (
+            round(count * k * stays) + first * math.ceil(count) * kept_outside["embedding"] + last * ends
+        )
         tensor = ring * (messages * k + 2 * first + (3 if plan.sequence_parallel else 2) * last)
-        tensor += last * 2 * (t - 1) / t * 3 * b * T * 4  # cross-entropy over a split vocabulary: maximum, sum and target of each row
+        tensor += (
+            last * 2 * (t - 1) / t * 3 * b * T * 4
+        )  # cross-entropy over a split vocabulary: maximum, sum and target of each row
         stages.append(
             _Stage(
                 parameters=n,
@@ -293,7 +328,9 @@ def _data_bytes(plan: Plan, stage: _Stage) -> float:
     """Reduce-scatter and all-gather of N; ZeRO 2 reduces after each microbatch, ZeRO 3 also gathers twice in each."""
     weight, gradient, _ = BYTES[plan.precision]
     m = plan.microbatches
-    sent = {0: 2 * gradient, 1: gradient + weight, 2: m * gradient + weight, 3: m * (gradient + 2 * weight)}[plan.zero]
+    sent = {0: 2 * gradient, 1: gradient + weight, 2: m * gradient + weight, 3: m * (gradient + 2 * weight)}[
+        plan.zero
+    ]
     return sent * (plan.data - 1) * math.ceil(stage.parameters / plan.data)
 
 
@@ -326,7 +363,9 @@ def hardware_flops(config: ModelConfig, plan: Plan, B: int, T: int) -> int:
     """FLOPs that all ranks run in a step: training_flops, and what recomputation runs twice."""
     check(config, plan, B, T)
     work = flops(config, B, T)
-    again = {"none": 0, "selective": work["scores"], "full": sum(work.values()) - work["head"]}[plan.recompute]
+    again = {"none": 0, "selective": work["scores"], "full": sum(work.values()) - work["head"]}[
+        plan.recompute
+    ]
     return training_flops(config, B, T) + again
 
 
@@ -347,7 +386,13 @@ def ring_rate(hardware: Hardware, ranks: int, apart: int = 1) -> float:
 
 
 def step_time(
-    config: ModelConfig, plan: Plan, hardware: Hardware, B: int, T: int, efficiency: float = 0.6, overhead: float = 0.0
+    config: ModelConfig,
+    plan: Plan,
+    hardware: Hardware,
+    B: int,
+    T: int,
+    efficiency: float = 0.6,
+    overhead: float = 0.0,
 ) -> dict[str, float]:
     """Seconds of a step, by what they go into; their sum is the step
 
@@ -359,9 +404,13 @@ def step_time(
     pipeline, then data ranks; collectives go at `ring_rate`, activations between stages over one link.
     """
     if not 0 < efficiency <= 1:
-        raise ValueError(f"efficiency={efficiency}: is the share of the peak that is reached; choose 0 < efficiency <= 1")
+        raise ValueError(
+            f"efficiency={efficiency}: is the share of the peak that is reached; choose 0 < efficiency <= 1"
+        )
     if not 0 <= overhead < math.inf:
-        raise ValueError(f"overhead={overhead}: is in seconds for each block and microbatch; choose 0 or more")
+        raise ValueError(
+            f"overhead={overhead}: is in seconds for each block and microbatch; choose 0 or more"
+        )
     peak = hardware.peak_bf16 if plan.precision == "bf16" else hardware.peak_fp32
     m, stages = plan.microbatches, _stages(config, plan, B, T)
     sums = ring_rate(hardware, plan.tensor)
@@ -373,7 +422,9 @@ def step_time(
     ]
     compute, tensor, pipeline = max(parts, key=sum)
     hides = m * compute if plan.zero >= 2 else compute * 2 / 3
-    data = max(_data_bytes(plan, s) for s in stages) / ring_rate(hardware, plan.data, plan.tensor * plan.pipeline)
+    data = max(_data_bytes(plan, s) for s in stages) / ring_rate(
+        hardware, plan.data, plan.tensor * plan.pipeline
+    )
     table = _table_bytes(config, plan, 0) / on
     return {
         "compute": m * compute,
@@ -391,7 +442,9 @@ def utilization(config: ModelConfig, plan: Plan, hardware: Hardware, B: int, T: 
     return training_flops(config, B, T) / (seconds * plan.ranks * peak)
 
 
-def training_days(n_parameters: float, tokens: float, gpus: int, flops_per_gpu: float, recompute: bool = True) -> float:
+def training_days(
+    n_parameters: float, tokens: float, gpus: int, flops_per_gpu: float, recompute: bool = True
+) -> float:
     """8 T P / (n X), in days: 6 FLOPs a parameter and token, 8 with full recomputation  [Narayanan et al. 2021, eq. 4]
 
     >>> round(training_days(175e9, 300e9, 1024, 140e12)), round(training_days(1008e9, 450e9, 3072, 163e12))
@@ -420,12 +473,18 @@ class Run:
         """Seconds of a step as reported, or as they follow from TFLOP/s a GPU."""
         amount(zero=True, seconds=self.seconds, tflops=self.tflops)
         if not self.seconds and not self.tflops:
-            raise ValueError(f"{self.name} has neither seconds nor tflops: a published run reports one of them")
-        return self.seconds or hardware_flops(self.config, self.plan, self.B, self.T) / (self.plan.ranks * self.tflops * 1e12)
+            raise ValueError(
+                f"{self.name} has neither seconds nor tflops: a published run reports one of them"
+            )
+        return self.seconds or hardware_flops(self.config, self.plan, self.B, self.T) / (
+            self.plan.ranks * self.tflops * 1e12
+        )
 
     def predicted(self, efficiency: float = 0.6, overhead: float = 0.0) -> float:
         """Seconds of a step as step_time predicts them."""
-        return sum(step_time(self.config, self.plan, self.hardware, self.B, self.T, efficiency, overhead).values())
+        return sum(
+            step_time(self.config, self.plan, self.hardware, self.B, self.T, efficiency, overhead).values()
+        )
 
     def counted(self, share: float) -> float:
         """Seconds of a step if all GPUs always reached this share of their peak: no bubble, no messages. The baseline of predicted."""
@@ -438,16 +497,27 @@ def _published() -> list[Run]:
     for name, sizes, plan, B, times in (
         ("22B", (48, 6144, 64), Plan(tensor=8), 4, (1.42, 1.10)),
         ("175B", (96, 12288, 96), Plan(tensor=8, pipeline=8, microbatches=64, chunks=3), 64, (18.13, 13.75)),
-        ("530B", (105, 20480, 128), Plan(tensor=8, pipeline=35, microbatches=280, chunks=3), 280, (49.05, 37.83)),
+        (
+            "530B",
+            (105, 20480, 128),
+            Plan(tensor=8, pipeline=35, microbatches=280, chunks=3),
+            280,
+            (49.05, 37.83),
+        ),
         ("1T", (128, 25600, 160), Plan(tensor=8, pipeline=64, microbatches=512), 512, (94.42, 71.49)),
     ):
         source, config = "Korthikanti et al. 2022, Tables 3 and 5", _gpt(*sizes)
-        full, selective = replace(plan, recompute="full"), replace(plan, recompute="selective", sequence_parallel=True)
+        full, selective = (
+            replace(plan, recompute="full"),
+            replace(plan, recompute="selective", sequence_parallel=True),
+        )
         runs.append(Run(f"{name}, full recomputation", config, full, A100, B, 2048, source, seconds=times[0]))
-        runs.append(Run(f"{name}, selective recomputation", config, selective, A100, B, 2048, source, seconds=times[1]))
-    interleaved = (
-        "microbatches of one sequence; one chunk a stage and whole activations sent, where the paper interleaves and scatters"
-    )
+        runs.append(
+            Run(
+                f"{name}, selective recomputation", config, selective, A100, B, 2048, source, seconds=times[1]
+            )
+        )
+    interleaved = "microbatches of one sequence; one chunk a stage and whole activations sent, where the paper interleaves and scatters"
     for name, sizes, (t, p, gpus), B, tflops in (
         ("1.7B", (24, 2304, 24), (1, 1, 32), 512, 137),
         ("3.6B", (30, 3072, 32), (2, 1, 64), 512, 138),
@@ -462,7 +532,19 @@ def _published() -> list[Run]:
     ):
         d, source = gpus // (t * p), "Narayanan et al. 2021, Table 1"
         plan = Plan(data=d, tensor=t, pipeline=p, microbatches=B // d, recompute="full")
-        runs.append(Run(f"{name}, {gpus:,} GPUs", _gpt(*sizes), plan, A100, B, 2048, source, tflops=tflops, assumed=interleaved))
+        runs.append(
+            Run(
+                f"{name}, {gpus:,} GPUs",
+                _gpt(*sizes),
+                plan,
+                A100,
+                B,
+                2048,
+                source,
+                tflops=tflops,
+                assumed=interleaved,
+            )
+        )
     source = "Narayanan et al. 2021, Table 2"
     for name, sizes, p, B, found in (
         ("175B", (96, 12288, 96), 12, 1536, ((384, 153), (768, 149), (1536, 141))),
@@ -472,16 +554,34 @@ def _published() -> list[Run]:
             d = gpus // (8 * p)
             plan = Plan(data=d, tensor=8, pipeline=p, microbatches=B // d, recompute="full")
             assumed = f"eight tensor ranks of the {8 * p} that hold a model; {interleaved}"
-            runs.append(Run(f"{name}, {gpus:,} GPUs", _gpt(*sizes), plan, A100, B, 2048, source, tflops=tflops, assumed=assumed))
+            runs.append(
+                Run(
+                    f"{name}, {gpus:,} GPUs",
+                    _gpt(*sizes),
+                    plan,
+                    A100,
+                    B,
+                    2048,
+                    source,
+                    tflops=tflops,
+                    assumed=assumed,
+                )
+            )
     for name, sizes, sharded in (
         ("175B", (96, 12288, 96), ((384, 1536, 144), (768, 1536, 88), (1536, 1536, 44))),
         ("530B", (105, 20480, 128), ((640, 2560, 138), (1120, 2240, 98), (2240, 2240, 48))),
     ):
         for gpus, B, tflops in sharded:
             plan = Plan(data=gpus, zero=3, recompute="full")
-            runs.append(Run(f"{name}, ZeRO 3, {gpus:,} GPUs", _gpt(*sizes), plan, A100, B, 2048, source, tflops=tflops))
+            runs.append(
+                Run(
+                    f"{name}, ZeRO 3, {gpus:,} GPUs", _gpt(*sizes), plan, A100, B, 2048, source, tflops=tflops
+                )
+            )
     for d, tflops in ((64, 430), (128, 400)):
-        plan = Plan(data=d, tensor=8, pipeline=16, zero=2, microbatches=2048 // d, chunks=8, sequence_parallel=True)
+        plan = Plan(
+            data=d, tensor=8, pipeline=16, zero=2, microbatches=2048 // d, chunks=8, sequence_parallel=True
+        )
         name, source = f"Llama 3.1 405B, {plan.ranks:,} GPUs", "Grattafiori et al. 2024, Table 4"
         assumed = "one block a chunk; ZeRO 2 for FSDP that keeps gathered weights; sequence parallel; gradients of 2 bytes, not 4"
         runs.append(Run(name, LLAMA_405B, plan, H100, 2048, 8192, source, tflops=tflops, assumed=assumed))
@@ -494,7 +594,9 @@ PUBLISHED = _published()
 def _contrasts() -> dict[str, list[Run]]:
     """Groups of published runs of one model on one kind of GPU, which differ in the plan (and in the batch for each rank)."""
     counted = [run for run in PUBLISHED if run.plan.zero < 3]
-    of = lambda table, name: [run for run in counted if run.source.endswith(table) and run.name.startswith(name)]
+    of = lambda table, name: [
+        run for run in counted if run.source.endswith(table) and run.name.startswith(name)
+    ]
     groups = {
         "175B, 384 to 1,536 GPUs": of("2021, Table 2", "175B"),
         "530B, 560 to 2,240 GPUs": of("2021, Table 2", "530B"),
@@ -504,7 +606,19 @@ def _contrasts() -> dict[str, list[Run]]:
     for d, seconds in ((8, 60.1), (10, 50.2), (12, 44.4)):
         plan = Plan(data=d, tensor=8, pipeline=35, microbatches=1920 // d, recompute="full")
         name, source = f"530B, {plan.ranks:,} GPUs, batch of 1,920", "Smith et al. 2022, 2.4"
-        smith.append(Run(name, _gpt(105, 20480, 128), plan, A100, 1920, 2048, source, seconds=seconds, assumed="full recomputation"))
+        smith.append(
+            Run(
+                name,
+                _gpt(105, 20480, 128),
+                plan,
+                A100,
+                1920,
+                2048,
+                source,
+                seconds=seconds,
+                assumed="full recomputation",
+            )
+        )
     # Llama's shapes, 128,000 tokens, batches of 2,048 sequences of 2,048; fused attention and RMS norm, nothing recomputed, ZeRO 1.
     # Every run that fitted and that a Plan can say (30B: 60 blocks on no 8 or 16 stages). Rows: sequences of a microbatch, tensor,
     # pipeline, seconds.
@@ -535,13 +649,21 @@ def _contrasts() -> dict[str, list[Run]]:
         )),
     ):  # fmt: skip
         config = LLAMA.with_(
-            n_layers=n_layers, d_model=d_model, n_heads=n_heads, n_kv_heads=n_heads, d_ff=d_ff, vocab_size=128000, context_length=2048
+            n_layers=n_layers,
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            d_ff=d_ff,
+            vocab_size=128000,
+            context_length=2048,
         )
         for micro, t, p, seconds in rows:
             d = gpus // (t * p)
             plan = Plan(d, t, p, zero=int(d > 1), microbatches=2048 // (d * micro), sequence_parallel=split)
             told = f"{name}, microbatch {micro}, tensor {t}, pipeline {p}{', T split' * split}"
-            groups.setdefault(f"{name}, {gpus} GPUs", []).append(Run(told, config, plan, A100, 2048, 2048, source, seconds=seconds))
+            groups.setdefault(f"{name}, {gpus} GPUs", []).append(
+                Run(told, config, plan, A100, 2048, 2048, source, seconds=seconds)
+            )
     return groups
 
 

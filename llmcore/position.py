@@ -30,7 +30,9 @@ class NoPosition(nn.Module):
         return lambda q: q
 
 
-def sinusoids(positions: Int[Tensor, "..."], d_model: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "... D"]:
+def sinusoids(
+    positions: Int[Tensor, "..."], d_model: int, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "... D"]:
     """P[p, 2i] = sin(p / 10000^(2i/D)), P[p, 2i+1] = cos(p / 10000^(2i/D))  [Vaswani et al. 2017, 3.5]
 
     Angles are computed in fp64: in fp32 the fast pairs of far positions would be wrong in the fourth digit.
@@ -74,7 +76,9 @@ class Learned(NoPosition):
         self.table = nn.Parameter(torch.empty(config.context_length, config.d_model))
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
-        places = checks.rows(checks.positions(positions, x), self.table, "position", "context_length ends there")
+        places = checks.rows(
+            checks.positions(positions, x), self.table, "position", "context_length ends there"
+        )
         return x + torch.nn.functional.embedding(places, self.table)
 
 

@@ -29,5 +29,12 @@ def amount(zero: bool = False, **values: float) -> None:
     ValueError: seconds=nan: must be a finite number above 0
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not (0 <= value < math.inf) or (value == 0 and not zero):
-            raise ValueError(f"{name}={value!r}: must be a finite number {'of at least' if zero else 'above'} 0")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, Real)
+            or not (0 <= value < math.inf)
+            or (value == 0 and not zero)
+        ):
+            raise ValueError(
+                f"{name}={value!r}: must be a finite number {'of at least' if zero else 'above'} 0"
+            )

@@ -88,7 +88,9 @@ def between(parts: Iterable[str], start: int, stop: int) -> Iterator[str]:
         at += len(part)
 
 
-def prepare(folder: Path, corpus: str, tokenizer: Path | None = None, level: str = "bpe", vocab_size: int = 1024) -> list[str]:
+def prepare(
+    folder: Path, corpus: str, tokenizer: Path | None = None, level: str = "bpe", vocab_size: int = 1024
+) -> list[str]:
     """Make vocabulary and tokens, unless the folder has them whole. Half a preparation, or a damaged one, is made anew.
 
     Returns what the user should know of it: a sentence for each part that holds what the vocabulary lacks.
@@ -135,12 +137,18 @@ def vocabulary(folder: Path) -> Tokenizer:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: name the one that train wrote (its --out)")
     if not (folder / TOKENIZER).is_file():
-        raise FileNotFoundError(f"{folder} is no run: it holds no {TOKENIZER}; name a folder that train wrote (its --out)")
+        raise FileNotFoundError(
+            f"{folder} is no run: it holds no {TOKENIZER}; name a folder that train wrote (its --out)"
+        )
     if not checkpoints(folder):
-        raise FileNotFoundError(f"{folder} holds no checkpoint yet: train it first, or wait for --checkpoint-every steps")
+        raise FileNotFoundError(
+            f"{folder} holds no checkpoint yet: train it first, or wait for --checkpoint-every steps"
+        )
     known = _read(folder)
     if known and not _is_whole(folder, known, TOKENIZER):
-        raise ValueError(f"{folder / TOKENIZER} is not the vocabulary that the run was trained with: put that one back")
+        raise ValueError(
+            f"{folder / TOKENIZER} is not the vocabulary that the run was trained with: put that one back"
+        )
     return load(folder / TOKENIZER)
 
 
@@ -157,7 +165,9 @@ def _make(
     total = sum(map(len, pieces(text)))
     cut = int(total * 0.9)
     if not 0 < cut < total:
-        raise ValueError(f"{corpus} has {total} characters: a tenth is held out and the rest learned from; use a longer text")
+        raise ValueError(
+            f"{corpus} has {total} characters: a tenth is held out and the rest learned from; use a longer text"
+        )
     given = None if tokenizer is None else tokenizer.read_text(encoding="utf-8")  # it may lie in this folder
     _write(folder, known)
     for left in (path for name in FILES for path in folder.glob(f"{name}.*.tmp")):
@@ -192,7 +202,9 @@ def _check_foreign(folder: Path, trained: bool, tokenizer: Path | None) -> None:
     if trained or foreign:
         what = "checkpoints" if trained else foreign[0]
         remedy = f"choose another folder for --out{'' if trained or foreign[0] != TOKENIZER else ', or use it by --tokenizer'}"
-        raise ValueError(f"{folder} holds {what} and no {ORIGIN}, which says what a run was made from: {remedy}")
+        raise ValueError(
+            f"{folder} holds {what} and no {ORIGIN}, which says what a run was made from: {remedy}"
+        )
 
 
 def _differences(known: dict[str, Any], wanted: Origin) -> list[str]:
@@ -201,8 +213,13 @@ def _differences(known: dict[str, Any], wanted: Origin) -> list[str]:
     if origin["content"] != wanted.content:
         there, here = origin["content"][:12], wanted.content[:12]
         found.append(f"corpus {origin['corpus']} (SHA-256 {there}) there, {wanted.corpus} ({here}) here")
-    said = [v if len(v) < 64 else f"given (SHA-256 {v[:12]})" for v in (origin["vocabulary"], wanted.vocabulary)]
-    if wanted.vocabulary not in (origin["vocabulary"], known["files"].get(TOKENIZER)):  # a learned one may be given by name
+    said = [
+        v if len(v) < 64 else f"given (SHA-256 {v[:12]})" for v in (origin["vocabulary"], wanted.vocabulary)
+    ]
+    if wanted.vocabulary not in (
+        origin["vocabulary"],
+        known["files"].get(TOKENIZER),
+    ):  # a learned one may be given by name
         found.append(f"vocabulary {said[0]} there, {said[1]} here")
     return found
 

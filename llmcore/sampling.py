@@ -31,7 +31,9 @@ def temperature(value: float) -> Rule:
     tensor([[2., 4.]])
     """
     if not 0 < value < math.inf:
-        raise ValueError(f"temperature={value}: must be above 0 and finite; for the limit 0 use greedy=True (--greedy)")
+        raise ValueError(
+            f"temperature={value}: must be above 0 and finite; for the limit 0 use greedy=True (--greedy)"
+        )
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         # in fp64, because fp32 would turn a very small or large value into 0 or inf
@@ -113,13 +115,17 @@ def repetition_penalty(penalty: float) -> Rule:
         read = ids.long().masked_fill(ids < 0, V)  # filler (-1) marks an extra column V, which is cut off
         present = torch.zeros(B, V + 1, dtype=torch.bool, device=logits.device).scatter(1, read, True)[:, :V]
         wide = logits.double()  # fp32 would turn a very small or large penalty into 0 or inf
-        penalised = torch.where(wide > 0, wide / penalty, wide * penalty).clamp(limit.min, limit.max).to(logits.dtype)
+        penalised = (
+            torch.where(wide > 0, wide / penalty, wide * penalty).clamp(limit.min, limit.max).to(logits.dtype)
+        )
         return torch.where(present & (logits > -torch.inf), penalised, logits)
 
     return rule
 
 
-def _keep(logits: Float[Tensor, "B V"], order: Int[Tensor, "B V"], kept: Bool[Tensor, "*B V"]) -> Float[Tensor, "B V"]:
+def _keep(
+    logits: Float[Tensor, "B V"], order: Int[Tensor, "B V"], kept: Bool[Tensor, "*B V"]
+) -> Float[Tensor, "B V"]:
     """logits with -inf at each id order[i] whose kept[i] is False; order sorts ids by falling logit."""
     places = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, kept.expand_as(order))
     return logits.masked_fill(~places, -torch.inf)
@@ -148,9 +154,13 @@ def left_pad(prompts: Sequence[Sequence[int]], filler: int = 0) -> tuple[Int[Ten
             [6, 7]])
     """
     if isinstance(prompts, Tensor) or not all(hasattr(prompt, "__len__") for prompt in prompts):
-        raise ValueError("prompts must be a list of lists of ids: of a tensor give ids.tolist(), of one prompt [ids]")
+        raise ValueError(
+            "prompts must be a list of lists of ids: of a tensor give ids.tolist(), of one prompt [ids]"
+        )
     if not prompts or min(len(p) for p in prompts) == 0:
-        raise ValueError(f"{len(prompts)} prompts, one of them empty or none at all: each needs a token to continue from")
+        raise ValueError(
+            f"{len(prompts)} prompts, one of them empty or none at all: each needs a token to continue from"
+        )
     width = max(len(p) for p in prompts)
     starts = torch.tensor([width - len(p) for p in prompts])
     ids = torch.tensor([[filler] * (width - len(p)) + list(p) for p in prompts])
@@ -182,7 +192,9 @@ def generate(
         raise ValueError("generate with family='encoder': it predicts no next token; use a decoder")
     device = model.embedding.table.device
     if device.type == "meta":
-        raise ValueError("the model is on the device 'meta', which holds no numbers: build it elsewhere, or load its weights")
+        raise ValueError(
+            "the model is on the device 'meta', which holds no numbers: build it elsewhere, or load its weights"
+        )
     ids, padding = left_pad(prompts)
     ids, padding = ids.to(device), Padding(start=None if padding.start is None else padding.start.to(device))
     B, T = ids.shape
@@ -209,7 +221,9 @@ def generate(
         for _ in range(max_new_tokens):
             new = fresh if cache else ids  # the tokens that the cache does not hold yet
             with torch.inference_mode():
-                logits = model.decode(new, padding, memory, source_padding, cache=cache, last=True)[:, -1].float()
+                logits = model.decode(new, padding, memory, source_padding, cache=cache, last=True)[
+                    :, -1
+                ].float()
             shaped, read = _distribution(logits, "the model's logits"), _without_padding(ids, padding)
             for rule in rules:
                 shaped = _distribution(rule(shaped, read), "the logits that a rule returned")
@@ -228,7 +242,9 @@ def generate(
         model.train(was_training)
 
 
-def complete(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int, **options) -> list[list[int]]:
+def complete(
+    model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int, **options
+) -> list[list[int]]:
     """Each prompt's new ids, without eos; options go to generate."""
     eos = options.get("eos")
     rows: list[list[int]] = [[] for _ in prompts]
@@ -251,8 +267,14 @@ def _distribution(logits: Float[Tensor, "B V"], name: str) -> Float[Tensor, "B V
     largest = logits.amax(-1)  # NaN if any logit is
     if not bool(largest.isfinite().all()):
         row = int((~largest.isfinite()).nonzero()[0])
-        why = "no token is left" if largest[row] == -torch.inf else "are the weights finite? In fp16 try bf16 or fp32"
-        raise FloatingPointError(f"{name} are no distribution: the largest of sequence {row} is {largest[row].item()}; {why}")
+        why = (
+            "no token is left"
+            if largest[row] == -torch.inf
+            else "are the weights finite? In fp16 try bf16 or fp32"
+        )
+        raise FloatingPointError(
+            f"{name} are no distribution: the largest of sequence {row} is {largest[row].item()}; {why}"
+        )
     return logits
 
 

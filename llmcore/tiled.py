@@ -40,7 +40,11 @@ def tiled_attention(
     checks.last_of_the_keys(mask.causal, k.shape[2] - q.shape[2])
     seed = int(torch.randint(2**40, ())) if dropout else 0
     # the kernels compute in fp32 or narrower types, on GPUs from Ampere (8.0) on
-    kernels = _kernels() if q.is_cuda and q.dtype != torch.float64 and torch.cuda.get_device_capability(q.device) >= (8, 0) else None
+    kernels = (
+        _kernels()
+        if q.is_cuda and q.dtype != torch.float64 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+        else None
+    )
     if kernels is not None:
         return kernels.attention(q, k, v, mask.causal, mask.padding.start, mask.padding.stop, dropout, seed)
     return Tiled.apply(q, k, v, mask, dropout, seed)
@@ -84,7 +88,10 @@ class Tiled(torch.autograd.Function):
         log_sums = torch.empty(B, H, T, 1, dtype=_wide(q[:0]).dtype, device=q.device)
         for rows in tiles(T):
             largest = torch.full_like(_of(log_sums, rows), torch.finfo(log_sums.dtype).min)
-            total, mixture = torch.zeros_like(largest), torch.zeros(B, H, len(rows), Dh, dtype=largest.dtype, device=q.device)
+            total, mixture = (
+                torch.zeros_like(largest),
+                torch.zeros(B, H, len(rows), Dh, dtype=largest.dtype, device=q.device),
+            )
             for keys in _readable(mask, rows, T, S):
                 scores, allowed = _scores(q, k, mask, rows, keys)  # (B, H, t, s)
                 new = torch.maximum(largest, scores.amax(-1, keepdim=True))
@@ -110,7 +117,9 @@ class Tiled(torch.autograd.Function):
         The row sum of dP P needs no complete row of P: it equals dO . O, since O = P V.
         """
         if torch.is_grad_enabled():  # the gradients would silently be taken for constants
-            raise ValueError("create_graph=True through tiled attention: it has no second derivative; use attention='explicit'")
+            raise ValueError(
+                "create_graph=True through tiled attention: it has no second derivative; use attention='explicit'"
+            )
         q, k, v, out, log_sums = ctx.saved_tensors
         T, S, scale = q.shape[2], k.shape[2], 1 / math.sqrt(q.shape[3])
         dq, dk, dv = (torch.zeros(x.shape, dtype=log_sums.dtype, device=x.device) for x in (q, k, v))
@@ -139,7 +148,9 @@ def _readable(mask: Mask, rows: range, T: int, S: int) -> list[range]:
     return tiles(max(0, min(S, rows.stop + S - T)) if mask.causal else S)
 
 
-def _scores(q: Tensor, k: Tensor, mask: Mask, rows: range, keys: range) -> tuple[Float[Tensor, "B H t s"], Tensor | int]:
+def _scores(
+    q: Tensor, k: Tensor, mask: Mask, rows: range, keys: range
+) -> tuple[Float[Tensor, "B H t s"], Tensor | int]:
     """A tile's scaled scores, forbidden ones set to the lowest number; and which are allowed, 1 if all."""
     scores = _product(_of(q, rows) / math.sqrt(q.shape[3]), _of(k, keys).transpose(-2, -1))
     shift = k.shape[2] - q.shape[2]  # the queries are the last of the keys

@@ -43,7 +43,9 @@ def product(a, b):
 
 
 @triton.jit
-def readable(t_first, s_first, T, S, start, stop, CAUSAL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
+def readable(
+    t_first, s_first, T, S, start, stop, CAUSAL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr
+):
     """(BLOCK_T, BLOCK_S): True where a query of the tile may read a key, False outside the tensors."""
     t, s = t_first + tl.arange(0, BLOCK_T), s_first + tl.arange(0, BLOCK_S)
     allowed = (t < T)[:, None] & (s >= start) & (s < stop)
@@ -126,7 +128,11 @@ def queries_kernel(
     """dQ = dS K for one tile of queries, over the same tiles of keys as in forward_kernel."""
     t_first, bh = tl.program_id(0) * BLOCK_T, tl.program_id(1)
     b, h, row_size = (bh // H).to(tl.int64), bh % H, H * DH
-    Q, dOut, dQ = Q + b * T * row_size + h * DH, dOut + b * T * row_size + h * DH, dQ + b * T * row_size + h * DH
+    Q, dOut, dQ = (
+        Q + b * T * row_size + h * DH,
+        dOut + b * T * row_size + h * DH,
+        dQ + b * T * row_size + h * DH,
+    )
     K, V = K + b * S * row_size + h * DH, V + b * S * row_size + h * DH
     start, stop = tl.load(Starts + b), tl.load(Stops + b)
     end = tl.minimum(stop, t_first + BLOCK_T + S - T) if CAUSAL else stop
@@ -188,7 +194,15 @@ class TiledKernels(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, stops: Tensor, causal: bool, dropout: float, seed: int
+        ctx,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        starts: Tensor,
+        stops: Tensor,
+        causal: bool,
+        dropout: float,
+        seed: int,
     ) -> Tensor:
         (B, T, H, Dh), S = q.shape, k.shape[1]
         out, log_sums = torch.empty_like(q), torch.empty(B, H, T, dtype=torch.float32, device=q.device)
@@ -202,7 +216,9 @@ class TiledKernels(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            raise ValueError("create_graph=True through tiled attention: it has no second derivative; use attention='explicit'")
+            raise ValueError(
+                "create_graph=True through tiled attention: it has no second derivative; use attention='explicit'"
+            )
         q, k, v, out, log_sums = ctx.saved_tensors
         (B, T, H, _), S, tiles = q.shape, k.shape[1], ctx.tiles
         d_out = d_out.contiguous()
@@ -239,7 +255,9 @@ def attention(
     """softmax(q k^T / sqrt(Dh)) v in fp32, fp16 or bf16; sequence b's real keys are start[b]:stop[b]."""
     B, S = q.shape[0], k.shape[2]
     starts = torch.zeros(B, dtype=torch.int32, device=q.device) if start is None else start.clamp(max=S).int()
-    stops = torch.full((B,), S, dtype=torch.int32, device=q.device) if stop is None else stop.clamp(max=S).int()
+    stops = (
+        torch.full((B,), S, dtype=torch.int32, device=q.device) if stop is None else stop.clamp(max=S).int()
+    )
     # (B, T, H, Dh), the layout from which split_heads makes its view
     rows = (x.transpose(1, 2).contiguous() for x in (q, k, v))
     return TiledKernels.apply(*rows, starts, stops, causal, dropout, seed).transpose(1, 2)

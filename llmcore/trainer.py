@@ -78,7 +78,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", get_args(Precision))):
+        for name, known in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", get_args(Precision)),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {sorted(known)}")
         for name, least in LEAST.items():
@@ -93,9 +97,13 @@ class TrainConfig:
         if len(self.betas) != 2:
             raise ValueError(f"betas={self.betas}: AdamW has two, of the mean and of the squares")
         if self.patience and not self.eval_every:
-            raise ValueError(f"patience={self.patience} without eval_every would be ignored: set eval_every or patience=0")
+            raise ValueError(
+                f"patience={self.patience} without eval_every would be ignored: set eval_every or patience=0"
+            )
         if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum={self.momentum} with optimizer={self.optimizer!r} would be ignored: adamw has betas")
+            raise ValueError(
+                f"momentum={self.momentum} with optimizer={self.optimizer!r} would be ignored: adamw has betas"
+            )
         self.multiplier  # noqa: B018 - the schedule checks warm-up against steps
 
     @property
@@ -145,9 +153,13 @@ class Trainer:
         folder: str | Path | None = None, loss: Loss | None = None, progress: bool | None = None, plan: Parallel | None = None,
     ):  # fmt: skip
         if config.eval_every and eval_windows is None:
-            raise ValueError(f"eval_every={config.eval_every} without eval_windows: pass held-out windows or set it to 0")
+            raise ValueError(
+                f"eval_every={config.eval_every} without eval_windows: pass held-out windows or set it to 0"
+            )
         if config.checkpoint_every and folder is None:
-            raise ValueError(f"checkpoint_every={config.checkpoint_every} without folder: say where to write, or set it to 0")
+            raise ValueError(
+                f"checkpoint_every={config.checkpoint_every} without folder: say where to write, or set it to 0"
+            )
         self.model, self.windows, self.config, self.eval_windows = model, windows, config, eval_windows
         self.folder = Path(folder) if folder is not None else None
         if loss is None and isinstance(model, Transformer) and model.config.family != "decoder":
@@ -164,12 +176,20 @@ class Trainer:
             plan = Parallel("ddp")
         self.plan, parts = plan, plan.data_ranks if plan else 1
         if parts != windows.world:
-            raise ValueError(f"{parts} parts of each batch and windows for {windows.world}: pass Windows(rank=, world={parts})")
+            raise ValueError(
+                f"{parts} parts of each batch and windows for {windows.world}: pass Windows(rank=, world={parts})"
+            )
         if plan and plan.sharded and config.precision == "fp16":
-            raise ValueError("precision='fp16' with a model in shards: each rank would scale its own; use bf16")
+            raise ValueError(
+                "precision='fp16' with a model in shards: each rank would scale its own; use bf16"
+            )
         split = plan.split(model) if plan else model
-        groups = decay_groups(model, config.weight_decay)  # after the split, which makes parameters of its own
-        options: dict[str, Any] = {"betas": config.betas} if config.optimizer != "sgd" else {"momentum": config.momentum}
+        groups = decay_groups(
+            model, config.weight_decay
+        )  # after the split, which makes parameters of its own
+        options: dict[str, Any] = (
+            {"betas": config.betas} if config.optimizer != "sgd" else {"momentum": config.momentum}
+        )
         self.optimizer = OPTIMIZERS[config.optimizer](groups, lr=config.lr, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.split, self.forward = split, torch.compile(split) if config.compile else split
@@ -191,7 +211,9 @@ class Trainer:
                 if self._first:
                     held.enter_context(alone(self.folder))
                 checkpoint.check_newest(self.folder, self.step)
-            bar = held.enter_context(tqdm(total=self.config.steps, initial=self.step, disable=not self.progress, unit="step"))
+            bar = held.enter_context(
+                tqdm(total=self.config.steps, initial=self.step, disable=not self.progress, unit="step")
+            )
             while self.step < self.config.steps and not self.stopped:
                 record = self._step()
                 bar.update()
@@ -220,7 +242,9 @@ class Trainer:
         epoch = self.windows.epoch
         batches = [self._move(self.windows.next()) for _ in range(self.config.accumulation)]
         self.optimizer.zero_grad(set_to_none=True)
-        size = batches[0].targets.numel()  # how many targets count is known after the last batch: until then sums are divided by this
+        size = (
+            batches[0].targets.numel()
+        )  # how many targets count is known after the last batch: until then sums are divided by this
         summed = torch.zeros(2, dtype=torch.float64, device=self.device)  # of losses, and how many targets
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
@@ -228,13 +252,19 @@ class Trainer:
                 with self._autocast():
                     loss, kept = self.loss(self.forward, batch)
                 self.scaler.scale(loss / size).backward()
-            summed += torch.stack([loss.detach().double(), torch.tensor(float(kept), device=self.device).double()])
+            summed += torch.stack(
+                [loss.detach().double(), torch.tensor(float(kept), device=self.device).double()]
+            )
         if self.plan:
             self.plan.sum(summed)
         mean, total = float(summed[0] / summed[1]), int(summed[1])
         if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss of step {self.step + 1} is {mean}: lower lr={self.config.lr}, or set clip and warmup")
-        self.scaler.unscale_(self.optimizer)  # what overflows under fp16 is seen here, and the step is left out
+            raise FloatingPointError(
+                f"the loss of step {self.step + 1} is {mean}: lower lr={self.config.lr}, or set clip and warmup"
+            )
+        self.scaler.unscale_(
+            self.optimizer
+        )  # what overflows under fp16 is seen here, and the step is left out
         parameters = list(self.model.parameters())
         # the plans average over the parts of a batch
         scale = size * (self.plan.data_ranks if self.plan else 1) / total
@@ -243,22 +273,30 @@ class Trainer:
                 parameter.grad.mul_(scale)
         norm = clip_gradients(parameters, self.config.clip or float("inf"))
         if not self.scaler.is_enabled() and not bool(norm.isfinite()):
-            raise FloatingPointError(f"the gradient of step {self.step + 1} has norm {float(norm)}: lower lr={self.config.lr}")
+            raise FloatingPointError(
+                f"the gradient of step {self.step + 1} has norm {float(norm)}: lower lr={self.config.lr}"
+            )
         try:
             self.scaler.step(self.optimizer)
         except RuntimeError as error:
             if "overflow" not in str(error):
                 raise
-            raise FloatingPointError(f"the update of step {self.step + 1} overflows: lower lr={lr}") from error
+            raise FloatingPointError(
+                f"the update of step {self.step + 1} overflows: lower lr={lr}"
+            ) from error
         self.scaler.update()
         self.step, self.tokens = self.step + 1, self.tokens + total
         seconds = time.perf_counter() - start
         eval_loss = None
-        if self.config.eval_every and (self.step % self.config.eval_every == 0 or self.step == self.config.steps):
+        if self.config.eval_every and (
+            self.step % self.config.eval_every == 0 or self.step == self.config.steps
+        ):
             eval_loss = self.evaluate()
             better = eval_loss < self.best
             self.best, self.waited = (eval_loss, 0) if better else (self.best, self.waited + 1)
-        return Record(self.step, epoch, self.tokens, mean, lr, float(norm), total / seconds, self._memory(), eval_loss)
+        return Record(
+            self.step, epoch, self.tokens, mean, lr, float(norm), total / seconds, self._memory(), eval_loss
+        )
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -274,7 +312,9 @@ class Trainer:
             total, count = total + float(loss), count + kept
         self.model.train(was_training)
         if not math.isfinite(total):
-            raise FloatingPointError(f"the held-out loss after step {self.step} is {total / count}: lower lr={self.config.lr}")
+            raise FloatingPointError(
+                f"the held-out loss after step {self.step} is {total / count}: lower lr={self.config.lr}"
+            )
         return total / count
 
     def _check_weights(self) -> None:
@@ -306,7 +346,9 @@ class Trainer:
             return
         random = random_states() if self.plan else None
         if self._first:
-            checkpoint.save(self.folder, self.step, self.model, self.optimizer, extra, self.config.keep, random)
+            checkpoint.save(
+                self.folder, self.step, self.model, self.optimizer, extra, self.config.keep, random
+            )
         if self.plan:
             dist.barrier()
 
@@ -330,7 +372,9 @@ class Trainer:
                 self._check_steps(where, TrainConfig(**stored | {"betas": tuple(stored["betas"])}), done)
         elif different:
             was = ", ".join(f"{k}={stored.get(k)!r} there, {here[k]!r} here" for k in different)
-            raise ValueError(f"{where} was trained with other settings: {was}. Use those, or start a new run from its weights")
+            raise ValueError(
+                f"{where} was trained with other settings: {was}. Use those, or start a new run from its weights"
+            )
         with reading(where, remedy="use another checkpoint"):
             self.windows.load(found["extra"]["data"])  # before a weight is changed
         if sharded.is_sharded(where) or (self.plan and self.plan.sharded):
@@ -342,14 +386,21 @@ class Trainer:
         with reading(where, RuntimeError, remedy="use another checkpoint"):
             extra = values["extra"]
             self.scaler.load_state_dict(extra["scaler"])
-            self.step, self.tokens, self.best, self.waited = values["step"], extra["tokens"], extra["best"], extra["waited"]
+            self.step, self.tokens, self.best, self.waited = (
+                values["step"],
+                extra["tokens"],
+                extra["best"],
+                extra["waited"],
+            )
         return self
 
     def _check_steps(self, where: Path, before: TrainConfig, done: int) -> None:
         """ValueError unless a run of this trainer's steps would have done the first `done` as the run before did them."""
         was = f"{where} was trained with other settings: steps={before.steps} there, {self.config.steps} here"
         if self.config.steps < done:
-            raise ValueError(f"{was}, and {done} steps are done. Use those, or resume from an earlier checkpoint")
+            raise ValueError(
+                f"{was}, and {done} steps are done. Use those, or resume from an earlier checkpoint"
+            )
         ours, theirs = self.config.multiplier, before.multiplier
         if any(ours(step) != theirs(step) for step in range(done)):
             raise ValueError(

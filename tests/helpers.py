@@ -61,7 +61,11 @@ def apart(found: Figures, expected: Figures) -> dict[str, float]:
     """By kind: the largest difference, relative to the largest expected number of that kind. Names that `found` lacks are left out."""
     shares = {}
     for kind, values in found.items():
-        pairs = [(values, expected[kind])] if isinstance(values, torch.Tensor) else [(v, expected[kind][n]) for n, v in values.items()]
+        pairs = (
+            [(values, expected[kind])]
+            if isinstance(values, torch.Tensor)
+            else [(v, expected[kind][n]) for n, v in values.items()]
+        )
         assert all(a.shape == b.shape for a, b in pairs), kind
         largest = max((float(b.abs().max()) for _, b in pairs), default=1.0)
         difference = max((float((a.double() - b.double()).abs().max()) for a, b in pairs), default=0.0)
@@ -92,7 +96,9 @@ def shake(model: torch.nn.Module, noise: float, draw: torch.Generator) -> None:
 
 
 @contextmanager
-def serving(handler: type[http.server.BaseHTTPRequestHandler], monkeypatch, cache) -> Iterator[http.server.ThreadingHTTPServer]:
+def serving(
+    handler: type[http.server.BaseHTTPRequestHandler], monkeypatch, cache
+) -> Iterator[http.server.ThreadingHTTPServer]:
     """A server of this machine with its `address`, reached past any proxy; what is brought from it goes to the folder `cache`."""
     monkeypatch.setenv("LLMCORE_CACHE", str(cache))
     for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

@@ -19,16 +19,32 @@ VARIANTS = {
     "gelu": {"feed_forward": "gelu"},
     "silu": {"feed_forward": "silu", "head_bias": True, "position": "sinusoidal_halves"},
     "tiled": {"attention": "tiled"},
-    "llama gqa tiled": {"feed_forward": "swiglu", "position": "rotary", "n_kv_heads": 2, "attention": "tiled"},
+    "llama gqa tiled": {
+        "feed_forward": "swiglu",
+        "position": "rotary",
+        "n_kv_heads": 2,
+        "attention": "tiled",
+    },
     "encoder tiled": {"family": "encoder", "attention": "tiled", "position": "rotary_interleaved"},
     "rms": {"norm": "rms", "bias": False},
     "llama": {"norm": "rms", "feed_forward": "swiglu", "position": "rotary", "bias": False},
-    "llama gqa explicit": {"feed_forward": "swiglu", "position": "rotary", "n_kv_heads": 2, "attention": "explicit"},
+    "llama gqa explicit": {
+        "feed_forward": "swiglu",
+        "position": "rotary",
+        "n_kv_heads": 2,
+        "attention": "explicit",
+    },
     "mqa": {"n_kv_heads": 1},
     "wide heads": {"d_head": 6},
     "post": {"residual": "post"},
     "encoder": {"family": "encoder", "attention": "explicit"},
-    "bert": {"family": "encoder", "residual": "post", "embedding_norm": True, "head_transform": True, "n_segments": 2},
+    "bert": {
+        "family": "encoder",
+        "residual": "post",
+        "embedding_norm": True,
+        "head_transform": True,
+        "n_segments": 2,
+    },
 }
 
 
@@ -81,7 +97,10 @@ def test_flops_of_an_encoder_decoder_and_of_real_sizes():
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             model = Transformer(replace(preset, attention="explicit"))
             # called below the checks of values, which meta tensors do not have
-            x, memory = torch.empty(2, 64, preset.d_model), torch.empty(2, 32, preset.d_model) if both else None
+            x, memory = (
+                torch.empty(2, 64, preset.d_model),
+                torch.empty(2, 32, preset.d_model) if both else None,
+            )
             from llmcore.mask import Mask
 
             stack = model.encoder if preset.family == "encoder" else model.decoder
@@ -121,7 +140,9 @@ def test_activation_bytes_are_what_autograd_keeps(name):
 
 
 def test_explicit_attention_grows_with_the_square_and_the_others_do_not():
-    grow = lambda path: [activation_bytes(GPT2.with_(attention=path), 1, T)["attention"] for T in (256, 512, 1024)]
+    grow = lambda path: [
+        activation_bytes(GPT2.with_(attention=path), 1, T)["attention"] for T in (256, 512, 1024)
+    ]
     explicit, fused, tiled = grow("explicit"), grow("fused"), grow("tiled")
     assert fused[2] / fused[1] == fused[1] / fused[0] == 2
     assert tiled == fused

@@ -40,7 +40,9 @@ def small_tiles(monkeypatch):
 
 def close(y: torch.Tensor, expected: torch.Tensor, config: ModelConfig) -> None:
     """Equal but for the roundings of a model that reads seven tokens."""
-    torch.testing.assert_close(y, expected, **within(roundings(config, 7), y.dtype, expected.abs().max().item()))
+    torch.testing.assert_close(
+        y, expected, **within(roundings(config, 7), y.dtype, expected.abs().max().item())
+    )
 
 
 def run(config: ModelConfig, padding: Padding, dtype: torch.dtype):
@@ -59,7 +61,9 @@ FAST = (torch.float64, "both")
 CASES = [*((torch.float64, name) for name in PADDINGS), (torch.float32, "both")]
 
 
-@pytest.mark.parametrize(("dtype", "padding"), [c if c == FAST else pytest.param(*c, marks=pytest.mark.slow) for c in CASES])
+@pytest.mark.parametrize(
+    ("dtype", "padding"), [c if c == FAST else pytest.param(*c, marks=pytest.mark.slow) for c in CASES]
+)
 @pytest.mark.parametrize("n_kv_heads", KV_HEADS)
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -77,11 +81,15 @@ def test_explicit_equals_the_other_paths_in_value_and_gradient(family, position,
             # the way of a gradient goes there and back and takes what was kept, and ends in a sum over 3 x 7 tokens; its terms
             # come down one stream, as large as the largest, though some cancel, as those of a key's bias
             limit = within(3 * roundings(config, 7) + 3 * 7, dtype, largest)
-            torch.testing.assert_close(gradients_other[name], gradient, **limit, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(
+                gradients_other[name], gradient, **limit, msg=lambda m, name=name: f"{name}: {m}"
+            )
 
 
 @pytest.mark.parametrize(("norm", "ffn", "residual"), itertools.product(NORMS, FFNS, RESIDUALS))
-@pytest.mark.parametrize("family", ["decoder", *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f != "decoder")])
+@pytest.mark.parametrize(
+    "family", ["decoder", *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f != "decoder")]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_other_parts_change_nothing_of_that(family, norm, ffn, residual, dtype):
     config = replace(BASE, family=family, norm=norm, feed_forward=ffn, residual=residual)
@@ -93,7 +101,9 @@ def test_the_other_parts_change_nothing_of_that(family, norm, ffn, residual, dty
 CHUNKS = [[7], [1] * 7, [3, 1, 1, 2]]  # the last holds every kind of piece: enough for the slow path of tiles
 
 
-@pytest.mark.parametrize(("path", "chunks"), [*itertools.product(["explicit", "fused"], CHUNKS), ("tiled", CHUNKS[-1])])
+@pytest.mark.parametrize(
+    ("path", "chunks"), [*itertools.product(["explicit", "fused"], CHUNKS), ("tiled", CHUNKS[-1])]
+)
 @pytest.mark.parametrize("padding", [pytest.param("none", marks=pytest.mark.slow), "left"])
 @pytest.mark.parametrize("n_kv_heads", KV_HEADS)
 @pytest.mark.parametrize("position", POSITIONS)
@@ -198,5 +208,7 @@ def test_a_cache_names_its_limits():
         cache.append(k, k)
     with pytest.raises(ValueError, match="takes no gradients"):
         KVCache(4).append(k.clone().requires_grad_(), k)
-    with pytest.raises(ValueError, match=r"keys \(1, 1, 1, 4\) of torch.float32 .* a cache of \(2, 1, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"keys \(1, 1, 1, 4\) of torch.float32 .* a cache of \(2, 1, 4, 4\)"
+    ):
         cache.append(k[:1, :, :1], k[:1, :, :1])

@@ -153,7 +153,9 @@ CASES = {
         (lambda x: ops.cross_entropy(x, IDX, 2), lambda x: F.cross_entropy(x.mT, t(IDX), ignore_index=2), [normal(2, 3, 4)]),
     ],
 }  # fmt: skip
-EACH = [pytest.param(*case, id=f"{name}-{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
+EACH = [
+    pytest.param(*case, id=f"{name}-{i}") for name, cases in CASES.items() for i, case in enumerate(cases)
+]
 KINKS = {  # a value and slope that central differences cannot judge
     "relu at 0": (ops.relu, torch.relu, [np.array([-1.0, 0.0, 1.0])]),
     "max of equals": (lambda x: x.max(-1), lambda x: x.amax(-1), [TIES]),
@@ -230,7 +232,11 @@ def test_float32_stays_float32(name):
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "pow", "matmul"])
 def test_both_inputs_may_be_one_tensor(name):
     x = positive(3, 3)
-    assert_equal(lambda x: OPERATIONS[name](x, x), lambda x: {"matmul": torch.matmul}.get(name, getattr(torch, name))(x, x), [x])
+    assert_equal(
+        lambda x: OPERATIONS[name](x, x),
+        lambda x: {"matmul": torch.matmul}.get(name, getattr(torch, name))(x, x),
+        [x],
+    )
     assert gradient_check(lambda x: OPERATIONS[name](x, x), x) < 1e-7
 
 
@@ -252,7 +258,10 @@ def test_any_shapes_that_multiply(shapes):
 
 
 @settings(max_examples=30, deadline=None)
-@given(data=st.data(), x=hnp.arrays(float, hnp.array_shapes(max_dims=4, max_side=4), elements=st.floats(-3, 3), unique=True))
+@given(
+    data=st.data(),
+    x=hnp.arrays(float, hnp.array_shapes(max_dims=4, max_side=4), elements=st.floats(-3, 3), unique=True),
+)
 def test_any_axes_shapes_and_slices(data, x):
     axes = data.draw(hnp.valid_tuple_axes(x.ndim, min_size=1))
     keep = data.draw(st.booleans())
@@ -263,7 +272,9 @@ def test_any_axes_shapes_and_slices(data, x):
     axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
     assert_equal(lambda x: ops.softmax(x, axis), lambda x: F.softmax(x, axis), [x])
     assert_equal(lambda x: ops.concatenate(x, x, axis=axis), lambda x: torch.cat([x, x], axis), [x])
-    index = tuple(data.draw(st.slices(n).filter(lambda s: s.step is None or s.step > 0)) for n in x.shape)  # torch has no steps back
+    index = tuple(
+        data.draw(st.slices(n).filter(lambda s: s.step is None or s.step > 0)) for n in x.shape
+    )  # torch has no steps back
     assert_equal(lambda x: x[index], lambda x: x[index], [x])
     rows = data.draw(hnp.arrays(int, 5, elements=st.integers(0, len(x) - 1)))
     assert_equal(lambda x: x[rows], lambda x: x[t(rows)], [x])
@@ -283,7 +294,13 @@ STEPS = {
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 99), st.integers(0, 99)),
+        min_size=1,
+        max_size=12,
+    )
+)
 def test_any_program_equals_torch(program):
     """Each step reads any earlier values, so values are used never, once or many times, near and far."""
 
@@ -293,7 +310,9 @@ def test_any_program_equals_torch(program):
             for name, i, j in program:
                 step = STEPS[name]
                 new = step[which](*(values[k % len(values)] for k in (i, j)[: step[2]]))
-                values.append(new if new.ndim == 2 else values[0] * new)  # a row is copied into a square again
+                values.append(
+                    new if new.ndim == 2 else values[0] * new
+                )  # a row is copied into a square again
             total = values[-1]
             for value in values:
                 total = total + value
@@ -342,8 +361,14 @@ def test_erf_equals_torchs():
     assert np.isnan(ops.erf(np.array([np.nan]))).all()
 
 
-SAFE = {name: OPERATIONS[name] for name in ("softmax", "log_softmax", "relu", "silu", "gelu", "layer_norm", "rms_norm")}
-SAFE |= {"gelu_tanh": lambda x: ops.gelu(x, "tanh"), "cross_entropy": lambda x: ops.cross_entropy(x, np.array(1))}
+SAFE = {
+    name: OPERATIONS[name]
+    for name in ("softmax", "log_softmax", "relu", "silu", "gelu", "layer_norm", "rms_norm")
+}
+SAFE |= {
+    "gelu_tanh": lambda x: ops.gelu(x, "tanh"),
+    "cross_entropy": lambda x: ops.cross_entropy(x, np.array(1)),
+}
 
 
 @pytest.mark.parametrize("name", SAFE)
@@ -379,7 +404,10 @@ ROWS = {
     "max": (lambda x: x.max(-1), lambda x: x.amax(-1)),
     "mean": (lambda x: x.mean(-1), lambda x: x.mean(-1)),
     **{name: (OPERATIONS[name], getattr(torch, name)) for name in ("neg", "exp", "log", "sqrt", "tanh")},
-    "cross_entropy": (lambda x: ops.cross_entropy(x, np.array([1])), lambda x: F.cross_entropy(x, torch.tensor([1]))),
+    "cross_entropy": (
+        lambda x: ops.cross_entropy(x, np.array([1])),
+        lambda x: F.cross_entropy(x, torch.tensor([1])),
+    ),
 }
 
 
@@ -420,7 +448,11 @@ def test_an_ignored_row_changes_nothing_whatever_stands_in_it(filler):
 # The toy decoder, with the weights of llmcore.toy
 
 # what the model itself adds to the vectors of its tokens
-POSITIONS = toy_model().embedding.position(torch.zeros(1, 8, 4, dtype=torch.float64), torch.arange(8)[None])[0].numpy()
+POSITIONS = (
+    toy_model()
+    .embedding.position(torch.zeros(1, 8, 4, dtype=torch.float64), torch.arange(8)[None])[0]
+    .numpy()
+)
 
 
 def decoder(p, ids):
@@ -495,7 +527,9 @@ def test_the_toy_decoder_trains_as_in_torch(name):
 def test_the_toy_decoders_gradient_equals_central_differences(as_a_reader_calls_it):
     p = {name: theta.detach().double().numpy() for name, theta in toy_model().named_parameters()}
     block = [name for name in p if "blocks" in name]
-    loss = lambda *xs: ops.cross_entropy(decoder({**p, **dict(zip(block, xs))}, np.array(IDS[:-1])), np.array(IDS[1:]))
+    loss = lambda *xs: ops.cross_entropy(
+        decoder({**p, **dict(zip(block, xs))}, np.array(IDS[:-1])), np.array(IDS[1:])
+    )
     assert gradient_check(loss, *(p[name] for name in block)) < 1e-7
 
 
@@ -588,8 +622,12 @@ def test_it_loads_without_torch():
 
 def test_the_check_finds_a_wrong_vjp_and_a_nan():
     double = Tensor(X)
-    wrong = lambda x: ops.where(MASK, x * x, x.detach() * x)  # half of the slope of x^2 is lost where the mask is False
-    with pytest.raises(ValueError, match=r"input 0 at \[0, 1\]: backward gives .* must agree; correct the vjp"):
+    wrong = lambda x: ops.where(
+        MASK, x * x, x.detach() * x
+    )  # half of the slope of x^2 is lost where the mask is False
+    with pytest.raises(
+        ValueError, match=r"input 0 at \[0, 1\]: backward gives .* must agree; correct the vjp"
+    ):
         gradient_check(wrong, double.data)
     with pytest.raises(ValueError, match="backward gives nan"):
         gradient_check(lambda x: x**-1.0 * 0.0 + ops.where(MASK, x, x * np.nan), X)
@@ -633,7 +671,9 @@ def test_unbroadcast_is_the_transpose_of_broadcasting():
     for shape in [(), (1,), (4,), (3, 1), (1, 4), (1, 1, 1), (2, 3, 4)]:
         x, g = normal(*shape), normal(2, 3, 4)
         assert unbroadcast(g, shape).shape == shape
-        assert math.isclose((np.broadcast_to(x, g.shape) * g).sum(), (x * unbroadcast(g, shape)).sum(), abs_tol=1e-12)
+        assert math.isclose(
+            (np.broadcast_to(x, g.shape) * g).sum(), (x * unbroadcast(g, shape)).sum(), abs_tol=1e-12
+        )
 
 
 # Mistakes

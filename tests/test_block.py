@@ -32,7 +32,9 @@ def test_orders_by_hand():
 @pytest.mark.parametrize("order", RESIDUALS)
 def test_equals_torchs_encoder_layer(order):
     block = block_of(residual=order)
-    reference = torch.nn.TransformerEncoderLayer(16, 4, 24, 0.0, batch_first=True, norm_first=order == "pre").eval()
+    reference = torch.nn.TransformerEncoderLayer(
+        16, 4, 24, 0.0, batch_first=True, norm_first=order == "pre"
+    ).eval()
     qkv = [block.attention.W_q, block.attention.W_k, block.attention.W_v]
     put(
         [

@@ -22,7 +22,9 @@ def trained(seed=0):
     return model, optimizer
 
 
-def test_everything_comes_back_with_the_random_states(tmp_path, as_a_reader_calls_it):  # the shape checks draw numbers too
+def test_everything_comes_back_with_the_random_states(
+    tmp_path, as_a_reader_calls_it
+):  # the shape checks draw numbers too
     import random
 
     import numpy as np
@@ -44,7 +46,12 @@ def test_everything_comes_back_with_the_random_states(tmp_path, as_a_reader_call
 
 def test_there_is_no_pickle_in_it(tmp_path):
     path = checkpoint.save(tmp_path, 1, *trained())
-    assert sorted(p.name for p in path.iterdir()) == ["manifest.json", "model.safetensors", "state.json", "state.safetensors"]
+    assert sorted(p.name for p in path.iterdir()) == [
+        "manifest.json",
+        "model.safetensors",
+        "state.json",
+        "state.safetensors",
+    ]
 
 
 def test_the_last_k_stay_and_leftovers_go(tmp_path):
@@ -53,7 +60,12 @@ def test_the_last_k_stay_and_leftovers_go(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for step in range(5):
         checkpoint.save(tmp_path, step, model, optimizer, keep=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "notes.txt", "step-00000003", "step-00000004"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".lock",
+        "notes.txt",
+        "step-00000003",
+        "step-00000004",
+    ]
     assert checkpoint.latest(tmp_path).name == "step-00000004"
     with pytest.raises(ValueError, match="step-00000004 exists: resume from it"):
         checkpoint.save(tmp_path, 4, model)
@@ -72,19 +84,26 @@ def test_harm_to_any_file_is_named(tmp_path, name, harm):
         file.write_bytes(content)
     else:
         file.unlink()
-    with pytest.raises(ValueError, match=name if name == "manifest.json" and harm != "flip" else "json|safetensors"):
+    with pytest.raises(
+        ValueError, match=name if name == "manifest.json" and harm != "flip" else "json|safetensors"
+    ):
         checkpoint.load_model(tmp_path)
 
 
 def test_another_config_is_named_field_by_field(tmp_path):
     checkpoint.save(tmp_path, 1, *trained())
-    with pytest.raises(ValueError, match="belongs to another config: n_layers=2 there, 3 here; norm='layer' there, 'rms' here"):
+    with pytest.raises(
+        ValueError,
+        match="belongs to another config: n_layers=2 there, 3 here; norm='layer' there, 'rms' here",
+    ):
         checkpoint.load(tmp_path, model_of(MODEL.with_(n_layers=3, norm="rms")))
 
 
 def test_another_model_is_named(tmp_path):
     checkpoint.save(tmp_path, 1, torch.nn.Linear(2, 3))
-    with pytest.raises(ValueError, match=r"does not fit the model: \['weight'\] are missing, surplus or of another shape"):
+    with pytest.raises(
+        ValueError, match=r"does not fit the model: \['weight'\] are missing, surplus or of another shape"
+    ):
         checkpoint.load(tmp_path, torch.nn.Linear(3, 3))
     with pytest.raises(ValueError, match="holds no config"):
         checkpoint.load_model(tmp_path)
@@ -131,7 +150,9 @@ def test_a_step_before_those_that_are_there_is_refused(tmp_path):
     model = torch.nn.Linear(2, 3)
     for step in (7, 8, 9):
         checkpoint.save(tmp_path, step, model)
-    with pytest.raises(ValueError, match="step-00000009 is later than step 2: resume from it, or write to another folder"):
+    with pytest.raises(
+        ValueError, match="step-00000009 is later than step 2: resume from it, or write to another folder"
+    ):
         checkpoint.save(tmp_path, 2, model)
     with pytest.raises(ValueError, match="step=-1: steps count from 0"):
         checkpoint.save(tmp_path, -1, model)
@@ -163,13 +184,20 @@ def test_what_a_checkpoint_cannot_hold_is_named_and_nothing_is_written(tmp_path)
     model = torch.nn.Linear(2, 3)
     optimizer = torch.optim.LBFGS(model.parameters())
     optimizer.step(lambda: (lambda loss: (loss.backward(), loss)[1])(model(torch.ones(1, 2)).square().sum()))
-    with pytest.raises(ValueError, match=r"the optimizer keeps (old_dirs|old_stps|ro|al) of parameter 0 as a list, as LBFGS does: "):
+    with pytest.raises(
+        ValueError,
+        match=r"the optimizer keeps (old_dirs|old_stps|ro|al) of parameter 0 as a list, as LBFGS does: ",
+    ):
         checkpoint.save(tmp_path, 1, model, optimizer)
-    with pytest.raises(ValueError, match="may hold numbers, texts, lists and dicts, not a Tensor: leave it out"):
+    with pytest.raises(
+        ValueError, match="may hold numbers, texts, lists and dicts, not a Tensor: leave it out"
+    ):
         checkpoint.save(tmp_path, 1, model, extra={"mean": torch.ones(1)})
     with torch.device("meta"):
         nothing = torch.nn.Linear(2, 3)
-    with pytest.raises(ValueError, match="weight is on the meta device, where a tensor has no values: make the model on cpu"):
+    with pytest.raises(
+        ValueError, match="weight is on the meta device, where a tensor has no values: make the model on cpu"
+    ):
         checkpoint.save(tmp_path, 1, nothing)
     assert list(tmp_path.iterdir()) == []
     checkpoint.save(tmp_path, 1, model)

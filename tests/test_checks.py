@@ -37,11 +37,15 @@ def refused(message, call):
         call()
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64]
+)
 def test_ids_of_any_whole_type_are_the_same_ids(models, dtype):
     expected = models["decoder"](IDS)
     assert torch.equal(models["decoder"](IDS.to(dtype)), expected)
-    assert torch.equal(models["decoder"](IDS.to(dtype), targets=IDS.to(dtype)), models["decoder"](IDS, targets=IDS))
+    assert torch.equal(
+        models["decoder"](IDS.to(dtype), targets=IDS.to(dtype)), models["decoder"](IDS, targets=IDS)
+    )
     assert torch.equal(one_hot(IDS.to(dtype), 23), one_hot(IDS, 23))
     segments = ids_of(3, 7, 2)
     encode = models["encoder"]
@@ -58,7 +62,10 @@ WRONG_IDS = {
     "numpy": (IDS.numpy(), "ids have type ndarray"),
     "negative": (-IDS - 1, r"id -\d+ is outside 0\.\.22: does the tokenizer fit the model\?"),
     "too large": (IDS.to(torch.uint8) + 200, r"id 2\d\d is outside 0\.\.22"),
-    "beyond int64": (torch.tensor([[2**64 - 1]], dtype=torch.uint64), r"id 18446744073709551615 is above 2\^63 - 1"),
+    "beyond int64": (
+        torch.tensor([[2**64 - 1]], dtype=torch.uint64),
+        r"id 18446744073709551615 is above 2\^63 - 1",
+    ),
     "meta": (IDS.to("meta"), "ids are on the device 'meta', which holds no numbers"),
     "no token": (IDS[:, :0], r"ids have shape \(3, 0\): .*at least one token"),
     "too many": (IDS.repeat(1, 2), "14 tokens with context_length=12"),
@@ -87,7 +94,10 @@ def test_a_model_without_numbers_is_named(models):
 @pytest.mark.parametrize(
     ("segments", "message"),
     [
-        (torch.zeros(1, 7, dtype=torch.long), r"segments are \(1, 7\) .* with ids of shape \(3, 7\): give one per id"),
+        (
+            torch.zeros(1, 7, dtype=torch.long),
+            r"segments are \(1, 7\) .* with ids of shape \(3, 7\): give one per id",
+        ),
         (torch.zeros(3, 1, dtype=torch.long), r"segments are \(3, 1\)"),
         (torch.zeros(7, dtype=torch.long), r"segments are \(7,\)"),
         (torch.full((3, 7), 2), r"segment 2 is outside 0\.\.1: a model knows n_segments of them"),
@@ -135,8 +145,14 @@ def test_the_remedy_for_booleans_is_right(models):
     [
         (lambda: Padding(stop=torch.tensor([7])), "stop has 1 entries for a batch of 3"),  # would broadcast
         (lambda: Padding(start=torch.tensor([0, 1])), "start has 2 entries for a batch of 3"),
-        (lambda: Padding(torch.tensor([0]), torch.tensor([7, 7, 7])), r"start and stop have \[1, 3\] entries"),
-        (lambda: Padding(stop=torch.tensor([7, 8, 7])), r"stop=\[7, 8, 7\] for sequences of 7 tokens: each must lie in 0\.\.7"),
+        (
+            lambda: Padding(torch.tensor([0]), torch.tensor([7, 7, 7])),
+            r"start and stop have \[1, 3\] entries",
+        ),
+        (
+            lambda: Padding(stop=torch.tensor([7, 8, 7])),
+            r"stop=\[7, 8, 7\] for sequences of 7 tokens: each must lie in 0\.\.7",
+        ),
         (lambda: Padding(start=torch.tensor([0, -1, 0])), r"start=\[0, -1, 0\]"),
         (lambda: Padding(stop=[7, 3, 1]), "stop is a list: pass a tensor with one integer per sequence"),
         (lambda: Padding(stop=REAL), r"stop is \(3, 7\) of torch.bool: .*one integer per sequence"),
@@ -173,7 +189,9 @@ def test_another_source_is_not_read_in_silence(models):
         cache = model.new_cache(source_length=7)
         model.decode(IDS[:, :2], memory=memory, cache=cache)
         shorter = model.encode(IDS[:, :5])
-        refused("another source; start a new cache", lambda: model.decode(IDS[:, 2:], memory=shorter, cache=cache))
+        refused(
+            "another source; start a new cache", lambda: model.decode(IDS[:, 2:], memory=shorter, cache=cache)
+        )
 
 
 def test_a_cache_of_another_batch_or_model_is_named(models):
@@ -182,16 +200,26 @@ def test_a_cache_of_another_batch_or_model_is_named(models):
         for B, other in ((3, 1), (1, 3)):
             cache = model.new_cache()
             model.decode(IDS[:B, :3], cache=cache)
-            refused("with a cache of .* start a new cache", lambda c=cache, n=other: model.decode(IDS[:n, 3:5], cache=c))
+            refused(
+                "with a cache of .* start a new cache",
+                lambda c=cache, n=other: model.decode(IDS[:n, 3:5], cache=c),
+            )
         fewer = model_of(BASE.with_(n_kv_heads=1))
         cache = model.new_cache()
         model.decode(IDS[:, :3], cache=cache)
-        refused(r"keys \(3, 1, 2, 4\) .* with a cache of \(3, 4,", lambda: fewer.decode(IDS[:, 3:5], cache=cache))  # would broadcast
+        refused(
+            r"keys \(3, 1, 2, 4\) .* with a cache of \(3, 4,", lambda: fewer.decode(IDS[:, 3:5], cache=cache)
+        )  # would broadcast
         half = model_of(BASE).bfloat16()
         refused("of torch.bfloat16 .* torch.float32", lambda: half.decode(IDS[:, 3:5], cache=cache))
         for wrong in ([], cache[:1], cache * 2):
-            refused(f"cache of {len(wrong)} blocks with n_layers=2", lambda w=wrong: model.decode(IDS[:, 3:5], cache=w))
-        refused("3 tokens do not fit a cache of 0", lambda: model.decode(IDS[:, :3], cache=model.new_cache(0)))
+            refused(
+                f"cache of {len(wrong)} blocks with n_layers=2",
+                lambda w=wrong: model.decode(IDS[:, 3:5], cache=w),
+            )
+        refused(
+            "3 tokens do not fit a cache of 0", lambda: model.decode(IDS[:, :3], cache=model.new_cache(0))
+        )
     k = torch.zeros(2, 1, 3, 4)
     refused("keys .* and values", lambda: KVCache(4).append(k, k[:1]))
     for wrong in (-1, 2.5, math.nan, True):
@@ -232,7 +260,10 @@ def test_a_turn_takes_queries_with_heads(name):
 
 def test_places_beyond_the_context_are_named(models):
     learned = POSITIONS["learned"](BASE)
-    refused(r"position 12 is outside 0\.\.11: context_length ends there", lambda: learned(X, torch.arange(6, 13)[None]))
+    refused(
+        r"position 12 is outside 0\.\.11: context_length ends there",
+        lambda: learned(X, torch.arange(6, 13)[None]),
+    )
     refused(r"position -1 is outside", lambda: learned(X, torch.arange(-1, 6)[None]))
     refused("positions have type torch.float32", lambda: learned(X, torch.arange(7.0)[None]))
     refused("positions", lambda: Embedding(BASE)(IDS, torch.arange(7)))
@@ -255,7 +286,10 @@ def test_places_beyond_the_context_are_named(models):
     ],
 )
 def test_tiled_attention_names_vectors_that_do_not_fit(q, k, v):
-    refused(r"q \(.*\) of torch.*: give \(B, H, T, Dh\) and twice \(B, H, S, Dh\)", lambda: tiled_attention(q, k, v))
+    refused(
+        r"q \(.*\) of torch.*: give \(B, H, T, Dh\) and twice \(B, H, S, Dh\)",
+        lambda: tiled_attention(q, k, v),
+    )
 
 
 def test_shares_and_widths_are_named():
@@ -275,7 +309,10 @@ def test_shares_and_widths_are_named():
 def test_a_weight_of_torch_is_not_loaded_the_wrong_way_round():
     """Square, it would fit and be wrong; not square, torch would say only that shapes differ."""
     ours, theirs = Linear(5, 5), torch.nn.Linear(5, 5)
-    refused("weight .* lies as torch.nn.Linear stores it, .*weight.T; .*dict", lambda: ours.load_state_dict(theirs.state_dict()))
+    refused(
+        "weight .* lies as torch.nn.Linear stores it, .*weight.T; .*dict",
+        lambda: ours.load_state_dict(theirs.state_dict()),
+    )
     ours.load_state_dict({"weight": theirs.weight.T, "bias": theirs.bias})  # the remedy
     x = torch.randn(4, 5)
     torch.testing.assert_close(ours(x), theirs(x), **within(6, torch.float32, 5.0))
@@ -286,7 +323,8 @@ def test_a_weight_of_torch_is_not_loaded_the_wrong_way_round():
     wide = torch.nn.Linear(5, 3).state_dict()
     for given in (wide, dict(wide)):
         refused(
-            r"weight \(3, 5\) lies as torch.nn.Linear stores it, .* where \(5, 3\)", lambda g=given: Linear(5, 3).load_state_dict(g)
+            r"weight \(3, 5\) lies as torch.nn.Linear stores it, .* where \(5, 3\)",
+            lambda g=given: Linear(5, 3).load_state_dict(g),
         )
     twin = Linear(5, 5)
     twin.load_state_dict(ours.state_dict())

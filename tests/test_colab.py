@@ -38,7 +38,9 @@ def tree(tmp_path_factory):
 def made():
     """The environment, and what it took to make or to find it."""
     if not any(interpreters()):
-        pytest.skip(f"none of Python {colab_run.PYTHONS} is on this machine: Colab's packages are not made for another")
+        pytest.skip(
+            f"none of Python {colab_run.PYTHONS} is on this machine: Colab's packages are not made for another"
+        )
     began = time.perf_counter()
     return colab_run.base(), time.perf_counter() - began
 
@@ -50,14 +52,21 @@ def test_a_chapter_as_colab_runs_it(tree, made, tmp_path, capsys):
     began = time.perf_counter()
     row, text = colab_run.run(FIRST, environment, *tree, rows=tmp_path)
     with capsys.disabled():
-        print(f"\n  {FIRST} in Colab's environment, Python {environment.python}; unlike Colab: {environment.differs()}", end="; ")
+        print(
+            f"\n  {FIRST} in Colab's environment, Python {environment.python}; unlike Colab: {environment.differs()}",
+            end="; ",
+        )
         print(
             f"{', '.join(environment.refused)}; {seconds:.0f} s to make it, {time.perf_counter() - began:.0f} s for the chapter",
             end="",
         )
     assert row["result"] == "passed", text[-6000:]
     assert (row["numpy"], row["torch"].split("+")[0]) == (PACKAGES["numpy"], environment.torch.split("+")[0])
-    stored = [shown(c.outputs) for c in nbformat.read(ROOT / f"chapters/{FIRST}.ipynb", 4).cells if c.cell_type == "code"]
+    stored = [
+        shown(c.outputs)
+        for c in nbformat.read(ROOT / f"chapters/{FIRST}.ipynb", 4).cells
+        if c.cell_type == "code"
+    ]
     for kind in ("pictures", "widgets"):
         assert row[kind] == sum(cell[kind] for cell in stored) > 0
     assert f"llmcore from {ADDRESS}" in row["added"]
@@ -74,7 +83,9 @@ def test_a_chapter_that_would_not_run_in_colab_fails(tree, made, tmp_path):
         "from IPython.display import HTML\nHTML('<figure class=\"llmcore\"></figure>')",
     ]
     bare, files = tree
-    cells = [nbformat.v4.new_code_cell(source, execution_count=number) for number, source in enumerate(bad, 1)]
+    cells = [
+        nbformat.v4.new_code_cell(source, execution_count=number) for number, source in enumerate(bad, 1)
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), files / "chapters/bad.ipynb")
     row, text = colab_run.run("bad", made[0], bare, files, rows=tmp_path)
     assert (row["result"], row["cells"], row["passed"]) == ("failed", 4, 2)
@@ -100,11 +111,35 @@ AFTER = BEFORE | {f"llmcore @ git+{ADDRESS}@0123", "jaxtyping==0.3.11"}
     ("said", "cell", "after", "touched", "complaint"),
     [
         ({}, {}, AFTER, [], None),
-        ({}, {}, AFTER - {"numpy==2.1.3"} | {"numpy==2.4.6"}, [], "packages that were there were changed: ['numpy==2.1.3']"),
-        ({}, {}, AFTER, ["numpy/version.py"], "files of packages that were there were changed: ['numpy/version.py'] (1 in all)"),
+        (
+            {},
+            {},
+            AFTER - {"numpy==2.1.3"} | {"numpy==2.4.6"},
+            [],
+            "packages that were there were changed: ['numpy==2.1.3']",
+        ),
+        (
+            {},
+            {},
+            AFTER,
+            ["numpy/version.py"],
+            "files of packages that were there were changed: ['numpy/version.py'] (1 in all)",
+        ),
         ({"managers": ["anywidget._util"]}, {}, AFTER, [], "did not enable the custom widget manager"),
-        ({"llmcore_file": f"{ROOT}/llmcore/device.py"}, {}, AFTER, [], "llmcore was not imported from the environment"),
-        ({}, {}, BEFORE | {"llmcore==0.1.0"}, [], "pip did not install llmcore from the repository's address"),
+        (
+            {"llmcore_file": f"{ROOT}/llmcore/device.py"},
+            {},
+            AFTER,
+            [],
+            "llmcore was not imported from the environment",
+        ),
+        (
+            {},
+            {},
+            BEFORE | {"llmcore==0.1.0"},
+            [],
+            "pip did not install llmcore from the repository's address",
+        ),
         ({}, {"pictures": 0}, AFTER, [], "cell 0 stores 1 pictures and 1 widgets and showed"),
         ({}, {"widgets": 0, "live": 0}, AFTER, [], "cell 0 stores 1 pictures and 1 widgets and showed"),
         ({}, {"live": 0}, AFTER, [], "cell 0 shows a widget that Colab would not draw"),
@@ -123,8 +158,13 @@ def test_each_thing_that_is_wrong_is_said(tmp_path, said, cell, after, touched, 
 
 
 def test_what_a_cell_shows_is_counted():
-    view, html = "application/vnd.jupyter.widget-view+json", {"text/html": '<figure class="llmcore" data-widget="matrix">'}
-    output = lambda data, metadata=None: nbformat.v4.new_output("display_data", data=data, metadata=metadata or {})
+    view, html = (
+        "application/vnd.jupyter.widget-view+json",
+        {"text/html": '<figure class="llmcore" data-widget="matrix">'},
+    )
+    output = lambda data, metadata=None: nbformat.v4.new_output(
+        "display_data", data=data, metadata=metadata or {}
+    )
     marked = {view: {"colab": {"custom_widget_manager": {"url": "https://example.org"}}}}
     outputs = [
         output({"image/png": "iVBO", "text/plain": "<Figure>"}),
@@ -140,7 +180,9 @@ def test_the_packages_are_those_that_the_code_imports():
     """Each package that llmcore or a chapter imports is among Colab's, or llmcore brings it."""
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "llmcore").rglob("*.py")]
     for name in (path.stem for path in in_order()):
-        sources += [c.source for c in nbformat.read(ROOT / f"chapters/{name}.ipynb", 4).cells if c.cell_type == "code"]
+        sources += [
+            c.source for c in nbformat.read(ROOT / f"chapters/{name}.ipynb", 4).cells if c.cell_type == "code"
+        ]
     imported: set[str] = set()
     for node in (node for source in sources for node in ast.walk(ast.parse(source))):
         if isinstance(node, ast.Import):
@@ -168,7 +210,9 @@ def test_a_snapshot_holds_the_tree_as_it_stands_and_leaves_the_repository_alone(
     (project / "kept.txt").write_text("committed\n", encoding="utf-8")
     (project / ".gitignore").write_text("*.log\n", encoding="utf-8")
     git = lambda *words, **more: (
-        subprocess.run(["git", *words], cwd=project, check=True, capture_output=True, text=True, **more).stdout
+        subprocess.run(
+            ["git", *words], cwd=project, check=True, capture_output=True, text=True, **more
+        ).stdout
     )
     git("init", "-q")
     git("add", ".")
@@ -182,7 +226,11 @@ def test_a_snapshot_holds_the_tree_as_it_stands_and_leaves_the_repository_alone(
     assert state() == before
 
     # the address is a stranger's: git asks the snapshot in its place, as pip does for the first cell
-    setting = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{bare.as_uri()}.insteadOf", "GIT_CONFIG_VALUE_0": ADDRESS}
+    setting = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{bare.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": ADDRESS,
+    }
     words = ["clone", "-q", "--filter=blob:none", "--branch", RELEASE, ADDRESS, str(tmp_path / "clone")]
     git("-c", "advice.detachedHead=false", *words, env=os.environ | setting)
     for there in (tmp_path / "clone", files):
@@ -203,7 +251,11 @@ def test_the_guard_refuses_the_folder_and_nothing_else(tmp_path):
     def tried(code: str) -> str:
         words = [sys.executable, "-c", f"import os, pathlib, _guard\n{code}"]
         return subprocess.run(
-            words, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+            words,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
         ).stderr
 
     for code in (
@@ -212,7 +264,9 @@ def test_the_guard_refuses_the_folder_and_nothing_else(tmp_path):
         f"os.listdir({str(secret)!r})",
     ):
         assert "PermissionError" in tried(code)
-    assert "PermissionError" in tried("open('project/llmcore/file')"), "a path from the working folder is the same path"
+    assert "PermissionError" in tried("open('project/llmcore/file')"), (
+        "a path from the working folder is the same path"
+    )
     assert tried(f"open({str(open_ / 'file')!r})\nos.listdir({str(open_)!r})\nopen('_guard.py')") == ""
 
 
@@ -248,7 +302,10 @@ def test_a_python_that_will_not_do_is_said(tmp_path, monkeypatch):
 
 
 def test_where_torch_has_no_build_for_a_python_the_next_one_is_taken(tmp_path, monkeypatch):
-    first, second = interpreter(tmp_path / "python3.13", "3.13.0"), interpreter(tmp_path / "python3.12", "3.12.1")
+    first, second = (
+        interpreter(tmp_path / "python3.13", "3.13.0"),
+        interpreter(tmp_path / "python3.12", "3.12.1"),
+    )
     monkeypatch.setattr(colab_run, "interpreters", lambda: iter([str(first), str(second)]))
     monkeypatch.delenv("LLMCORE_COLAB_PYTHON", raising=False)
     monkeypatch.setenv("LLMCORE_COLAB_TORCH", "2.13.0+cpu")
@@ -257,11 +314,16 @@ def test_where_torch_has_no_build_for_a_python_the_next_one_is_taken(tmp_path, m
         if python == str(first):
             raise colab_run.NoTorch
         (folder / "lib/python3.12/site-packages/numpy-2.1.3.dist-info").mkdir(parents=True)
-        (folder / "lib/python3.12/site-packages/numpy-2.1.3.dist-info/METADATA").write_text("Name: numpy\nVersion: 2.1.3\n")
+        (folder / "lib/python3.12/site-packages/numpy-2.1.3.dist-info/METADATA").write_text(
+            "Name: numpy\nVersion: 2.1.3\n"
+        )
 
     monkeypatch.setattr(colab_run, "make", make)
     made = colab_run.base(tmp_path / "bases")
-    assert (made.python, made.refused) == ("3.12.1", ("torch 2.13.0+cpu has no build for Python 3.13.0 here",))
+    assert (made.python, made.refused) == (
+        "3.12.1",
+        ("torch 2.13.0+cpu has no build for Python 3.13.0 here",),
+    )
     assert made.differs()["Python"] == [colab_run.COLAB_PYTHON, "3.12.1"]
     assert made.differs()["torch"] == [PACKAGES["torch"], "none"]
     assert "numpy" not in made.differs()
@@ -286,13 +348,17 @@ def test_of_two_processes_that_make_the_environment_the_first_to_be_ready_wins(t
     monkeypatch.setattr(colab_run, "make", make)
     made = colab_run.base(tmp_path / "bases")
     assert makers == [0, 1]
-    assert [p.name for p in (tmp_path / "bases").iterdir()] == [made.folder.name], "what the slower one made is thrown away"
+    assert [p.name for p in (tmp_path / "bases").iterdir()] == [made.folder.name], (
+        "what the slower one made is thrown away"
+    )
 
 
 def test_the_stand_in_has_what_the_first_cell_calls():
     names = {node.attr for node in ast.walk(ast.parse(COLAB_CELL)) if isinstance(node, ast.Attribute)}
     assert {"colab", "output", "enable_custom_widget_manager"} <= names
-    functions = ast.parse((LAID / "stand_in/google/colab/output/_widgets.py").read_text(encoding="utf-8")).body
+    functions = ast.parse(
+        (LAID / "stand_in/google/colab/output/_widgets.py").read_text(encoding="utf-8")
+    ).body
     assert "enable_custom_widget_manager" in {f.name for f in functions if isinstance(f, ast.FunctionDef)}
 
 
@@ -309,8 +375,13 @@ def test_the_page_says_how_the_run_differs_from_colab(tmp_path):
         "differs": {"Python": ["3.13.15", "3.11.7"], "torch": ["2.11.0", "2.13.0+cpu"]}, "why": ["no build for 3.13"],
         "added": ["jedi==0.20.1", f"llmcore from {ADDRESS}"],
     }  # fmt: skip
-    page = markdown("Colab's environment", {"one": row, "two": {**row, "chapter": "two"}}, {"one": "a", "two": "a"})
-    assert "unlike Colab: Python 3.11.7 (Colab: 3.13.15), torch 2.13.0+cpu (Colab: 2.11.0); no build for 3.13 (chapters: 2)" in page
+    page = markdown(
+        "Colab's environment", {"one": row, "two": {**row, "chapter": "two"}}, {"one": "a", "two": "a"}
+    )
+    assert (
+        "unlike Colab: Python 3.11.7 (Colab: 3.13.15), torch 2.13.0+cpu (Colab: 2.11.0); no build for 3.13 (chapters: 2)"
+        in page
+    )
     assert f"installed by the chapter: `jedi==0.20.1`, `llmcore from {ADDRESS}` (chapters: 2)" in page
     assert "8 widgets came with a live view and the table beside it, 6 figures were drawn" in page
     assert "| [two](two) | passed | 9 | 7 | 12 | 1.5 | 2026-11-25 10:00 |" in page

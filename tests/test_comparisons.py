@@ -9,7 +9,9 @@ ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("comparisons", ROOT / "benchmarks" / "comparisons.py")
 comparisons = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(comparisons)
-CHAPTERS = {path.stem: sources for path in (ROOT / "chapters").glob("*.ipynb") if (sources := comparisons.cells(path))}
+CHAPTERS = {
+    path.stem: sources for path in (ROOT / "chapters").glob("*.ipynb") if (sources := comparisons.cells(path))
+}
 
 
 def test_the_chapters_that_keep_figures_are_found():

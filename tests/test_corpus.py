@@ -46,7 +46,9 @@ def test_no_sentence_of_a_beat_begins_another():
             sentences = [s for s in options.values() if s]
             assert not any(a != b and b.startswith(a) for a in sentences for b in sentences)
             assert len(set(options.values())) == len(options)
-            value = max((v for v, s in options.items() if story.text.startswith(s, at)), key=lambda v: len(options[v]))
+            value = max(
+                (v for v, s in options.items() if story.text.startswith(s, at)), key=lambda v: len(options[v])
+            )
             at += len(options[value])
             state[beat.name] = value
         assert at == len(story.text)
@@ -112,7 +114,9 @@ def test_read_text_knows_names_paths_and_mistakes(tmp_path, monkeypatch):
     assert corpus.read_text("fables").count(corpus.END) == len(corpus.fables())
     path = tmp_path / "a.txt"
     path.write_text("低水 low", encoding="utf-8")
-    assert corpus.read_text(path) == corpus.read_text(str(path)) == corpus.read_text(path.as_uri()) == "低水 low"
+    assert (
+        corpus.read_text(path) == corpus.read_text(str(path)) == corpus.read_text(path.as_uri()) == "低水 low"
+    )
     path.write_text("  \n")
     with pytest.raises(ValueError, match="is empty: there is nothing to learn from"):
         corpus.read_text(path)
@@ -175,7 +179,11 @@ def test_a_download_is_made_once_and_serves_without_a_network(server, monkeypatc
     ],
 )
 def test_what_is_not_whole_is_not_kept(server, monkeypatch, path, error, message):
-    use(monkeypatch, f"{server.address}/{path}", "0" * 64 if path == "changed.txt" else hashlib.sha256(CONTENT).hexdigest())
+    use(
+        monkeypatch,
+        f"{server.address}/{path}",
+        "0" * 64 if path == "changed.txt" else hashlib.sha256(CONTENT).hexdigest(),
+    )
     with pytest.raises(error, match=message):
         corpus.shakespeare()
     assert list(corpus.cache_dir().iterdir()) == []
@@ -221,7 +229,9 @@ class Changing(http.server.BaseHTTPRequestHandler):
         mine.asked.append((held, status))
         self.send_response_only(status)
         self.send_header("Date", self.now)
-        for name, value in {"etag": {"ETag": tag}, "date": {"Last-Modified": self.changed}}.get(kind, {}).items():
+        for name, value in {"etag": {"ETag": tag}, "date": {"Last-Modified": self.changed}}.get(
+            kind, {}
+        ).items():
             self.send_header(name, value)
         if status == 200:
             self.send_header("Content-Length", str(len(self.text)))
@@ -235,21 +245,33 @@ class Changing(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def changing(tmp_path, monkeypatch):
-    for name, value in {"text": b"first", "status": 200, "asked": [], "changed": Changing.changed, "now": Changing.now}.items():
+    for name, value in {
+        "text": b"first",
+        "status": 200,
+        "asked": [],
+        "changed": Changing.changed,
+        "now": Changing.now,
+    }.items():
         monkeypatch.setattr(Changing, name, value)
     monkeypatch.delenv("LLMCORE_OFFLINE", raising=False)
     with serving(Changing, monkeypatch, tmp_path / "cache") as server:
         yield server
 
 
-@pytest.mark.parametrize(("kind", "asks"), [("etag", "If-None-Match"), ("date", "If-Modified-Since"), ("nothing", None)])
+@pytest.mark.parametrize(
+    ("kind", "asks"), [("etag", "If-None-Match"), ("date", "If-Modified-Since"), ("nothing", None)]
+)
 def test_a_text_that_has_changed_at_its_address_is_read_anew(changing, kind, asks):
     """And one that has not is brought once, as far as the server tells."""
     url = f"{changing.address}/{kind}/a.txt"
     assert corpus.read_text(url) == corpus.read_text(url) == "first"
     assert [status for _, status in Changing.asked] == [200, 304 if asks else 200]
     assert [list(held) for held, _ in Changing.asked] == [[], [asks] if asks else []]
-    Changing.text, Changing.changed, Changing.now = b"second", "Mon, 01 Jan 2024 00:01:00 GMT", "Mon, 01 Jan 2024 00:01:09 GMT"
+    Changing.text, Changing.changed, Changing.now = (
+        b"second",
+        "Mon, 01 Jan 2024 00:01:00 GMT",
+        "Mon, 01 Jan 2024 00:01:09 GMT",
+    )
     assert corpus.read_text(url) == corpus.read_text(url) == "second"
     assert [status for _, status in Changing.asked][2:] == [200, 304 if asks else 200]
 
@@ -284,7 +306,9 @@ def test_where_a_text_cannot_be_checked_the_kept_one_is_used_with_a_word(changin
         monkeypatch.setenv("LLMCORE_OFFLINE", "1")
     else:
         monkeypatch.setattr(Changing, "status", int(how.split()[1]))
-    with pytest.warns(UserWarning, match=rf"{url} .*Whether it has changed is not known: .*a.txt, brought before, is used"):
+    with pytest.warns(
+        UserWarning, match=rf"{url} .*Whether it has changed is not known: .*a.txt, brought before, is used"
+    ):
         assert corpus.read_text(url) == "first"
     other = url.replace("a.txt", "b.txt")
     with pytest.raises(ConnectionError, match=other):
@@ -301,7 +325,9 @@ def test_an_edited_file_is_read_as_it_is(tmp_path, monkeypatch):
         assert corpus.read_text(path) == corpus.read_text(path.as_uri()) == text
     assert corpus.open_text(path.as_uri()) == path
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(FileNotFoundError, match=r"file:///nowhere/a is no file of this machine: give the path of one"):
+    with pytest.raises(
+        FileNotFoundError, match=r"file:///nowhere/a is no file of this machine: give the path of one"
+    ):
         corpus.read_text("file:///nowhere/a")
     with pytest.raises(FileNotFoundError, match="is no file of this machine"):
         corpus.read_text(f"file://elsewhere{path.as_posix()}")
@@ -314,10 +340,21 @@ def test_an_edited_file_is_read_as_it_is(tmp_path, monkeypatch):
 
 def every_reader(path, url):
     """Each way in which a text comes in."""
-    run = [sys.executable, "-m", "llmcore", "tokenize", "--tokenizer", str(path.with_name("t.json")), "--text", "-"]
+    run = [
+        sys.executable,
+        "-m",
+        "llmcore",
+        "tokenize",
+        "--tokenizer",
+        str(path.with_name("t.json")),
+        "--text",
+        "-",
+    ]
 
     def shown() -> str:
-        done = subprocess.run(run, input=path.read_bytes(), capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+        done = subprocess.run(
+            run, input=path.read_bytes(), capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"}
+        )
         if done.returncode:
             raise ValueError(done.stderr.decode())
         return "".join(ast.literal_eval(line.split("\t")[1]) for line in done.stdout.decode().splitlines())
@@ -326,7 +363,12 @@ def every_reader(path, url):
         chunks = count_file(path, r"[\s\S]+")
         return b"".join(chunks).decode()
 
-    yield from (lambda: corpus.read_text(path), lambda: corpus.read_text(path.as_uri()), lambda: corpus.read_text(url), learned)
+    yield from (
+        lambda: corpus.read_text(path),
+        lambda: corpus.read_text(path.as_uri()),
+        lambda: corpus.read_text(url),
+        learned,
+    )
     yield from (lambda size=size: "".join(read_pieces(path, size)) for size in (1, 2, 3, 4, 7, 1 << 20))
     yield shown
 
@@ -335,7 +377,9 @@ TEXT = "The low \ufeffwell\n"  # in the middle it is no mark
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+)
 def test_a_byte_order_mark_is_dropped_and_other_encodings_are_named(changing, tmp_path, encoding):
     CharTokenizer.train([TEXT]).save(tmp_path / "t.json")
     path, other = tmp_path / "a.txt", encoding[:6].upper()
@@ -345,12 +389,18 @@ def test_a_byte_order_mark_is_dropped_and_other_encodings_are_named(changing, tm
         if encoding.startswith("utf-8"):
             assert read() == TEXT
         else:
-            with pytest.raises(ValueError, match=rf"is {other} by its byte order mark, not UTF-8; convert the file first"):
+            with pytest.raises(
+                ValueError, match=rf"is {other} by its byte order mark, not UTF-8; convert the file first"
+            ):
                 read()
 
 
 def test_only_the_first_mark_is_one(tmp_path):
-    for content, text in ((b"\xef\xbb\xbf" * 2 + b"a", "\ufeffa"), (b"a\xef\xbb\xbf", "a\ufeff"), (b"\xef\xbb\xbf", "")):
+    for content, text in (
+        (b"\xef\xbb\xbf" * 2 + b"a", "\ufeffa"),
+        (b"a\xef\xbb\xbf", "a\ufeff"),
+        (b"\xef\xbb\xbf", ""),
+    ):
         (tmp_path / "a").write_bytes(content)
         assert ["".join(read_pieces(tmp_path / "a", size)) for size in (1, 2, 9)] == [text] * 3
     for content, at in ((b"\xef\xbb\xbfab\xff", 5), (b"\xef\xbb\xbf\xff", 3), (b"ab\xff", 2)):

@@ -15,7 +15,9 @@ TOKENS = np.arange(1001, dtype=np.uint16) % 97
 
 
 def windows(**changes) -> Windows:
-    return Windows(**{"tokens": TOKENS, "context_length": 10, "batch_size": 7, "vocab_size": 97, "seed": 3} | changes)
+    return Windows(
+        **{"tokens": TOKENS, "context_length": 10, "batch_size": 7, "vocab_size": 97, "seed": 3} | changes
+    )
 
 
 def test_targets_are_the_next_ids():
@@ -26,7 +28,9 @@ def test_targets_are_the_next_ids():
 
 def test_an_epoch_reads_every_window_once_and_the_next_in_another_order():
     data = windows(tokens=np.arange(1001) * 1, vocab_size=1001, batch_size=10)
-    starts = [[int(b.ids[i, 0]) for b in (data.next() for _ in range(10)) for i in range(10)] for _ in range(2)]
+    starts = [
+        [int(b.ids[i, 0]) for b in (data.next() for _ in range(10)) for i in range(10)] for _ in range(2)
+    ]
     assert sorted(starts[0]) == sorted(starts[1]) == [10 * i for i in range(100)]
     assert starts[0] != starts[1]
     assert data.epoch == 2
@@ -115,15 +119,26 @@ def test_a_position_is_taken_up_only_in_the_same_data(name):
     """One id of a thousand is another: as many windows, and not the same run."""
     there, here = windows(), windows(**CHANGES[name])
     assert here.count == there.count
-    with pytest.raises(ValueError, match=rf"{'other ids: their SHA-256' if name == 'digest' else name}.* in the saved position"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{'other ids: their SHA-256' if name == 'digest' else name}.* in the saved position",
+    ):
         here.load(there.state())
     assert here.state() == windows(**CHANGES[name]).state()
 
 
 def test_the_digest_is_that_of_the_ids_in_whatever_type(tmp_path):
     write_tokens(tmp_path / "t", TOKENS.tolist(), 70_000)
-    kinds = [TOKENS, TOKENS.astype(np.int64), TOKENS.astype(">u4"), TOKENS.tolist(), read_tokens(tmp_path / "t")[0]]
-    assert {windows(tokens=kind).digest for kind in kinds} == {hashlib.sha256(TOKENS.astype(np.uint8).tobytes()).hexdigest()}
+    kinds = [
+        TOKENS,
+        TOKENS.astype(np.int64),
+        TOKENS.astype(">u4"),
+        TOKENS.tolist(),
+        read_tokens(tmp_path / "t")[0],
+    ]
+    assert {windows(tokens=kind).digest for kind in kinds} == {
+        hashlib.sha256(TOKENS.astype(np.uint8).tobytes()).hexdigest()
+    }
 
 
 def test_mistakes_are_named():

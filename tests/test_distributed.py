@@ -53,7 +53,11 @@ OPTIMIZERS = {
 NOTHING = "$^"
 # Names of parameters that do not learn: gains and biases in and out of blocks; tables, a whole block and a matrix of each other
 # block; nearly all, so that gradients pass through blocks that learn nothing to reach the little that does.
-FROZEN = [r"norm|bias", r"embedding|blocks\.1\.|W_o|down\.weight", r"^(?!.*(blocks\.0\.attention\.W_q|blocks\.2\.feed_forward\.down))"]
+FROZEN = [
+    r"norm|bias",
+    r"embedding|blocks\.1\.|W_o|down\.weight",
+    r"^(?!.*(blocks\.0\.attention\.W_q|blocks\.2\.feed_forward\.down))",
+]
 
 
 class Run(NamedTuple):
@@ -176,7 +180,11 @@ def one(run: Run, noise: float = 0.0) -> Figures:
 
     update = updating(OPTIMIZERS[run.optimizer](decay_groups(model, DECAY)))
     return figures(
-        backward, lambda most: clip_gradients(model.parameters(), most), update, lambda: gradients_of(model), lambda: weights_of(model)
+        backward,
+        lambda most: clip_gradients(model.parameters(), most),
+        update,
+        lambda: gradients_of(model),
+        lambda: weights_of(model),
     )
 
 
@@ -199,7 +207,9 @@ def equal(run: Run, found: Figures, expected: tuple[Figures, float]) -> None:
         assert torch.equal(x, figures["weights"][name].to(x.dtype)), (run, name)
     assert set(found["gradients"]) <= set(figures["gradients"]), run
     learned = {n: x for n, x in found["weights"].items() if n not in exact}
-    assert all(x.dtype == (torch.float64 if re.search(run.wide, n) else run.dtype) for n, x in learned.items())
+    assert all(
+        x.dtype == (torch.float64 if re.search(run.wide, n) else run.dtype) for n, x in learned.items()
+    )
     for kind, share in apart(found | {"weights": learned}, figures).items():
         assert share <= within, f"{run}: {kind} lie {share:.1e} apart, more than {within:.1e}"
 
@@ -235,7 +245,10 @@ def marked(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("LLMCORE_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.environ().get("LLMCORE_TEST_MARK") == mark
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process)
     return found
 
@@ -259,10 +272,14 @@ def start_sleepers():
     """One process in the rank's session, one in a session of its own, and one that its parent leaves behind there."""
     subprocess.Popen(["sleep", "1000"])
     subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    subprocess.run(["sh", "-c", "setsid sleep 1000 & setsid sh -c 'setsid sleep 1000 & exit' & exit"], check=True)
+    subprocess.run(
+        ["sh", "-c", "setsid sleep 1000 & setsid sh -c 'setsid sleep 1000 & exit' & exit"], check=True
+    )
 
 
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that leaves its session is not found")
+needs_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a process that leaves its session is not found"
+)
 
 
 def ends_by(how):
@@ -330,7 +347,10 @@ def test_where_the_process_between_is_killed_the_ranks_end(tmp_path, monkeypatch
             os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(10_000)
 
-    with leaving_nothing(monkeypatch, tmp_path / "t"), pytest.raises(RankError, match=r"was ended by signal 9 \(SIGKILL\)"):
+    with (
+        leaving_nothing(monkeypatch, tmp_path / "t"),
+        pytest.raises(RankError, match=r"was ended by signal 9 \(SIGKILL\)"),
+    ):
         launch(kill_it, 3, timeout=600)
 
 
@@ -427,7 +447,9 @@ def test_collectives_equal_torch_and_their_bytes_the_formula(p):
                 if me == root:
                     assert torch.equal(up, total)
         whole = torch.arange(6.0).view(2, 3) + me
-        assert torch.equal(collectives.ring_all_reduce(whole), sum(torch.arange(6.0).view(2, 3) + r for r in range(p)))
+        assert torch.equal(
+            collectives.ring_all_reduce(whole), sum(torch.arange(6.0).view(2, 3) + r for r in range(p))
+        )
         for refuse, message in [
             (lambda: collectives.ring_all_reduce(torch.zeros(2, 3).T), "not contiguous"),
             (lambda: collectives.all_gather(torch.zeros(5), 4), "part"),
@@ -577,7 +599,12 @@ def test_zero_and_the_bytes_that_each_rank_holds(ranks):
                     "optimizer": moments * own,
                 }
                 for what, numbers in state.items():
-                    assert abs(held[what] - size * numbers) <= slack * (1 + (what == "optimizer")), (stage, what, held, numbers)
+                    assert abs(held[what] - size * numbers) <= slack * (1 + (what == "optimizer")), (
+                        stage,
+                        what,
+                        held,
+                        numbers,
+                    )
                 if stage == 3:
                     assert gathered < size * N * 0.75  # never the whole model: the rest and one block
         equal(again[0], zero_run(again[0], 2, accumulation=2)[0], expected[again[0]])
@@ -631,16 +658,22 @@ def test_zero_with_a_parameter_that_some_ranks_do_not_use():
         found = []
         for stage in (1, 2, 3):
             torch.manual_seed(0)
-            model = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]).double()
+            model = torch.nn.ModuleList(
+                [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+            ).double()
             model.forward = lambda x, i, model=model: model[2](model[i](x))
             zero = Zero(model, lambda groups: SGD(groups, lr=1.0), stage)
-            model(torch.full((1, 2), 10.0 ** collectives.rank(), dtype=torch.float64), collectives.rank()).sum().backward()
+            model(
+                torch.full((1, 2), 10.0 ** collectives.rank(), dtype=torch.float64), collectives.rank()
+            ).sum().backward()
             zero.step()
             found.append(zero.whole())
         return found
 
     torch.manual_seed(0)
-    model = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]).double()
+    model = torch.nn.ModuleList(
+        [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+    ).double()
     for i in (0, 1):
         model[2](model[i](torch.full((1, 2), 10.0**i, dtype=torch.float64))).sum().backward()
     for of_rank in launch(check, 2):
@@ -688,7 +721,9 @@ def tensor_parallel_run(run, sequence):
         return loss.detach()
 
     update = updating(OPTIMIZERS[run.optimizer](decay_groups(model, DECAY)))
-    return figures(backward, parallel.clip, update, lambda: parallel.whole(gradients=True), parallel.whole), in_last_step
+    return figures(
+        backward, parallel.clip, update, lambda: parallel.whole(gradients=True), parallel.whole
+    ), in_last_step
 
 
 @several
@@ -742,7 +777,9 @@ def pipeline_run(run, make, microbatches, v=1):
     collectives.share(model)
     parts = [Part(model, c * p + s, p * v) for c in range(v)]
     own, order = torch.nn.ModuleList(parts), make(p, microbatches)[s]
-    names = {q: n for n, q in model.named_parameters()} | {b: n for n, b in model.state_dict(keep_vars=True).items()}
+    names = {q: n for n, q in model.named_parameters()} | {
+        b: n for n, b in model.state_dict(keep_vars=True).items()
+    }
 
     def backward(step):
         data = batch(step)
@@ -828,7 +865,10 @@ def test_the_bubble_of_what_ran_is_the_formula():
         data = [Batch(torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long))] * m
         last_has_no_gradient_to_wait_for = lambda y, _: 0 * y.sum()
         ran = pipeline.run([part], make(4, m)[collectives.rank()], data, last_has_no_gradient_to_wait_for)
-        return [replace(span, start=start, end=end) for span, (start, end) in zip(ran.spans, part.spans, strict=True)]
+        return [
+            replace(span, start=start, end=end)
+            for span, (start, end) in zip(ran.spans, part.spans, strict=True)
+        ]
 
     for make in (schedules.gpipe, schedules.one_forward_one_backward):
         counted = launch(check, 4, make, 5)
@@ -862,7 +902,11 @@ def context_parallel_run(run):
 
     update = updating(OPTIMIZERS[run.optimizer](decay_groups(model, DECAY)))
     return figures(
-        backward, lambda most: clip_gradients(model.parameters(), most), update, lambda: gradients_of(model), lambda: weights_of(model)
+        backward,
+        lambda most: clip_gradients(model.parameters(), most),
+        update,
+        lambda: gradients_of(model),
+        lambda: weights_of(model),
     )
 
 
@@ -940,4 +984,6 @@ def test_the_bound_refuses_mistakes():
         return min(least)
 
     for least in launch(check, 2, timeout=120):
-        assert least > 1e-3  # where a mistake is: a hundred times the bound in float32, and not a millionth of it in float64
+        assert (
+            least > 1e-3
+        )  # where a mistake is: a hundred times the bound in float32, and not a millionth of it in float64

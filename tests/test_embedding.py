@@ -36,7 +36,9 @@ def test_one_hot_rows_sum_to_one():
 
 
 def test_scale_segments_and_norm():
-    config = BASE.with_(family="encoder", scale_embedding=True, n_segments=2, embedding_norm=True, position="none")
+    config = BASE.with_(
+        family="encoder", scale_embedding=True, n_segments=2, embedding_norm=True, position="none"
+    )
     embedding = model_of(config).embedding
     ids, segments = torch.tensor([[3, 4]]), torch.tensor([[0, 1]])
     expected = embedding.norm(embedding.table[ids] * 4.0 + embedding.segments[segments])  # sqrt(16) = 4

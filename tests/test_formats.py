@@ -55,7 +55,12 @@ def split(pattern: str, behavior: str = "Isolated", invert: bool = False) -> dic
 
 
 def level(use_regex: bool = False, add_prefix_space: bool = False) -> dict:
-    return {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True, "use_regex": use_regex}
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": add_prefix_space,
+        "trim_offsets": True,
+        "use_regex": use_regex,
+    }
 
 
 def digits(individual: bool) -> dict:
@@ -118,7 +123,9 @@ def test_a_pattern_means_what_it_means_to_hugging_face_or_is_refused(pattern, tm
     """Groups, gaps, empty matches, anchors; patterns that the two dialects read otherwise."""
     state = whole(pre_tokenizer=sequence(split(pattern), level()))
     if theirs_reads(state):
-        assert same_or_refused(state, tmp_path / "tokenizer.json") == (PATTERNS.index(pattern) < PATTERNS.index(r"\h"))
+        assert same_or_refused(state, tmp_path / "tokenizer.json") == (
+            PATTERNS.index(pattern) < PATTERNS.index(r"\h")
+        )
 
 
 BEHAVIORS = ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"]
@@ -143,8 +150,18 @@ STEPS = [
     sequence(digits(True)),
     {"type": "Split", "pattern": {"String": "a"}, "behavior": "Isolated", "invert": False},
 ]  # fmt: skip
-READ = [[level()], [level(True)], [digits(True), level()], [digits(True), level(True)], [digits(False), level()]]
-READ += [[split(r"\p{N}{1,3}"), level()], [split(SPLIT_PATTERNS["gpt2"]), level()], [sequence(digits(True)), level()]]
+READ = [
+    [level()],
+    [level(True)],
+    [digits(True), level()],
+    [digits(True), level(True)],
+    [digits(False), level()],
+]
+READ += [
+    [split(r"\p{N}{1,3}"), level()],
+    [split(SPLIT_PATTERNS["gpt2"]), level()],
+    [sequence(digits(True)), level()],
+]
 READ += [[sequence(digits(True)), level(True)]]
 
 
@@ -153,7 +170,9 @@ READ += [[sequence(digits(True)), level(True)]]
 def test_any_row_of_pre_tokenizers_is_done_or_refused(count, tmp_path):
     """All rows of one, two and three; the last of several is not taken for the whole."""
     for steps in map(list, itertools.product(STEPS if count < 3 else STEPS[:8:2], repeat=count)):
-        assert same_or_refused(whole(pre_tokenizer=sequence(*steps)), tmp_path / "tokenizer.json") == (steps in READ), steps
+        assert same_or_refused(whole(pre_tokenizer=sequence(*steps)), tmp_path / "tokenizer.json") == (
+            steps in READ
+        ), steps
     assert same_or_refused(whole(pre_tokenizer=level(True)), tmp_path / "tokenizer.json")
     assert not same_or_refused(whole(pre_tokenizer=None), tmp_path / "tokenizer.json")
 
@@ -191,10 +210,14 @@ def test_options_of_the_model(change, read, tmp_path):
 @pytest.mark.parametrize("fuse", [False, True])
 def test_unknown_bytes_are_one_id_each_or_refused(fuse, tmp_path):
     state = whole(unk_token="<unk>", fuse_unk=fuse, added_tokens=[added("<unk>", 500)])
-    state["model"]["vocab"] = {"<unk>": 500} | {t: i for t, i in state["model"]["vocab"].items() if t not in ("ì", "Ĺ")}
+    state["model"]["vocab"] = {"<unk>": 500} | {
+        t: i for t, i in state["model"]["vocab"].items() if t not in ("ì", "Ĺ")
+    }
     gone = [m for m in state["model"]["merges"] if any(c in "".join(m) for c in "ìĹ")]
     state["model"]["merges"] = [m for m in state["model"]["merges"] if m not in gone]
-    state["model"]["vocab"] = {t: i for t, i in state["model"]["vocab"].items() if t not in ["".join(m) for m in gone]}
+    state["model"]["vocab"] = {
+        t: i for t, i in state["model"]["vocab"].items() if t not in ["".join(m) for m in gone]
+    }
     assert same_or_refused(state, tmp_path / "tokenizer.json") != fuse
 
 
@@ -218,12 +241,17 @@ def test_added_tokens_with_any_flags(data, tmp_path_factory):
         tokens.append(added(name, id_ + (data.draw(st.integers(0, 19)) == 19), **data.draw(flags)))
     normalizer = data.draw(st.sampled_from(NORMALIZERS))[0]
     before = data.draw(st.sampled_from([*READ, [level(), level()], [split("a", "Removed"), level()]]))
-    texts = [*TEXTS, *data.draw(st.lists(st.text(st.sampled_from("as<>日本 \n20mk"), max_size=12), max_size=3))]
+    texts = [
+        *TEXTS,
+        *data.draw(st.lists(st.text(st.sampled_from("as<>日本 \n20mk"), max_size=12), max_size=3)),
+    ]
     texts += ["".join(data.draw(st.lists(st.sampled_from([*NAMES, " ", "\n", "x"]), max_size=6)))]
     state = whole(added_tokens=tokens, normalizer=normalizer, pre_tokenizer=sequence(*before))
     read = same_or_refused(state, tmp_path_factory.getbasetemp() / "tokenizer.json", texts)
     plain = not any(t["lstrip"] or t["rstrip"] or t["single_word"] or t["normalized"] for t in tokens)
-    fits = len(set(names)) == len(names) and all(t["id"] == spelled.get(t["content"]) for t in tokens if t["content"] in spelled)
+    fits = len(set(names)) == len(names) and all(
+        t["id"] == spelled.get(t["content"]) for t in tokens if t["content"] in spelled
+    )
     if plain and fits and before in READ and (normalizer, True) in NORMALIZERS and not tokens:
         assert read
 
@@ -233,7 +261,9 @@ def test_a_token_that_takes_in_its_surroundings_is_named(flag, tmp_path):
     path = tmp_path / "tokenizer.json"
     assert same_or_refused(whole(added_tokens=[added("<mask>", 400)]), path)
     path.write_text(json.dumps(whole(added_tokens=[added("<mask>", 400, **{flag: True})])))
-    with pytest.raises(ValueError, match=f"tokenizer.json: added token '<mask>' has {flag}, which is not done here"):
+    with pytest.raises(
+        ValueError, match=f"tokenizer.json: added token '<mask>' has {flag}, which is not done here"
+    ):
         formats.read_hugging_face(path)
 
 
@@ -283,7 +313,8 @@ def test_a_pattern_that_would_take_for_ever_is_named(pattern, tmp_path, monkeypa
     for attempt in work:
         start = time.process_time()
         with pytest.raises(
-            ValueError, match=rf"{re.escape(pattern[:5])}.* has not cut \d+ characters within 1 s: .* write it without"
+            ValueError,
+            match=rf"{re.escape(pattern[:5])}.* has not cut \d+ characters within 1 s: .* write it without",
         ):
             attempt()
         assert time.process_time() - start < 10
@@ -295,7 +326,15 @@ def test_the_time_allowed_grows_with_the_text(monkeypatch):
     assert "".join(cut(compiled(r"\d+|\p{L}+"), text)) == text
 
 
-BOMBS = ["(?:a{9999}){9999}", "(?:" * 25 + "a" + "+)" * 25, "(?:" * 400 + "a" + ")" * 400, "(?R)?a|b", "(?#[)(?R)(?#])", "(?r)ab", "("]
+BOMBS = [
+    "(?:a{9999}){9999}",
+    "(?:" * 25 + "a" + "+)" * 25,
+    "(?:" * 400 + "a" + ")" * 400,
+    "(?R)?a|b",
+    "(?#[)(?R)(?#])",
+    "(?r)ab",
+    "(",
+]
 
 
 @pytest.mark.parametrize("pattern", BOMBS)
@@ -313,7 +352,10 @@ def test_a_pattern_is_written_where_hugging_face_reads_it_alike(tmp_path):
         formats.write_hugging_face(BPETokenizer(VOCABULARY.ranks, pattern), tmp_path / "t.json")
         again = formats.read_hugging_face(tmp_path / "t.json").pattern
         assert SPLIT_PATTERNS.get(again, again) == SPLIT_PATTERNS.get(pattern, pattern)
-    for pattern, said in ((r"a$", "means something else to Hugging Face: write"), (r"\h", "may read otherwise")):
+    for pattern, said in (
+        (r"a$", "means something else to Hugging Face: write"),
+        (r"\h", "may read otherwise"),
+    ):
         with pytest.raises(ValueError, match=said):
             formats.write_hugging_face(BPETokenizer(VOCABULARY.ranks, pattern), tmp_path / "t.json")
     assert cut(compiled(portable("^a$")), "a\na\n\nb") == ["a", "\n", "a", "\n\nb"]
@@ -322,7 +364,9 @@ def test_a_pattern_is_written_where_hugging_face_reads_it_alike(tmp_path):
 # ----------------------------------------------------------------------------------------------------- other files' lies
 
 
-@pytest.mark.parametrize("rank", [b"1_0", b"+7", b"-1", b"1e1", b"9" * 5000, b"4294967296", "٣".encode(), b"0x1", b""])
+@pytest.mark.parametrize(
+    "rank", [b"1_0", b"+7", b"-1", b"1e1", b"9" * 5000, b"4294967296", "٣".encode(), b"0x1", b""]
+)
 def test_a_rank_is_digits_and_nothing_else(rank, tmp_path):
     formats.write_tiktoken(VOCABULARY, tmp_path / "ranks")
     lines = (tmp_path / "ranks").read_bytes().split(b"\n")

@@ -10,7 +10,20 @@ from test_notebooks import chapters
 
 from book import refresh
 from book.address import COLAB_CELL
-from book.freshness import CELLS, PINS, ROOT, Library, canonical, changes, hashed, imported, parts, pins, stale, stored
+from book.freshness import (
+    CELLS,
+    PINS,
+    ROOT,
+    Library,
+    canonical,
+    changes,
+    hashed,
+    imported,
+    parts,
+    pins,
+    stale,
+    stored,
+)
 
 # `make check` leaves this out: the library can be worked on before the book is run again
 LIBRARY = Library(ROOT / "llmcore")
@@ -20,7 +33,9 @@ LIBRARY = Library(ROOT / "llmcore")
 @chapters
 def test_a_chapter_is_fresh(path):
     why = changes(stored(path), parts(path, library=LIBRARY))
-    assert not why, f"{path.name} is stale: {', '.join(why)}. make refresh runs the stale chapters; make bless only compares them"
+    assert not why, (
+        f"{path.name} is stale: {', '.join(why)}. make refresh runs the stale chapters; make bless only compares them"
+    )
 
 
 MODULES = {
@@ -59,8 +74,15 @@ def book(tmp_path) -> Path:
     (tmp_path / PINS).write_text("# pins\ntorch==2.13.0\nnumpy==2.4.6\n", encoding="utf-8")
     (tmp_path / "chapters").mkdir()
     for name, code in CHAPTERS.items():
-        cells = [nbformat.v4.new_markdown_cell("# Why?"), nbformat.v4.new_code_cell(FIRST), nbformat.v4.new_code_cell(code)]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(refresh.KERNEL)), tmp_path / f"chapters/{name}.ipynb")
+        cells = [
+            nbformat.v4.new_markdown_cell("# Why?"),
+            nbformat.v4.new_code_cell(FIRST),
+            nbformat.v4.new_code_cell(code),
+        ]
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=cells, metadata=dict(refresh.KERNEL)),
+            tmp_path / f"chapters/{name}.ipynb",
+        )
     assert {p.stem for p in stale(tmp_path)} == set(CHAPTERS)  # what was never run is stale
     for path in (tmp_path / "chapters").glob("*.ipynb"):
         mark(path, tmp_path)
@@ -193,7 +215,9 @@ def test_what_really_is_imported_is_in_the_closure():
 
     for name in ("trainer", "accounting", "tokenizer", "widgets"):
         code = f"import llmcore.{name}, sys; print(*[m for m in sys.modules if m.split('.')[0] == 'llmcore'])"
-        loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        loaded = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
         assert set(loaded) <= LIBRARY.closure({"llmcore", f"llmcore.{name}"}), name
 
 
@@ -205,7 +229,11 @@ def test_data_files_go_with_their_package():
 
 def test_pins_are_of_packages():
     both = {"a", "b_c", "d"}
-    assert pins("a==1\n\n# x\nB-c==2", both) == pins("B-c==2 # y\na==1\n", both) == {f"a, in {PINS}": "1", f"B-c, in {PINS}": "2"}
+    assert (
+        pins("a==1\n\n# x\nB-c==2", both)
+        == pins("B-c==2 # y\na==1\n", both)
+        == {f"a, in {PINS}": "1", f"B-c, in {PINS}": "2"}
+    )
     assert pins("a==1\nb==3", {"b"}) == {f"b, in {PINS}": "3"}
 
 
@@ -220,7 +248,9 @@ def test_refresh_runs_the_stale_and_bless_compares_them(book, capsys):
     assert (shows(size), shows(model)) == ("4", "9")
 
     edit(book / "llmcore/sizes.py", "WIDTH = 4", "WIDTH = 5")
-    edit(book / "llmcore/layer.py", "2 * WIDTH", "WIDTH + 3")  # the model's output is what it was, through other numbers
+    edit(
+        book / "llmcore/layer.py", "2 * WIDTH", "WIDTH + 3"
+    )  # the model's output is what it was, through other numbers
     (book / "chapters/command.ipynb").unlink()
     before = {path: path.read_text(encoding="utf-8") for path in (size, model)}
     assert refresh.main([], only_bless=True, root=book) == 1

@@ -67,7 +67,12 @@ def test_half_precision_keeps_its_type_and_stays_near(name, dtype):
 @pytest.mark.parametrize("name", [n for n in PAIRS if n != "linear"])
 def test_the_largest_values_give_no_nan_and_no_inf(name, dtype):
     mine, _, inputs = PAIRS[name]
-    x = torch.tensor([[3e4, -3e4, 3e4, 0.0, 1.0, -1.0, 2e4]]).repeat(inputs[0].shape[0], 1).to(dtype).requires_grad_()
+    x = (
+        torch.tensor([[3e4, -3e4, 3e4, 0.0, 1.0, -1.0, 2e4]])
+        .repeat(inputs[0].shape[0], 1)
+        .to(dtype)
+        .requires_grad_()
+    )
     y = mine(x, *[v.to(dtype) for v in inputs[1:]])
     y.float().sum().backward()
     assert torch.isfinite(y).all()
@@ -98,7 +103,10 @@ SHAPES = {  # the functions of one x, and torch's
     "silu": (ours.silu, F.silu),
     "layer_norm": (ours.layer_norm, lambda x: F.layer_norm(x, x.shape[-1:])),
     "rms_norm": (ours.rms_norm, lambda x: F.rms_norm(x, x.shape[-1:], None, 1e-5)),
-    "linear": (lambda x: ours.linear(x, torch.ones(x.shape[-1], 2).to(x)), lambda x: F.linear(x, torch.ones(2, x.shape[-1]).to(x))),
+    "linear": (
+        lambda x: ours.linear(x, torch.ones(x.shape[-1], 2).to(x)),
+        lambda x: F.linear(x, torch.ones(2, x.shape[-1]).to(x)),
+    ),
     "cross_entropy": (
         lambda x: ours.cross_entropy(x, torch.zeros(len(x), dtype=torch.long)),
         lambda x: F.cross_entropy(x, torch.zeros(len(x), dtype=torch.long)),
@@ -117,15 +125,24 @@ def test_special_values_give_what_torch_gives(name, kind, dtype):
         pytest.skip("squares overflow in torch too: NaN or 0, as the kernel goes")
     if name == "linear" and "largest" in kind:
         pytest.skip("the sum overflows, or not, as it is ordered")
-    x = torch.tensor([SPECIAL[kind](info)], dtype=dtype).repeat(40, 1)  # long enough for a kernel's vector instructions
+    x = torch.tensor([SPECIAL[kind](info)], dtype=dtype).repeat(
+        40, 1
+    )  # long enough for a kernel's vector instructions
     y, (grad,) = value_and_gradients(mine, (x,), dtype)
     y_torch, (grad_torch,) = value_and_gradients(theirs, (x.double(),), torch.float64)
-    if name in ("gelu", "gelu_tanh", "silu"):  # torch gives inf * 0 = NaN, also where x^3 overflows; here it is the limit
+    if name in (
+        "gelu",
+        "gelu_tanh",
+        "silu",
+    ):  # torch gives inf * 0 = NaN, also where x^3 overflows; here it is the limit
         up, down = x >= info.max, x <= info.min
         grad_torch[up], grad_torch[down] = slopes_of(y_torch)[up], 0.0
     assert y.dtype == dtype or (name == "cross_entropy" and y.dtype == torch.float32)
     size = 1e3 if "norm" in name else 1.0  # a slope of at most 2 over sqrt(eps)
-    close = {**within(32, dtype, size), "equal_nan": True}  # a row of three, a few functions of it, each right to an ulp or two
+    close = {
+        **within(32, dtype, size),
+        "equal_nan": True,
+    }  # a row of three, a few functions of it, each right to an ulp or two
     torch.testing.assert_close(y, y_torch.to(y.dtype), **close)
     torch.testing.assert_close(grad, grad_torch.to(dtype), **close)
 
@@ -169,7 +186,9 @@ def test_an_ignored_row_changes_nothing_whatever_stands_in_it(filler, dtype):
     assert loss == without
     assert (leaf.grad[3] == 0).all()
     assert torch.equal(leaf.grad[others], alone.grad)
-    wide = torch.promote_types(dtype, torch.float32)  # what the loss is computed in; its gradient is rounded to x's type
+    wide = torch.promote_types(
+        dtype, torch.float32
+    )  # what the loss is computed in; its gradient is rounded to x's type
     torch.testing.assert_close(loss.double(), theirs, **within(32, wide))
     torch.testing.assert_close(leaf.grad[others].double(), other.grad[others], **within(32, dtype))
 
@@ -180,7 +199,9 @@ def test_huge_logits_lose_no_digit_of_the_loss():
     assert ours.cross_entropy(x, torch.tensor([0])).item() == pytest.approx(0.693147, abs=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64]
+)
 def test_targets_of_any_whole_type(dtype):
     t = torch.tensor([3, 0, 6, 1, 2])
     assert torch.equal(ours.cross_entropy(X, t.to(dtype)), ours.cross_entropy(X, t))
@@ -189,7 +210,9 @@ def test_targets_of_any_whole_type(dtype):
 def test_256_less_than_a_target_is_not_the_same(as_a_reader_calls_it):
     """In uint8 156 and -100 have the same bits: it is a target like any other."""
     wide = torch.zeros(1, 200)
-    assert ours.cross_entropy(wide, torch.tensor([156], dtype=torch.uint8)).item() == pytest.approx(5.2983, abs=1e-4)
+    assert ours.cross_entropy(wide, torch.tensor([156], dtype=torch.uint8)).item() == pytest.approx(
+        5.2983, abs=1e-4
+    )
 
 
 def test_softmax_forgets_a_constant():
@@ -199,7 +222,9 @@ def test_softmax_forgets_a_constant():
 def test_the_gradient_of_softmax_and_cross_entropy_is_p_minus_y():
     x = X[:1].clone().requires_grad_()
     ours.cross_entropy(x, torch.tensor([2])).backward()
-    torch.testing.assert_close(x.grad, ours.softmax(X[:1]) - F.one_hot(torch.tensor([2]), 7), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        x.grad, ours.softmax(X[:1]) - F.one_hot(torch.tensor([2]), 7), atol=1e-12, rtol=0
+    )
 
 
 def test_wrong_shapes_and_targets_are_named(as_a_reader_calls_it):
@@ -237,4 +262,6 @@ def test_a_single_row_is_cut_among_threads_and_is_the_same(threads, layout, monk
     expected = ours.linear(row, weight, bias)  # with gradients: one product
     with torch.no_grad():
         torch.testing.assert_close(ours.linear(row, weight, bias), expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(ours.linear(row[0, 0], weight), expected[0, 0] - bias, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            ours.linear(row[0, 0], weight), expected[0, 0] - bias, atol=1e-5, rtol=1e-5
+        )

@@ -84,10 +84,16 @@ def small_bpe(pattern: str = "gpt4-han") -> BPETokenizer:
 
 
 def make(kind: str):
-    pieces = [m + c for c in sorted(set(TEXT.lower())) if not c.isspace() for m in ("", "##")] + ["the", "low", "##est"]
+    pieces = [m + c for c in sorted(set(TEXT.lower())) if not c.isspace() for m in ("", "##")] + [
+        "the",
+        "low",
+        "##est",
+    ]
     special = {s: 900 + i for i, s in enumerate(["[UNK]", *SPECIAL])}
     return {
-        "dictionary": lambda: DictionaryTokenizer(NOTES | {c: i for i, c in enumerate("abcdfgij")}, {"<eos>": 200, "?": 7_000}, "?"),
+        "dictionary": lambda: DictionaryTokenizer(
+            NOTES | {c: i for i, c in enumerate("abcdfgij")}, {"<eos>": 200, "?": 7_000}, "?"
+        ),
         "char": lambda: CharTokenizer.train([TEXT], special_tokens=SPECIAL),
         "word": lambda: WordTokenizer.train([TEXT], special_tokens=SPECIAL),
         "bpe": small_bpe,
@@ -106,7 +112,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 def same(a, b) -> bool:
-    return type(a) is type(b) and (a.ids(), a.special_tokens) == (b.ids(), b.special_tokens) and a._state() == b._state()
+    return (
+        type(a) is type(b)
+        and (a.ids(), a.special_tokens) == (b.ids(), b.special_tokens)
+        and a._state() == b._state()
+    )
 
 
 def usable(tokenizer, path: Path) -> None:
@@ -147,7 +157,14 @@ def test_any_text(data, trained, kind):
         return
     assert set(ids) <= set(t.ids())
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6), label="cuts"))
-    assert list(t.encode_iterable([text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])], allowed, Counter())) == ids
+    assert (
+        list(
+            t.encode_iterable(
+                [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])], allowed, Counter()
+            )
+        )
+        == ids
+    )
     whole = t.decode(ids)
     stream = codecs.getincrementaldecoder("utf-8")("replace")
     if kind != "wordpiece":  # puts a space between two words
@@ -160,13 +177,23 @@ def test_any_text(data, trained, kind):
 def test_what_any_text_teaches(data, folder):
     """A vocabulary learned from any text, with any names for special tokens, encodes it, and comes back from the disk the same."""
     texts = data.draw(st.lists(TEXTS, max_size=3), label="texts")
-    names = data.draw(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5), max_size=3, unique=True))
+    names = data.draw(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5), max_size=3, unique=True
+        )
+    )
     kind = data.draw(st.sampled_from(["char", "word", "bpe"]))
     pattern = data.draw(st.sampled_from(list(SPLIT_PATTERNS)))
-    t = BPETokenizer.train(texts, 300, names, pattern) if kind == "bpe" else TOKENIZERS[kind].train(texts, None, names)
+    t = (
+        BPETokenizer.train(texts, 300, names, pattern)
+        if kind == "bpe"
+        else TOKENIZERS[kind].train(texts, None, names)
+    )
     for text in texts:
         assert t.decode(t.encode(text)) == text
-        if kind != "word" or not any(name in text for name in names):  # a name cuts a word in two, and the halves were not learned
+        if kind != "word" or not any(
+            name in text for name in names
+        ):  # a name cuts a word in two, and the halves were not learned
             assert t.decode(t.encode(text, "all")) == text
     t.save(folder / "t.json")
     assert same(t, load(folder / "t.json"))
@@ -244,7 +271,12 @@ def test_a_damaged_tokenizer_json(data, trained, folder, kind):
         t = trained["wordpiece"]
         state = {
             "added_tokens": [{"id": i, "content": s} for s, i in t.special_tokens.items()],
-            "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None},
+            "normalizer": {
+                "type": "BertNormalizer",
+                "clean_text": True,
+                "handle_chinese_chars": True,
+                "strip_accents": None,
+            },
             "pre_tokenizer": {"type": "BertPreTokenizer"},
             "model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": t.vocabulary | t.special_tokens},
         }
@@ -275,7 +307,9 @@ MODELS = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    return {name: pretrained.save(root / name, model_of(config), kind) for name, (kind, config) in MODELS.items()}
+    return {
+        name: pretrained.save(root / name, model_of(config), kind) for name, (kind, config) in MODELS.items()
+    }
 
 
 def forged(whole: bytes, data) -> bytes:
@@ -346,14 +380,18 @@ def saved(tmp_path_factory) -> Path:
     config = TrainConfig(steps=2, lr=0.01, checkpoint_every=1)
     windows = Windows(np.arange(200) % 23, 8, 5, 23)
     torch.manual_seed(0)
-    list(Trainer(model_of(replace(BASE, **SIZES, n_kv_heads=0, d_head=0)), windows, config, folder=root).run())
+    list(
+        Trainer(model_of(replace(BASE, **SIZES, n_kv_heads=0, d_head=0)), windows, config, folder=root).run()
+    )
     return root / "step-00000001"
 
 
 def resumed(path: Path) -> Trainer:
     model = model_of(replace(BASE, **SIZES, n_kv_heads=0, d_head=0))
     windows = Windows(np.arange(200) % 23, 8, 5, 23)
-    return Trainer(model, windows, TrainConfig(steps=2, lr=0.01, checkpoint_every=1), folder=path.parent).resume(path)
+    return Trainer(
+        model, windows, TrainConfig(steps=2, lr=0.01, checkpoint_every=1), folder=path.parent
+    ).resume(path)
 
 
 @fuzz(200)
@@ -383,9 +421,14 @@ def test_a_checkpoint_with_hashes_made_to_fit(data, saved):
             state.write_text(json.dumps(changed_tree(data, json.loads(was[state]))))
         elif how in ("weights", "tensors"):
             file = saved / ("model.safetensors" if how == "weights" else "state.safetensors")
-            file.write_bytes(forged(was[file], data) if data.draw(st.booleans()) else changed_bytes(data, was[file], 300))
+            file.write_bytes(
+                forged(was[file], data) if data.draw(st.booleans()) else changed_bytes(data, was[file], 300)
+            )
         now = {p.name: p.read_bytes() for p in was if p != manifest}
-        listed = {name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in now.items()}
+        listed = {
+            name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in now.items()
+        }
         manifest.write_text(json.dumps(changed_tree(data, listed) if how == "manifest" else listed))
         attempt(lambda: checkpoint.load_model(saved), saved)
         attempt(lambda: resumed(saved), saved)
@@ -507,8 +550,12 @@ def test_any_options_of_sampling(data):
     """A rule is refused by its name or leaves a distribution: sums to 1, the most probable token stays, forbidden ones are 0."""
     V, B = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 3))
     numbers = st.floats(-50, 50, width=32)
-    logits = torch.tensor(data.draw(st.lists(st.lists(numbers, min_size=V, max_size=V), min_size=B, max_size=B)))
-    ids = torch.tensor(data.draw(st.lists(st.lists(st.integers(-1, V - 1), min_size=3, max_size=3), min_size=B, max_size=B)))
+    logits = torch.tensor(
+        data.draw(st.lists(st.lists(numbers, min_size=V, max_size=V), min_size=B, max_size=B))
+    )
+    ids = torch.tensor(
+        data.draw(st.lists(st.lists(st.integers(-1, V - 1), min_size=3, max_size=3), min_size=B, max_size=B))
+    )
     values = st.floats(allow_nan=True) | st.floats(0.01, 4) | st.integers(-3, 20)
     for name in data.draw(st.lists(st.sampled_from(list(RULES)), max_size=4)):
         value = data.draw(values, label=name)
@@ -525,7 +572,9 @@ def test_any_options_of_sampling(data):
         probabilities = softmax(logits)
         torch.testing.assert_close(probabilities.sum(-1), torch.ones(B))
         if name != "repetition_penalty":
-            assert torch.equal(before.gather(1, logits.argmax(-1, keepdim=True)), before.amax(-1, keepdim=True))
+            assert torch.equal(
+                before.gather(1, logits.argmax(-1, keepdim=True)), before.amax(-1, keepdim=True)
+            )
 
 
 # ------------------------------------------------------------------------------------------ what was found, and mended
@@ -580,7 +629,15 @@ def test_found_a_vocabulary_of_other_types_is_refused_by_name(trained, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("model_type", []), ("n_layer", 2**60), ("n_embd", 2**60), ("n_head", "x"), ("n_embd", None), ("n_head", 0)]
+    ("key", "value"),
+    [
+        ("model_type", []),
+        ("n_layer", 2**60),
+        ("n_embd", 2**60),
+        ("n_head", "x"),
+        ("n_embd", None),
+        ("n_head", 0),
+    ],
 )
 def test_found_settings_that_no_model_can_have_are_refused_by_name(folders, tmp_path, key, value):
     """2^60 blocks were built one by one; other types ended in other errors."""
@@ -596,14 +653,21 @@ def test_found_an_index_of_shards_names_files_of_its_folder_only(folders, tmp_pa
     (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
     for listed in ({"a": "../outside.safetensors"}, {"a": 3}, [], None):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
-        with pytest.raises(ValueError, match="does not list files of this folder that end in .safetensors: get the folder again"):
+        with pytest.raises(
+            ValueError,
+            match="does not list files of this folder that end in .safetensors: get the folder again",
+        ):
             pretrained.load(folder)
 
 
 def test_found_a_manifest_that_lists_nothing_is_refused(saved, tmp_path):
     """An empty manifest agreed with any content."""
     path = Path(shutil.copytree(saved, tmp_path / saved.name))
-    for content, message in (("{}", "does not list"), ("[]", "cannot be read"), ('{"state.json": 3}', "cannot be read")):
+    for content, message in (
+        ("{}", "does not list"),
+        ("[]", "cannot be read"),
+        ('{"state.json": 3}', "cannot be read"),
+    ):
         (path / "manifest.json").write_text(content)
         with pytest.raises(ValueError, match=f"manifest.json {message}"):
             checkpoint.load_model(path)
@@ -626,7 +690,10 @@ def test_a_forged_length_of_2_to_the_60_takes_no_memory(folder, gguf_bytes, save
     weights = saved / "model.safetensors"
     whole = weights.read_bytes()
     head = {"a": {"dtype": "F32", "shape": [1 << 60], "data_offsets": [0, 1 << 62]}}
-    for content in (struct.pack("<Q", 1 << 60) + whole[8:], struct.pack("<Q", len(json.dumps(head))) + json.dumps(head).encode()):
+    for content in (
+        struct.pack("<Q", 1 << 60) + whole[8:],
+        struct.pack("<Q", len(json.dumps(head))) + json.dumps(head).encode(),
+    ):
         target = folder / "forged"
         target.mkdir(exist_ok=True)
         (target / "config.json").write_text(json.dumps({"model_type": "gpt2"}))

@@ -48,13 +48,34 @@ def test_the_shares_are_all_of_it():
 # ------------------------------------------------------------------------------------------------------- encode_iterable
 
 # the characters on which a pattern's cut depends: white space of all kinds, letters, digits, signs, Han, an apostrophe
-PARTS = [" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "a", "B", "'s", "1", "234", ".", "!?", "水", "é", END]
+PARTS = [
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "\u00a0",
+    "\u3000",
+    "a",
+    "B",
+    "'s",
+    "1",
+    "234",
+    ".",
+    "!?",
+    "水",
+    "é",
+    END,
+]
 
 
 @pytest.fixture(scope="module")
 def spaced() -> dict[str, BPETokenizer]:
     """A vocabulary for each pattern whose tokens hold white space of several lengths, alone and before words."""
-    text = "".join(f"{' ' * n}a\n{chr(9) * n}1\r\n{' ' * (9 - n)}\n" for n in range(9)) * 3 + " the  well   and\n\n\nfar\u3000水 " * 9
+    text = (
+        "".join(f"{' ' * n}a\n{chr(9) * n}1\r\n{' ' * (9 - n)}\n" for n in range(9)) * 3
+        + " the  well   and\n\n\nfar\u3000水 " * 9
+    )
     return {name: BPETokenizer.train([text], 330, [END], name) for name in SPLIT_PATTERNS}
 
 
@@ -73,7 +94,20 @@ def test_a_text_in_any_parts_has_the_ids_of_the_whole(data, spaced):
 
 SMALL = ["n_layers=1", "d_model=8", "n_heads=2", "n_kv_heads=2", "d_ff=12", "context_length=8"]
 # by the type of an option: what a careless or hostile caller types
-WHOLE = ["0", "-1", "1", "2", "3", "two", "", "1e3", "inf", "3.0", "99999999999999999999", "-99999999999999999999"]
+WHOLE = [
+    "0",
+    "-1",
+    "1",
+    "2",
+    "3",
+    "two",
+    "",
+    "1e3",
+    "inf",
+    "3.0",
+    "99999999999999999999",
+    "-99999999999999999999",
+]
 NUMBERS = ["0", "-1", "0.5", "1", "1e-39", "1e-400", "1e39", "1e400", "nan", "inf", "-inf", "x", "", "0.1"]
 SETTINGS = [
     "n_layers=two", "n_layers=0", "n_layers=-1", "n_heads=3", "n_kv_heads=0", "rotary_base=inf", "rotary_base=-1", "rotary_base=nan",
@@ -167,7 +201,15 @@ def test_any_options_give_a_result_or_one_line(data, place, monkeypatch, command
     new.mkdir()
     before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
     argv = {
-        "tokenize": ["tokenize", "--corpus", str(place / "text.txt"), "--vocab-size", "270", "--out", str(new / "t.json")],
+        "tokenize": [
+            "tokenize",
+            "--corpus",
+            str(place / "text.txt"),
+            "--vocab-size",
+            "270",
+            "--out",
+            str(new / "t.json"),
+        ],
         "train": train(place / "text.txt", new / "run"),
         "sample": ["sample", str(place / "run"), "--tokens", "3"],
     }[command]
@@ -201,7 +243,9 @@ def test_any_options_give_a_result_or_one_line(data, place, monkeypatch, command
 
 def allowed(path: Path, argv: list[str], place: Path) -> bool:
     """A vocabulary may be written over where --out names it, and a run goes on in its folder."""
-    return path in (place / "t.json", place / "run/tokenizer.json") or (argv[0] == "train" and (place / "run") in path.parents)
+    return path in (place / "t.json", place / "run/tokenizer.json") or (
+        argv[0] == "train" and (place / "run") in path.parents
+    )
 
 
 @pytest.mark.slow
@@ -209,7 +253,10 @@ def allowed(path: Path, argv: list[str], place: Path) -> bool:
 def test_an_interrupted_run_ends_as_the_one_that_was_not(data, place, monkeypatch):
     """Ctrl-C after any time, in whatever it interrupts: the same command goes on, and the weights are equal bit for bit."""
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
-    more = data.draw(st.sampled_from([["--accumulation", "2"], ["--schedule", "constant"], ["--patience", "9"], []]), label="options")
+    more = data.draw(
+        st.sampled_from([["--accumulation", "2"], ["--schedule", "constant"], ["--patience", "9"], []]),
+        label="options",
+    )
     corpus, whole, broken = place / "text.txt", place / "whole", place / "broken"
     for folder in (whole, broken):
         shutil.rmtree(folder, ignore_errors=True)
@@ -229,7 +276,11 @@ def test_an_interrupted_run_ends_as_the_one_that_was_not(data, place, monkeypatc
             finally:
                 signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             assert status in (0, 130), error
-            assert status == 0 or len(error.strip().splitlines()) == 1 or "llmcore train: interrupted" in error.splitlines()[-1]
+            assert (
+                status == 0
+                or len(error.strip().splitlines()) == 1
+                or "llmcore train: interrupted" in error.splitlines()[-1]
+            )
     finally:
         signal.signal(signal.SIGVTALRM, before)
     status, _, error = call(train(corpus, broken, *more))
@@ -276,11 +327,22 @@ def test_two_at_once_in_one_folder(data, place, two):
 
 # ----------------------------------------------------------------------------------------------------------------- widgets
 
-NUMBERS_OF_A_WIDGET = st.integers() | st.floats() | st.sampled_from([0, 1, -1, 2**53 + 1, 2**63, 2**64, 10**400, 1e308, 5e-324])
-DTYPES = st.sampled_from(["float64", "float16", "int8", "uint64", "bool", "complex64", "<U3", "object", "datetime64[D]"])
-ARRAYS = st.builds(lambda shape, dtype: np.zeros(shape, dtype), st.lists(st.integers(0, 4), max_size=4), DTYPES)
-LEAVES = st.none() | st.booleans() | NUMBERS_OF_A_WIDGET | st.text(max_size=12) | st.binary(max_size=4) | ARRAYS
-ANYTHING = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3))
+NUMBERS_OF_A_WIDGET = (
+    st.integers() | st.floats() | st.sampled_from([0, 1, -1, 2**53 + 1, 2**63, 2**64, 10**400, 1e308, 5e-324])
+)
+DTYPES = st.sampled_from(
+    ["float64", "float16", "int8", "uint64", "bool", "complex64", "<U3", "object", "datetime64[D]"]
+)
+ARRAYS = st.builds(
+    lambda shape, dtype: np.zeros(shape, dtype), st.lists(st.integers(0, 4), max_size=4), DTYPES
+)
+LEAVES = (
+    st.none() | st.booleans() | NUMBERS_OF_A_WIDGET | st.text(max_size=12) | st.binary(max_size=4) | ARRAYS
+)
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+)
 
 
 @fuzz(150)
@@ -288,7 +350,9 @@ def test_any_arguments_of_any_widget(data):
     """A figure whose state is JSON and small, or a ValueError in a line that can be read."""
     make = data.draw(st.sampled_from(makers()), label="widget")
     given = dict(EXAMPLES[make])
-    for name in data.draw(st.lists(st.sampled_from(parameters(make)), min_size=1, max_size=2), label="arguments"):
+    for name in data.draw(
+        st.lists(st.sampled_from(parameters(make)), min_size=1, max_size=2), label="arguments"
+    ):
         given[name] = data.draw(ANYTHING, label=name)
     widget, error = attempt(make, given, given.keys())
     if widget is None:

@@ -48,7 +48,9 @@ RNG = np.random.default_rng(0)
 
 
 def run(*command: str | Path, **environment: str) -> str:
-    result = subprocess.run([NODE, *command], capture_output=True, text=True, cwd=HERE, env=os.environ | environment)
+    result = subprocess.run(
+        [NODE, *command], capture_output=True, text=True, cwd=HERE, env=os.environ | environment
+    )
     assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
     return result.stdout
 
@@ -58,8 +60,12 @@ def test_types():
 
 
 def test_the_type_check_can_fail(tmp_path):
-    (tmp_path / "x.js").write_text('import { format } from "./number.js";\n/** @type {number} */\nexport const x = format(1);\n')
-    (tmp_path / "number.js").write_text((bundle.FOLDER / "js/number.js").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "x.js").write_text(
+        'import { format } from "./number.js";\n/** @type {number} */\nexport const x = format(1);\n'
+    )
+    (tmp_path / "number.js").write_text(
+        (bundle.FOLDER / "js/number.js").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     config = json.loads((HERE / "tsconfig.json").read_text())
     (tmp_path / "tsconfig.json").write_text(json.dumps(config | {"include": ["*.js"]}))
     with pytest.raises(AssertionError, match="not assignable"):
@@ -90,14 +96,19 @@ def cases(tokenizer, allowed: str = "all") -> list[dict]:
         "\x1c\x85\ufeff\u200b x",
         "12345 3.14", "<|endoftext|>x<|endoftext|>", "</script><img src=x onerror=alert(1)>", "ﬁ ﬀ Ⅷ ² ½ ①", "ÅßΣς अनुच्छेद עברית",
     ]  # fmt: skip
-    alphabet = [*map(chr, [*range(32, 127), *range(0x4E00, 0x4E20), *range(0x1F600, 0x1F610)]), *"\t\n\r\x85\xa0\u2028\u3000ſ\u0301é"]
+    alphabet = [
+        *map(chr, [*range(32, 127), *range(0x4E00, 0x4E20), *range(0x1F600, 0x1F610)]),
+        *"\t\n\r\x85\xa0\u2028\u3000ſ\u0301é",
+    ]
     made = ["".join(draw.choice(alphabet) for _ in range(draw.randrange(60))) for _ in range(300)]
     texts = [*odd, *made, read_text("fables.en")[:2000], read_text("fables.zh")[:600]]
     out = []
     for text in texts:
         try:
             out.append({"text": text, "ids": tokenizer.encode(text, allowed)})
-        except ValueError:  # a dictionary without an unknown token refuses it; the page shows such a piece without an id
+        except (
+            ValueError
+        ):  # a dictionary without an unknown token refuses it; the page shows such a piece without an id
             continue
     return out
 
@@ -123,7 +134,12 @@ def sampling() -> list[dict]:
     out = []
     for _ in range(60):
         logits = np.round(draw.normal(size=12) * 2, 1)  # of one decimal: ties
-        t, k, p, m = float(draw.uniform(0.2, 2)), int(draw.integers(1, 13)), float(draw.uniform(0.05, 1)), float(draw.uniform(0, 0.5))
+        t, k, p, m = (
+            float(draw.uniform(0.2, 2)),
+            int(draw.integers(1, 13)),
+            float(draw.uniform(0.05, 1)),
+            float(draw.uniform(0, 0.5)),
+        )
         x, ids = torch.tensor(logits[None]), torch.zeros(1, 1, dtype=torch.long)
         for rule in (temperature(t), top_k(k), top_p(p), min_p(m)):
             x = rule(x, ids)
@@ -203,7 +219,15 @@ def collectives() -> dict:
 def pipelines() -> list[dict]:
     """Timelines, bubbles and activations held; times of 1 / 8 are exact in both languages."""
     out = []
-    for p, m, v, backward in [(1, 1, 1, 2), (4, 8, 1, 2), (8, 3, 1, 0.5), (5, 13, 1, 3), (4, 8, 2, 2), (2, 6, 4, 1), (8, 8, 2, 1.5)]:
+    for p, m, v, backward in [
+        (1, 1, 1, 2),
+        (4, 8, 1, 2),
+        (8, 3, 1, 0.5),
+        (5, 13, 1, 3),
+        (4, 8, 2, 2),
+        (2, 6, 4, 1),
+        (8, 8, 2, 1.5),
+    ]:
         for name in ("gpipe", "1f1b") if v == 1 else ("interleaved",):
             orders = gpipe(p, m) if name == "gpipe" else interleaved(p, m, v)
             spans = timeline(orders, 1, backward)
@@ -220,7 +244,11 @@ def plans() -> dict:
     known = {**MODELS, "toy": TOY, "BERT": BERT_BASE} | {run.name: run.config for run in PUBLISHED[:2]}
     state = MemoryPlanner(models=known).state
     draw, cases = random.Random(0), []
-    tried = [(name, path, run.plan, run.hardware, run.B, run.T) for run in PUBLISHED[:2] for name, path in [(run.name, "explicit")]]
+    tried = [
+        (name, path, run.plan, run.hardware, run.B, run.T)
+        for run in PUBLISHED[:2]
+        for name, path in [(run.name, "explicit")]
+    ]
     while len(tried) < 120:
         name = draw.choice(list(known))
         fields = {
@@ -236,7 +264,15 @@ def plans() -> dict:
             tried.append((name, path, Plan(**fields), draw.choice(list(HARDWARE.values())), *sizes))
         except ValueError as error:
             cases.append(
-                {"model": name, "path": path, "plan": fields, "gpu": "h100", "B": sizes[0], "T": sizes[1], "error": str(error)}
+                {
+                    "model": name,
+                    "path": path,
+                    "plan": fields,
+                    "gpu": "h100",
+                    "B": sizes[0],
+                    "T": sizes[1],
+                    "error": str(error),
+                }
             )
     keys = {h.name: key for key, h in HARDWARE.items()}
     for name, path, plan, hardware, B, T in tried:
@@ -261,9 +297,17 @@ def fixtures(tmp_path_factory) -> Path:
     learned = BPETokenizer.train([en, zh], 1500, [END, "<eos>"])
     shuffled = list(range(400))
     random.Random(1).shuffle(shuffled)
-    tokens = [t for t, _ in sorted(BPETokenizer.train([en], 400, pattern="gpt2").ranks.items(), key=lambda item: item[1])]
+    tokens = [
+        t
+        for t, _ in sorted(
+            BPETokenizer.train([en], 400, pattern="gpt2").ranks.items(), key=lambda item: item[1]
+        )
+    ]
     by_merges = BPETokenizer(  # ids in another order than the merges, as GPT-2's own vocabulary has its bytes
-        dict(zip(tokens, [*sorted(shuffled[:256]), *range(400, 544)], strict=True)), "gpt2", {END: 999}, merges=_merges(tokens)
+        dict(zip(tokens, [*sorted(shuffled[:256]), *range(400, 544)], strict=True)),
+        "gpt2",
+        {END: 999},
+        merges=_merges(tokens),
     )
     tokenizers = {
         "byte pairs": learned, "gpt2 pattern": BPETokenizer.train([en], 600, [END], "gpt2"),
@@ -303,7 +347,12 @@ def _merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def test_units(fixtures):
-    out = run("--test", "--test-reporter=tap", *sorted(str(p) for p in HERE.glob("*.test.js")), LLMCORE_FIXTURES=str(fixtures))
+    out = run(
+        "--test",
+        "--test-reporter=tap",
+        *sorted(str(p) for p in HERE.glob("*.test.js")),
+        LLMCORE_FIXTURES=str(fixtures),
+    )
     assert int(re.search(r"# pass (\d+)", out).group(1)) >= 40
     assert "# fail 0" in out
 
@@ -313,10 +362,15 @@ def test_the_bundle_is_one_module_and_one_script(tmp_path):
     page = "globalThis.document = {readyState: 'complete', querySelectorAll: () => []};"
     (tmp_path / "module.mjs").write_text(bundle.for_notebooks(), encoding="utf-8")
     (tmp_path / "script.cjs").write_text(page + bundle.for_pages())
-    run("-e", f"import('{tmp_path}/module.mjs').then((m) => {{ if (typeof m.default.render !== 'function') process.exit(1); }})")
+    run(
+        "-e",
+        f"import('{tmp_path}/module.mjs').then((m) => {{ if (typeof m.default.render !== 'function') process.exit(1); }})",
+    )
     run(tmp_path / "script.cjs")
     for path in bundle.FOLDER.joinpath("js").iterdir():
-        assert f"const ${path.name.removesuffix('.js')} = " in bundle.bundle(), f"{path.name} is imported by nobody"
+        assert f"const ${path.name.removesuffix('.js')} = " in bundle.bundle(), (
+            f"{path.name} is imported by nobody"
+        )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ from tools.load import MB, grown, measure
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "darwin", reason="without Linux's shared pages the process's own memory cannot be told apart")
+@pytest.mark.skipif(
+    sys.platform == "darwin",
+    reason="without Linux's shared pages the process's own memory cannot be told apart",
+)
 def test_five_times_the_text_takes_no_more_memory():
     assert not grown(measure(6 * MB), measure(30 * MB))

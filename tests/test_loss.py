@@ -11,7 +11,15 @@ from llmcore.config import BERT_BASE, GPT2, VASWANI_BASE
 from llmcore.loss import head_loss
 from llmcore.model import Transformer
 
-SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32, "vocab_size": 37, "context_length": 12, "dropout": 0.0}
+SIZES = {
+    "d_model": 16,
+    "n_layers": 2,
+    "n_heads": 2,
+    "d_ff": 32,
+    "vocab_size": 37,
+    "context_length": 12,
+    "dropout": 0.0,
+}
 
 
 def made(N: int, V: int, D: int = 8, dtype: torch.dtype = torch.float32, bias: bool = True) -> tuple:
@@ -33,7 +41,9 @@ def test_equals_the_loss_of_all_logits(N, V, bias):
     ours = head_loss(x, table, targets, b) * 0.25
     theirs = cross_entropy(x @ table.T + (b if bias else 0), targets, reduction="sum") * 0.25
     torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-12)
-    for got, expected in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True):
+    for got, expected in zip(
+        torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True
+    ):
         torch.testing.assert_close(got, expected, atol=1e-10, rtol=1e-10)
 
 
@@ -53,7 +63,9 @@ def test_an_ignored_row_changes_nothing_whatever_stands_in_it(N, filler):
     torch.testing.assert_close(loss, theirs, **within(4097, torch.float64))
     d_x, d_table, d_b = torch.autograd.grad(loss, [x, table, b])
     assert (d_x[~kept] == 0).all()
-    for got, expected in zip((d_x[kept], d_table, d_b), torch.autograd.grad(theirs, [alone, table, b]), strict=True):
+    for got, expected in zip(
+        (d_x[kept], d_table, d_b), torch.autograd.grad(theirs, [alone, table, b]), strict=True
+    ):
         torch.testing.assert_close(got, expected, **within(4097, torch.float64))
 
 
@@ -66,7 +78,9 @@ def test_targets_of_any_whole_type(dtype):
 
 def test_gradients_equal_finite_differences():
     x, table, targets, b = made(7, 5, 3, torch.float64)
-    assert torch.autograd.gradcheck(lambda *leaves: head_loss(leaves[0], leaves[1], targets, leaves[2]), (x, table, b))
+    assert torch.autograd.gradcheck(
+        lambda *leaves: head_loss(leaves[0], leaves[1], targets, leaves[2]), (x, table, b)
+    )
 
 
 def test_only_what_needs_a_gradient_gets_one():
@@ -91,9 +105,13 @@ def test_under_autocast_the_loss_is_summed_in_fp32():
     assert (ours.dtype, logits.dtype) == (torch.float32, torch.bfloat16)
     theirs = cross_entropy(logits.float(), targets, reduction="sum")
     torch.testing.assert_close(ours, theirs, atol=1e-2, rtol=1e-5)
-    for got, expected in zip(torch.autograd.grad(ours, [x, table]), torch.autograd.grad(theirs, [x, table]), strict=True):
+    for got, expected in zip(
+        torch.autograd.grad(ours, [x, table]), torch.autograd.grad(theirs, [x, table]), strict=True
+    ):
         assert got.dtype == torch.float32
-        torch.testing.assert_close(got, expected, atol=0.02, rtol=0.02)  # products in bf16, 8 bits, in another order
+        torch.testing.assert_close(
+            got, expected, atol=0.02, rtol=0.02
+        )  # products in bf16, 8 bits, in another order
 
 
 CONFIGS = {
@@ -117,7 +135,9 @@ def test_a_model_with_targets_gives_the_loss_of_its_logits(name):
     theirs = cross_entropy(model(ids, **source).flatten(0, 1), targets.flatten(), reduction="sum")
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-6)
     for got, expected in zip(
-        torch.autograd.grad(ours, leaves, allow_unused=True), torch.autograd.grad(theirs, leaves, allow_unused=True), strict=True
+        torch.autograd.grad(ours, leaves, allow_unused=True),
+        torch.autograd.grad(theirs, leaves, allow_unused=True),
+        strict=True,
     ):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
@@ -146,7 +166,11 @@ def test_no_tensor_is_as_large_as_the_logits():
 
 def test_mistakes_are_named(as_a_reader_calls_it):
     x, table, targets, b = made(6, 5)
-    for wrong in (targets[:3], targets.view(2, 3), targets[:, None]):  # of these (2, 3) has as many as are wanted
+    for wrong in (
+        targets[:3],
+        targets.view(2, 3),
+        targets[:, None],
+    ):  # of these (2, 3) has as many as are wanted
         with pytest.raises(ValueError, match="one more axis"):
             head_loss(x, table, wrong)
     with pytest.raises(ValueError, match="targets have type torch.float32"):

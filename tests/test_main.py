@@ -21,14 +21,27 @@ from llmcore.files import alone
 from llmcore.tokenizer import load
 
 SMALL = ["--set", "n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=32"]
-SPEED = ["--batch-size", "4", "--eval-every", "5", "--checkpoint-every", "5", "--warmup", "2", "--vocab-size", "300"]
+SPEED = [
+    "--batch-size",
+    "4",
+    "--eval-every",
+    "5",
+    "--checkpoint-every",
+    "5",
+    "--warmup",
+    "2",
+    "--vocab-size",
+    "300",
+]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     os.environ["LLMCORE_DEVICE"] = "cpu"
-    assert main(["train", "--corpus", "fables.en", "--out", str(folder), "--steps", "10", *SMALL, *SPEED]) == 0
+    assert (
+        main(["train", "--corpus", "fables.en", "--out", str(folder), "--steps", "10", *SMALL, *SPEED]) == 0
+    )
     yield folder
     del os.environ["LLMCORE_DEVICE"]
 
@@ -74,7 +87,10 @@ def test_a_finished_run_says_so(run, capsys):
 def test_a_finished_run_is_no_other_run(run, other, said, capsys):
     """Each ended with status 0 and no output: what was trained was not looked at."""
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    assert main(["train", "--corpus", "fables.en", "--out", str(run), "--steps", "10", *SMALL, *SPEED, *other]) == 2
+    assert (
+        main(["train", "--corpus", "fables.en", "--out", str(run), "--steps", "10", *SMALL, *SPEED, *other])
+        == 2
+    )
     error = capsys.readouterr().err
     assert said in error
     assert "Use those" in error
@@ -89,9 +105,35 @@ def test_the_learned_vocabulary_may_be_given_by_name(run):
 def test_sample_refuses_another_vocabulary(run, tmp_path, capsys):
     mine = (run / "tokenizer.json").read_bytes()
     try:
-        assert main(["tokenize", "--corpus", "fables.zh", "--vocab-size", "300", "--out", str(run / "tokenizer.json")]) == 2
+        assert (
+            main(
+                [
+                    "tokenize",
+                    "--corpus",
+                    "fables.zh",
+                    "--vocab-size",
+                    "300",
+                    "--out",
+                    str(run / "tokenizer.json"),
+                ]
+            )
+            == 2
+        )
         assert f"belongs to the run {run}: choose another file" in capsys.readouterr().err
-        assert main(["tokenize", "--corpus", "fables.zh", "--vocab-size", "300", "--out", str(tmp_path / "t.json")]) == 0
+        assert (
+            main(
+                [
+                    "tokenize",
+                    "--corpus",
+                    "fables.zh",
+                    "--vocab-size",
+                    "300",
+                    "--out",
+                    str(tmp_path / "t.json"),
+                ]
+            )
+            == 0
+        )
         (run / "tokenizer.json").write_bytes((tmp_path / "t.json").read_bytes())
         assert main(["sample", str(run), "--tokens", "3"]) == 2
         assert "is not the vocabulary that the run was trained with" in capsys.readouterr().err
@@ -101,7 +143,18 @@ def test_sample_refuses_another_vocabulary(run, tmp_path, capsys):
 
 # ------------------------------------------------------------------------------------------------------- a folder's tokens
 
-TINY = ["--level", "char", "--set", "n_layers=1", "d_model=8", "n_heads=2", "d_ff=8", "context_length=8", "--batch-size", "2"]
+TINY = [
+    "--level",
+    "char",
+    "--set",
+    "n_layers=1",
+    "d_model=8",
+    "n_heads=2",
+    "d_ff=8",
+    "context_length=8",
+    "--batch-size",
+    "2",
+]
 TINY += ["--warmup", "0", "--steps", "2", "--eval-every", "2", "--checkpoint-every", "2"]
 TEXTS = {"a": "abcdefgh " * 40, "b": "stuvwxyz, " * 40}
 
@@ -112,7 +165,15 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
     for name, text in TEXTS.items():
         (tmp_path / name).write_text(text)
-    return lambda name, *more: ["train", "--corpus", str(tmp_path / name), "--out", str(tmp_path / "run"), *TINY, *more]
+    return lambda name, *more: [
+        "train",
+        "--corpus",
+        str(tmp_path / name),
+        "--out",
+        str(tmp_path / "run"),
+        *TINY,
+        *more,
+    ]
 
 
 def learned(folder: Path) -> str:
@@ -126,17 +187,25 @@ def nine_tenths(name: str) -> str:
 
 def test_after_a_refused_run_another_corpus_is_what_is_trained_on(tiny, tmp_path, capsys):
     assert main(tiny("a", "--batch-size", "1000")) == 2  # found when the tokens are there
-    assert "the part of the corpus to learn from (its first nine tenths): batch_size=1000 with " in capsys.readouterr().err
+    assert (
+        "the part of the corpus to learn from (its first nine tenths): batch_size=1000 with "
+        in capsys.readouterr().err
+    )
     assert learned(tmp_path / "run") == nine_tenths("a")
     assert main(tiny("b")) == 0
     assert learned(tmp_path / "run") == nine_tenths("b")
-    assert checkpoint.load_model(tmp_path / "run").config.vocab_size == len(load(tmp_path / "run" / "tokenizer.json"))
+    assert checkpoint.load_model(tmp_path / "run").config.vocab_size == len(
+        load(tmp_path / "run" / "tokenizer.json")
+    )
 
 
 def test_after_a_corpus_too_short_the_folder_takes_another(tiny, tmp_path, capsys):
     (tmp_path / "one").write_text("a")
     assert main(tiny("one")) == 2
-    assert "one has 1 characters: a tenth is held out and the rest learned from; use a longer text" in capsys.readouterr().err
+    assert (
+        "one has 1 characters: a tenth is held out and the rest learned from; use a longer text"
+        in capsys.readouterr().err
+    )
     (tmp_path / "some").write_text("abcdefgh" * 4)
     assert main(tiny("some")) == 2
     said = "the held-out part of the corpus (its last tenth): 4 tokens with context_length=8"
@@ -147,7 +216,9 @@ def test_after_a_corpus_too_short_the_folder_takes_another(tiny, tmp_path, capsy
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("lost", ["tokenizer.json", "train.bin", "train.bin.json", "held-out.bin", "held-out.bin.json"])
+@pytest.mark.parametrize(
+    "lost", ["tokenizer.json", "train.bin", "train.bin.json", "held-out.bin", "held-out.bin.json"]
+)
 @pytest.mark.parametrize("how", ["removed", "changed"])
 def test_a_file_that_is_lost_or_damaged_is_made_again(tiny, tmp_path, lost, trained, how):
     folder = tmp_path / "run"
@@ -212,7 +283,9 @@ def test_steps_can_be_raised_where_the_schedule_allows(tiny, tmp_path, capsys):
 def test_a_second_process_is_kept_out_and_a_dead_one_keeps_no_one_out(tiny, tmp_path, capsys):
     """The first holds the folder and is then killed without a chance to tidy up."""
     hold = "import sys, time; from llmcore.files import alone\nwith alone(sys.argv[1]): print('in', flush=True); time.sleep(99)"
-    process = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout.readline() == "in\n"
         assert main(tiny("a")) == 2
@@ -237,13 +310,21 @@ def test_two_at_once_in_a_new_folder(tiny, tmp_path):
     """Both started at the same moment, on different corpora: one trains on its own, whole, the other is told."""
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     both = [
-        subprocess.Popen([sys.executable, "-m", "llmcore", *tiny(name, "--steps", "300")], env=env, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-m", "llmcore", *tiny(name, "--steps", "300")],
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for name in TEXTS
     ]
     errors = [process.communicate(timeout=300)[1] for process in both]
     status = [process.returncode for process in both]
     assert sorted(status) == [0, 2]
-    assert "another process is at work" in errors[status.index(2)] or "was trained with other values" in errors[status.index(2)]
+    assert (
+        "another process is at work" in errors[status.index(2)]
+        or "was trained with other values" in errors[status.index(2)]
+    )
     assert learned(tmp_path / "run") == nine_tenths([*TEXTS][status.index(0)])
 
 
@@ -286,8 +367,12 @@ def test_a_reader_that_has_enough_is_no_error(run, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_head_ends_it_quietly(run):
-    command = f'{sys.executable} -m llmcore sample {run} --tokens 20 | head -c 1; echo "${{PIPESTATUS[0]}}" >&2'
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = (
+        f'{sys.executable} -m llmcore sample {run} --tokens 20 | head -c 1; echo "${{PIPESTATUS[0]}}" >&2'
+    )
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.stderr.strip() in ("141", "0")  # 0 where all was written before head went
 
 
@@ -306,7 +391,10 @@ def test_head_ends_it_quietly(run):
         (["--set", "rotary_base=inf"], "rotary_base=inf: must be a finite number"),
         (["--set", "init_std=inf"], "init_std=inf: must be a finite number"),
         (["--set", "family=encoder"], "--set family=encoder: train teaches to predict the next token"),
-        (["--set", "family=encoder-decoder"], "--set family=encoder-decoder: train teaches to predict the next token"),
+        (
+            ["--set", "family=encoder-decoder"],
+            "--set family=encoder-decoder: train teaches to predict the next token",
+        ),
         (["--set", "n_layers=two"], "--set n_layers=two: n_layers is a whole number"),
         (["--set", "dropout=much"], "--set dropout=much: dropout is a number"),
         (["--set", "rotary_scaling=8"], "--set rotary_scaling=8: rotary_scaling is none, or {"),
@@ -323,7 +411,12 @@ def test_what_cannot_be_trained_is_refused_before_the_folder_is_made(tiny, tmp_p
 
 def test_rotary_scaling_can_be_set():
     scaling = '{"factor": 4, "low": 1, "high": 4, "original": 16}'
-    assert command_line.changed(command_line.PRESETS["small"], [f"rotary_scaling={scaling}"]).rotary_scaling.factor == 4
+    assert (
+        command_line.changed(
+            command_line.PRESETS["small"], [f"rotary_scaling={scaling}"]
+        ).rotary_scaling.factor
+        == 4
+    )
     assert command_line.changed(command_line.PRESETS["llama"], ["rotary_scaling=none"]).rotary_scaling is None
 
 
@@ -341,7 +434,18 @@ def test_weights_that_are_no_numbers_do_not_end_with_status_0(tiny, tmp_path, ca
 def test_train_by_characters(tmp_path, monkeypatch):
     """The vocabulary is the characters of the part that is learned from, and the fused update is a setting of the run."""
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
-    options = ["--level", "char", "--optimizer", "adamw_fused", "--beta2", "0.99", "--eval-batches", "2", "--steps", "3"]
+    options = [
+        "--level",
+        "char",
+        "--optimizer",
+        "adamw_fused",
+        "--beta2",
+        "0.99",
+        "--eval-batches",
+        "2",
+        "--steps",
+        "3",
+    ]
     assert main(["train", "--corpus", "fables.en", "--out", str(tmp_path), *options, *SMALL, *SPEED]) == 0
     text = read_text("fables.en")
     tokenizer = load(tmp_path / "tokenizer.json")
@@ -368,8 +472,26 @@ def test_torchrun_starts_it(tmp_path):
     env = os.environ | {"LLMCORE_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     losses = []
     for n in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", "-m", "llmcore"]
-        command += ["train", "--corpus", "fables.en", "--out", str(tmp_path / str(n)), "--steps", "5", *SMALL, *SPEED]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={n}",
+            "-m",
+            "llmcore",
+        ]
+        command += [
+            "train",
+            "--corpus",
+            "fables.en",
+            "--out",
+            str(tmp_path / str(n)),
+            "--steps",
+            "5",
+            *SMALL,
+            *SPEED,
+        ]
         result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200)
         assert result.returncode == 0, result.stderr[-1500:]
         losses.append(result.stdout.split("held out")[1].split()[0])
@@ -390,7 +512,10 @@ def test_help_teaches(command, capsys):
         (["tokenize"], "needs --corpus and --out to learn"),
         (["tokenize", "--corpus", "fables.en", "--vocab-size", "300"], "without --out"),
         (["train", "--corpus", "no-such-file", "--out", "OUT"], "is no file and no name of a text"),
-        (["train", "--corpus", "fables.en", "--out", "OUT", "--set", "layers=3"], "--set layers=3: use FIELD=VALUE"),
+        (
+            ["train", "--corpus", "fables.en", "--out", "OUT", "--set", "layers=3"],
+            "--set layers=3: use FIELD=VALUE",
+        ),
         (["train", "--corpus", "fables.en", "--out", "OUT", "--set", "bias=maybe"], "bias is true or false"),
         (["sample", "OUT"], "is no folder: name the one that train wrote (its --out)"),
         (["sample", "."], "is no run: it holds no tokenizer.json"),
@@ -441,7 +566,9 @@ def test_a_vocabulary_is_written_over_no_other_file(tmp_path, capsys, monkeypatc
     assert main([*learn, str(tmp_path / "t.json")]) == 0
     assert main([*learn, str(tmp_path / "t.json")]) == 0  # a vocabulary is
     capsys.readouterr()
-    monkeypatch.setattr(command_line.BPETokenizer, "train", lambda *_, **__: pytest.fail("it was learned first"))
+    monkeypatch.setattr(
+        command_line.BPETokenizer, "train", lambda *_, **__: pytest.fail("it was learned first")
+    )
     (tmp_path / "notes.json").write_text(json.dumps({"mine": 1}))
     for out, said in (
         (text, "exists and is no vocabulary"),

@@ -20,7 +20,9 @@ transformers = pytest.importorskip("transformers")
 DTYPES = [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)]
 
 
-def close(y: torch.Tensor, expected: torch.Tensor, config: ModelConfig, gradient: bool = False, msg=None) -> None:
+def close(
+    y: torch.Tensor, expected: torch.Tensor, config: ModelConfig, gradient: bool = False, msg=None
+) -> None:
     """Equal but for rounding; the way of a gradient goes there and back, takes what was kept, and ends in a sum over tokens."""
     T = config.context_length
     n = 3 * roundings(config, T) + 3 * T if gradient else roundings(config, T)
@@ -99,7 +101,9 @@ def llama(config, model):
     pairs += [(reference.lm_head.weight, model.embedding.table if config.tied else model.head.table)]
     for theirs, ours in zip(reference.model.layers, model.decoder.blocks, strict=True):
         for name in ("q", "k", "v", "o"):
-            pairs += pair_linear(getattr(theirs.self_attn, f"{name}_proj"), getattr(ours.attention, f"W_{name}"))
+            pairs += pair_linear(
+                getattr(theirs.self_attn, f"{name}_proj"), getattr(ours.attention, f"W_{name}")
+            )
         for name in ("gate", "up", "down"):
             pairs += pair_linear(getattr(theirs.mlp, f"{name}_proj"), getattr(ours.feed_forward, name))
         pairs += pair_norm(theirs.input_layernorm, ours.attention_norm)
@@ -156,7 +160,9 @@ DECODERS = {
 
 
 # Hugging Face computes a Llama's norms, angles and softmax in fp32 whatever its type: only GPT-2 can be compared in float64
-@pytest.mark.parametrize(("name", "dtype"), [("gpt2", torch.float64), *((name, torch.float32) for name in DECODERS)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("gpt2", torch.float64), *((name, torch.float32) for name in DECODERS)]
+)
 @pytest.mark.parametrize("path", ["explicit", "fused"])
 def test_decoder_equals_hugging_face_in_logits_loss_and_gradients(name, path, dtype):
     build, config = DECODERS[name]
@@ -169,7 +175,9 @@ def test_decoder_equals_hugging_face_in_logits_loss_and_gradients(name, path, dt
     loss = cross_entropy(logits[:, :-1], ids[:, 1:])
     close(logits, theirs.logits, config)
     in_fp32 = dtype == torch.float32  # Hugging Face's own loss is
-    their_loss = theirs.loss if in_fp32 else F.cross_entropy(theirs.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    their_loss = (
+        theirs.loss if in_fp32 else F.cross_entropy(theirs.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    )
     close(loss, their_loss, config)
     loss.backward()
     their_loss.backward()
@@ -185,7 +193,9 @@ def test_decoder_equals_hugging_face_in_logits_loss_and_gradients(name, path, dt
     n = 3 * roundings(config, config.context_length) + ids.numel()
     for key, parameter in reference.named_parameters():
         same = within(n, dtype, largest)
-        torch.testing.assert_close(gradients[key].data, parameter.grad, **same, msg=lambda m, key=key: f"{key}: {m}")
+        torch.testing.assert_close(
+            gradients[key].data, parameter.grad, **same, msg=lambda m, key=key: f"{key}: {m}"
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -206,9 +216,22 @@ def test_encoder_equals_bert_with_padding_and_segments(path, dtype):
 @pytest.mark.parametrize("residual", ["pre", "post"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_encoder_decoder_equals_torch(residual, path, dtype):
-    config = replace(BASE, family="encoder-decoder", residual=residual, feed_forward="relu", position="sinusoidal", attention=path)
+    config = replace(
+        BASE,
+        family="encoder-decoder",
+        residual=residual,
+        feed_forward="relu",
+        position="sinusoidal",
+        attention=path,
+    )
     model = model_of(config, dtype=dtype)
-    same = {"dropout": 0.0, "activation": "relu", "batch_first": True, "norm_first": residual == "pre", "dtype": dtype}
+    same = {
+        "dropout": 0.0,
+        "activation": "relu",
+        "batch_first": True,
+        "norm_first": residual == "pre",
+        "dtype": dtype,
+    }
     reference = nn.Transformer(16, 4, 2, 2, 24, **same).eval()
     if residual == "post":  # torch normalises once more at the end of each stack; the paper does not
         reference.encoder.norm = reference.decoder.norm = None
@@ -223,16 +246,28 @@ def test_encoder_decoder_equals_torch(residual, path, dtype):
 
     pairs = []
     for theirs, ours in zip(reference.encoder.layers, model.encoder.blocks, strict=True):
-        pairs += pair_attention(theirs.self_attn, ours.attention) + pair_norm(theirs.norm1, ours.attention_norm)
-        pairs += pair_linear(theirs.linear1, ours.feed_forward.up) + pair_linear(theirs.linear2, ours.feed_forward.down)
+        pairs += pair_attention(theirs.self_attn, ours.attention) + pair_norm(
+            theirs.norm1, ours.attention_norm
+        )
+        pairs += pair_linear(theirs.linear1, ours.feed_forward.up) + pair_linear(
+            theirs.linear2, ours.feed_forward.down
+        )
         pairs += pair_norm(theirs.norm2, ours.feed_forward_norm)
     for theirs, ours in zip(reference.decoder.layers, model.decoder.blocks, strict=True):
-        pairs += pair_attention(theirs.self_attn, ours.attention) + pair_norm(theirs.norm1, ours.attention_norm)
-        pairs += pair_attention(theirs.multihead_attn, ours.cross_attention) + pair_norm(theirs.norm2, ours.cross_norm)
-        pairs += pair_linear(theirs.linear1, ours.feed_forward.up) + pair_linear(theirs.linear2, ours.feed_forward.down)
+        pairs += pair_attention(theirs.self_attn, ours.attention) + pair_norm(
+            theirs.norm1, ours.attention_norm
+        )
+        pairs += pair_attention(theirs.multihead_attn, ours.cross_attention) + pair_norm(
+            theirs.norm2, ours.cross_norm
+        )
+        pairs += pair_linear(theirs.linear1, ours.feed_forward.up) + pair_linear(
+            theirs.linear2, ours.feed_forward.down
+        )
         pairs += pair_norm(theirs.norm3, ours.feed_forward_norm)
     if residual == "pre":
-        pairs += pair_norm(reference.encoder.norm, model.encoder.norm) + pair_norm(reference.decoder.norm, model.decoder.norm)
+        pairs += pair_norm(reference.encoder.norm, model.encoder.norm) + pair_norm(
+            reference.decoder.norm, model.decoder.norm
+        )
     put(pairs)
 
     source, target = ids_of(3, 9, seed=1), ids_of(3, 6, seed=2)

@@ -65,13 +65,17 @@ def test_the_warped_clock_runs_at_other_rates():
     rates = [b - a for a, b in itertools.pairwise([0.0, *shown])]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(10)
-    assert rates[12] / rates[0] > 6  # twelve reads are two runs of best_seconds: equal work seems to take six times as long
+    assert (
+        rates[12] / rates[0] > 6
+    )  # twelve reads are two runs of best_seconds: equal work seems to take six times as long
     assert rates[31:62] == pytest.approx(rates[:31])
 
 
 def reads_a_clock(path) -> bool:
     code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    return any(re.search(r"\b(best_seconds|perf_counter|thread_time|process_time)\b", source) for source in code)
+    return any(
+        re.search(r"\b(best_seconds|perf_counter|thread_time|process_time)\b", source) for source in code
+    )
 
 
 TIMED = [p for p in CHAPTERS if reads_a_clock(p)]
@@ -83,7 +87,9 @@ def test_no_clock_decides(path, tmp_path, the_device_is_there):
     """A chapter shows what it measured, and holds whatever the clocks of its kernel and of its ranks say."""
     clocks = "for name in ('perf_counter', 'thread_time', 'process_time'):\n    setattr(time, name, warped(getattr(time, name)))\n"
     script = f"import time\n\n{inspect.getsource(warped)}\n{clocks}"
-    (tmp_path / "sitecustomize.py").write_text(script, encoding="utf-8")  # which each Python of this environment runs first
+    (tmp_path / "sitecustomize.py").write_text(
+        script, encoding="utf-8"
+    )  # which each Python of this environment runs first
     where = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     told = validate(path, os.environ | QUIET | {"PYTHONPATH": where})
     assert told["status"] == 0, told["text"][-6000:]
@@ -97,7 +103,12 @@ def test_an_ignored_output_is_asserted(path):
 def test_that_rule_can_fail():
     cell = lambda source, tags: nbformat.v4.new_code_cell(source, metadata={"tags": tags})
     ignored = ["nbval-ignore-output"]
-    cells = [cell("print(1)", ignored), cell("print(1)", []), cell("assert x", ignored), cell("'assert'", ignored)]
+    cells = [
+        cell("print(1)", ignored),
+        cell("print(1)", []),
+        cell("assert x", ignored),
+        cell("'assert'", ignored),
+    ]
     assert unasserted(nbformat.v4.new_notebook(cells=cells)) == [0, 3]
 
 
@@ -107,8 +118,14 @@ def test_form_of_a_chapter(path):
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert code[0].source == COLAB_CELL
     assert "device = " in code[1].source
-    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), "run make refresh: outputs are not of one run"
-    exercises = [i for i, c in enumerate(notebook.cells) if c.cell_type == "markdown" and c.source.startswith("**Exercise")]
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), (
+        "run make refresh: outputs are not of one run"
+    )
+    exercises = [
+        i
+        for i, c in enumerate(notebook.cells)
+        if c.cell_type == "markdown" and c.source.startswith("**Exercise")
+    ]
     assert len(exercises) >= 3, "a chapter has at least three exercises"
     for i in exercises:
         answer = notebook.cells[i + 1]
@@ -135,7 +152,8 @@ def test_the_address_stands_in_one_place():
 
 # A number in prose: not in a formula, code or address, not a date in brackets, not the name of a section or an exercise.
 NOT_PROSE = re.compile(
-    r"\$\$.*?\$\$|\$[^$]*\$|```.*?```|`[^`]*`|\[\[.*?\]\]\([^)]*\)|\]\([^)]*\)|\*\*Exercise \d+|^#[^\n]*$", re.DOTALL | re.MULTILINE
+    r"\$\$.*?\$\$|\$[^$]*\$|```.*?```|`[^`]*`|\[\[.*?\]\]\([^)]*\)|\]\([^)]*\)|\*\*Exercise \d+|^#[^\n]*$",
+    re.DOTALL | re.MULTILINE,
 )
 NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?![\w-])")
 
@@ -162,16 +180,24 @@ def test_a_section_with_numbers_has_asserts(path, capsys):
     total = sum(len(numbers) for _, numbers, _ in sections), sum(count for *_, count in sections)
     with capsys.disabled():
         print(f"\n  {path.stem}: {total[0]} numbers in prose, {total[1]} asserts", end="")
-    unproved = [(heading, numbers) for heading, numbers, count in sections[1:] if len(numbers) > 2 and count == 0]
+    unproved = [
+        (heading, numbers) for heading, numbers, count in sections[1:] if len(numbers) > 2 and count == 0
+    ]
     assert unproved == []
     assert total[1] >= 10
 
 
 def test_that_rule_can_fail_too():
     cells = [
-        nbformat.v4.new_markdown_cell("## How many?\n\nThere are 201 rows, `3` more, $4$ less, and 5.5 of 7."),
+        nbformat.v4.new_markdown_cell(
+            "## How many?\n\nThere are 201 rows, `3` more, $4$ less, and 5.5 of 7."
+        ),
         nbformat.v4.new_code_cell("x = 1"),
         nbformat.v4.new_markdown_cell("## And 9?\n\nNone."),
         nbformat.v4.new_code_cell("assert x\ntorch.testing.assert_close(x, x)"),
     ]
-    assert claims(nbformat.v4.new_notebook(cells=cells)) == [("", [], 0), ("How many?", ["201", "5.5", "7"], 0), ("And 9?", [], 2)]
+    assert claims(nbformat.v4.new_notebook(cells=cells)) == [
+        ("", [], 0),
+        ("How many?", ["201", "5.5", "7"], 0),
+        ("And 9?", [], 2),
+    ]

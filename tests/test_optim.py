@@ -73,7 +73,9 @@ def test_clipping_equals_torch(max_norm):
         cross_entropy(model(ids), ids).backward()
         norms.append(clip(model.parameters(), max_norm))
         grads.append([p.grad for p in model.parameters()])
-    within = sum(p.numel() for p in model.parameters()) ** 0.5 * torch.finfo(torch.float64).eps  # the norm is one sum of squares
+    within = (
+        sum(p.numel() for p in model.parameters()) ** 0.5 * torch.finfo(torch.float64).eps
+    )  # the norm is one sum of squares
     torch.testing.assert_close(*norms, atol=0, rtol=within)
     torch.testing.assert_close(*grads, atol=0, rtol=2 * within)
 
@@ -94,7 +96,10 @@ def test_schedules_equal_compositions_of_torchs_own():
     rise = lambda o: lrs.LinearLR(o, 1 / 11, 1.0, total_iters=10)
     cosine = rates(lambda o: lrs.SequentialLR(o, [rise(o), lrs.CosineAnnealingLR(o, 90, eta_min=0.1)], [10]))
     table = lambda at: torch.tensor([at(s) for s in range(100)], dtype=torch.float64)
-    near = {"atol": 100 * torch.finfo(torch.float64).eps, "rtol": 0}  # torch makes each rate from the one before, 100 times
+    near = {
+        "atol": 100 * torch.finfo(torch.float64).eps,
+        "rtol": 0,
+    }  # torch makes each rate from the one before, 100 times
     ours = table(optim.warmup_cosine(100, 10, 0.1))
     torch.testing.assert_close(ours, cosine, **near)
     flat = lambda o: lrs.ConstantLR(o, 1.0, total_iters=0)
@@ -116,7 +121,10 @@ def test_a_schedule_stays_between_zero_and_one_and_after_its_end(name):
 def test_weight_decay_is_not_l2_in_adam():
     """L2 passes through the division by sqrt(v); decay does not."""
     a, b = (torch.tensor([1.0, 100.0], requires_grad=True) for _ in range(2))
-    decoupled, l2 = optim.AdamW([a], lr=0.1, weight_decay=0.1), torch.optim.Adam([b], lr=0.1, weight_decay=0.1)
+    decoupled, l2 = (
+        optim.AdamW([a], lr=0.1, weight_decay=0.1),
+        torch.optim.Adam([b], lr=0.1, weight_decay=0.1),
+    )
     for p, opt in ((a, decoupled), (b, l2)):
         p.grad = torch.zeros(2)
         opt.step()
@@ -151,7 +159,9 @@ def test_parameters_of_16_bits_are_refused_where_eps_would_be_0():
     theta.grad = torch.tensor([1e-5, 1.0], dtype=torch.float16)
     torch.optim.AdamW([theta]).step()
     assert not theta.isfinite().all()
-    with pytest.raises(ValueError, match=r"shape \(2,\) is float16, where squares of gradients and eps become 0: keep"):
+    with pytest.raises(
+        ValueError, match=r"shape \(2,\) is float16, where squares of gradients and eps become 0: keep"
+    ):
         optim.AdamW([theta])
     optim.SGD([theta])
 

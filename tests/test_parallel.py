@@ -32,7 +32,10 @@ OF = {"gpt": SETTINGS, "llama": replace(SETTINGS, optimizer="sgd", lr=0.1, momen
 NOTHING = "$^"
 # Names of parameters that do not learn: norms in and out of blocks; the tied table, a whole block and a matrix of the other; all but
 # one matrix of the first block, which gradients reach through a block that learns nothing.
-FROZEN = {"gpt": [r"norm", r"embedding|blocks\.1\.|W_o|down"], "llama": [r"^(?!.*blocks\.0\.attention\.W_q)", r"head|gate|W_v"]}
+FROZEN = {
+    "gpt": [r"norm", r"embedding|blocks\.1\.|W_o|down"],
+    "llama": [r"^(?!.*blocks\.0\.attention\.W_q)", r"head|gate|W_v"],
+}
 
 
 class Case(NamedTuple):
@@ -132,10 +135,15 @@ def test_every_plan_equals_one_process(kind, ranks):
             found = figures(trainer)
             equal(case, found, expected, within)
             if case == CASES[-1]:
-                with pytest.raises(AssertionError, match="apart, more than"):  # a change that one step makes is refused
+                with pytest.raises(
+                    AssertionError, match="apart, more than"
+                ):  # a change that one step makes is refused
                     equal(case, found | {"norms": found["norms"].roll(1)}, expected, within)
         if kind != "ddp":  # no rank holds what the plan cuts
-            own = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in trainer.model.parameters())
+            own = sum(
+                p.to_local().numel() if hasattr(p, "to_local") else p.numel()
+                for p in trainer.model.parameters()
+            )
             return own / sum(p.numel() for p in trainer.model.parameters())
 
     for share in launch(check, ranks, timeout=300):
@@ -148,7 +156,10 @@ def test_every_plan_equals_one_process(kind, ranks):
 def save_and_go_on(kind, folder):
     """Train five steps, saved after the third; the weights after the fifth."""
     trainer = of_rank(
-        Parallel(kind), model_of(PLAIN.with_(dropout=0.2), 1), replace(SETTINGS, checkpoint_every=3, keep=9), folder=folder
+        Parallel(kind),
+        model_of(PLAIN.with_(dropout=0.2), 1),
+        replace(SETTINGS, checkpoint_every=3, keep=9),
+        folder=folder,
     )
     torch.manual_seed(5 + trainer.plan.data_rank)  # each part of the batch drops its own
     for _ in trainer.run():
@@ -184,7 +195,9 @@ def test_shards_are_read_by_another_number_of_ranks_and_by_one_process(tmp_path)
         return model
 
     def write():
-        for _ in of_rank(Parallel("fsdp"), plain(1), replace(settings, checkpoint_every=3, keep=9), folder=tmp_path).run():
+        for _ in of_rank(
+            Parallel("fsdp"), plain(1), replace(settings, checkpoint_every=3, keep=9), folder=tmp_path
+        ).run():
             pass
 
     def read(kind):
@@ -195,9 +208,16 @@ def test_shards_are_read_by_another_number_of_ranks_and_by_one_process(tmp_path)
     launch(write, 2)
     train = lambda noise: figures(Trainer(plain(1), windows(batch_size=8), settings), noise)
     expected, within = train(0.0), rounding(train, 8 * 8, torch.float64)
-    last = {kind: values[3:] for kind, values in expected.items() if kind != "weights"} | {"weights": expected["weights"]}
+    last = {kind: values[3:] for kind, values in expected.items() if kind != "weights"} | {
+        "weights": expected["weights"]
+    }
     alone = Trainer(plain(2), windows(batch_size=8), settings, folder=tmp_path).resume()
-    for found in (figures(alone), launch(read, 4, "fsdp")[0], launch(read, 4, "fsdp+tp")[0], launch(read, 2, "ddp")[0]):
+    for found in (
+        figures(alone),
+        launch(read, 4, "fsdp")[0],
+        launch(read, 4, "fsdp+tp")[0],
+        launch(read, 2, "ddp")[0],
+    ):
         equal(case, found, last, within)
     assert sharded.load_model(tmp_path).config == PLAIN
     with pytest.raises(ValueError, match=r"belongs to another config: n_layers=2 there, 3 here"):
@@ -239,14 +259,23 @@ def test_refusals(tmp_path):
             (lambda: Parallel("zero"), "plan 'zero' is unknown"),
             (lambda: Parallel("fsdp", 2), "would be ignored: use tp"),
             (lambda: Parallel("fsdp+tp", 3), "tensor=3 for 2 ranks"),
-            (lambda: of_rank(Parallel("tp"), model_of(LLAMA.with_(n_kv_heads=1))), "n_kv_heads=1 over tensor=2"),
+            (
+                lambda: of_rank(Parallel("tp"), model_of(LLAMA.with_(n_kv_heads=1))),
+                "n_kv_heads=1 over tensor=2",
+            ),
             (lambda: of_rank(Parallel("fsdp"), torch.nn.Linear(2, 2)), "only llmcore's Transformer is known"),
-            (lambda: of_rank(Parallel("fsdp"), model_of(PLAIN), replace(SETTINGS, precision="fp16")), "use bf16"),
+            (
+                lambda: of_rank(Parallel("fsdp"), model_of(PLAIN), replace(SETTINGS, precision="fp16")),
+                "use bf16",
+            ),
             (
                 lambda: of_rank(Parallel("fsdp"), model_with_norms_in_double()),
                 "parameters of ['float32', 'float64'] beside each other",
             ),
-            (lambda: Trainer(model_of(PLAIN), windows(batch_size=8), SETTINGS), "2 parts of each batch and windows for 1"),
+            (
+                lambda: Trainer(model_of(PLAIN), windows(batch_size=8), SETTINGS),
+                "2 parts of each batch and windows for 1",
+            ),
         ]:
             with pytest.raises(ValueError, match=re.escape(message)):
                 make()
@@ -256,10 +285,26 @@ def test_refusals(tmp_path):
         Parallel("fsdp")
 
 
-RUN = ["-m", "llmcore", "train", "--corpus", "fables.en", "--batch-size", "4", "--warmup", "2", "--vocab-size", "300"]
+RUN = [
+    "-m",
+    "llmcore",
+    "train",
+    "--corpus",
+    "fables.en",
+    "--batch-size",
+    "4",
+    "--warmup",
+    "2",
+    "--vocab-size",
+    "300",
+]
 RUN += ["--eval-every", "1", "--set", "n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=32"]
 # with a shared store a restart of torchrun may meet the address of a process that is dead (pytorch issue 135712)
-ENV = os.environ | {"LLMCORE_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+ENV = os.environ | {
+    "LLMCORE_DEVICE": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
 
 
 def torchrun(*arguments: str) -> list[str]:
@@ -281,9 +326,17 @@ def test_a_killed_rank_is_restarted_by_torchrun_and_nothing_is_lost(plan, tmp_pa
     rest = process.stdout.read()
     errors = process.stderr.read()
     assert process.wait(timeout=120) == 0, errors[-2000:]
-    assert "step 6 " in rest or "step 11 " in rest  # again from step 5, or from 10 where that checkpoint was there already
+    assert (
+        "step 6 " in rest or "step 11 " in rest
+    )  # again from step 5, or from 10 where that checkpoint was there already
     assert "step 20 " in rest
-    whole_run = subprocess.run(torchrun(*settings, "--out", str(tmp_path / "b")), env=ENV, capture_output=True, text=True, timeout=300)
+    whole_run = subprocess.run(
+        torchrun(*settings, "--out", str(tmp_path / "b")),
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert whole_run.returncode == 0, whole_run.stderr[-2000:]
     assert checkpoint.latest(tmp_path / "a").name == "step-00000020"
     expected = sharded.load_model(tmp_path / "b").state_dict()
@@ -303,7 +356,10 @@ def test_plans_from_the_command_line_agree(tmp_path):
     sample = [sys.executable, "-m", "llmcore", "sample", str(tmp_path / "fsdp"), "--tokens", "3"]
     assert subprocess.run(sample, env=ENV, capture_output=True, timeout=100).returncode == 0
     alone = subprocess.run(
-        [sys.executable, *RUN, "--plan", "fsdp", "--out", str(tmp_path / "x")], env=ENV, capture_output=True, text=True
+        [sys.executable, *RUN, "--plan", "fsdp", "--out", str(tmp_path / "x")],
+        env=ENV,
+        capture_output=True,
+        text=True,
     )
     assert alone.returncode == 2
     assert "without torchrun" in alone.stderr

@@ -11,7 +11,13 @@ from test_accounting import VARIANTS, config_of
 from torch.utils.checkpoint import checkpoint
 
 from llmcore.accounting import activation_bytes, flops, parameters, training_flops
-from llmcore.distributed.schedules import bubble_share, bytes_per_rank, interleaved, most_held, one_forward_one_backward
+from llmcore.distributed.schedules import (
+    bubble_share,
+    bytes_per_rank,
+    interleaved,
+    most_held,
+    one_forward_one_backward,
+)
 from llmcore.functional import cross_entropy
 from llmcore.model import Transformer
 from llmcore.planning import (
@@ -33,7 +39,11 @@ from llmcore.planning import (
 )
 
 WIDE = BASE.with_(n_layers=12, d_ff=32, vocab_size=32)
-PIPES = [Plan(pipeline=4, microbatches=8), Plan(pipeline=4, microbatches=2), Plan(pipeline=3, microbatches=6, chunks=2)]
+PIPES = [
+    Plan(pipeline=4, microbatches=8),
+    Plan(pipeline=4, microbatches=2),
+    Plan(pipeline=3, microbatches=6, chunks=2),
+]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -46,7 +56,13 @@ def test_a_plan_that_splits_nothing_is_accounting(name):
     assert sum(communication(config, Plan(), 3, 7).values()) == 0
     assert hardware_flops(config, Plan(), 3, 7) == training_flops(config, 3, 7)
     time = step_time(config, Plan(), A100, 3, 7, efficiency=1.0)
-    assert time == {"compute": training_flops(config, 3, 7) / 312e12, "tensor": 0, "pipeline": 0, "bubble": 0, "data": 0}
+    assert time == {
+        "compute": training_flops(config, 3, 7) / 312e12,
+        "tensor": 0,
+        "pipeline": 0,
+        "bubble": 0,
+        "data": 0,
+    }
 
 
 def test_adam_keeps_two_numbers_a_parameter():
@@ -83,7 +99,9 @@ def test_a_tensor_rank_holds_its_share_of_every_split_matrix(name, tensor):
     """Oracle: the model's own tensors; W_q, W_k, W_v, gate and up are cut by columns with their biases, W_o and down by rows."""
     config = config_of(name)
     if config.n_kv_heads % tensor:
-        with pytest.raises(ValueError, match=f"tensor={tensor} does not divide n_kv_heads={config.n_kv_heads}"):
+        with pytest.raises(
+            ValueError, match=f"tensor={tensor} does not divide n_kv_heads={config.n_kv_heads}"
+        ):
             memory(config, Plan(tensor=tensor), 3, 7)
         return
     count = 0
@@ -91,7 +109,9 @@ def test_a_tensor_rank_holds_its_share_of_every_split_matrix(name, tensor):
         cut = any(f".{part}." in path for part in ("W_q", "W_k", "W_v", "gate", "up"))
         cut |= path.endswith(("W_o.weight", "down.weight"))
         tokens = path in ("embedding.table", "head.table", "head.bias")
-        count += p.numel() // tensor if cut else -(-p.shape[0] // tensor) * p[0].numel() if tokens else p.numel()
+        count += (
+            p.numel() // tensor if cut else -(-p.shape[0] // tensor) * p[0].numel() if tokens else p.numel()
+        )
     assert memory(config, Plan(tensor=tensor), 3, 7)["parameters"] == 2 * count
 
 
@@ -106,15 +126,22 @@ def test_stages_together_hold_the_model(plan, tied):
     assert sum(s.parameters for s in stages) == sum(parameters(config).values()) + tied * 32 * 16
     assert sum(s.flops for s in stages) * plan.microbatches == training_flops(config, plan.microbatches, 7)
     bytes_of = {part: 2 * s.parameters for part, s in zip(("first", "last"), (stages[0], stages[-1]))}
-    assert memory(config, plan, plan.microbatches, 7)["parameters"] in {*bytes_of.values(), 2 * stages[1].parameters}
+    assert memory(config, plan, plan.microbatches, 7)["parameters"] in {
+        *bytes_of.values(),
+        2 * stages[1].parameters,
+    }
 
 
-@pytest.mark.parametrize("plan", [*PIPES, Plan(pipeline=4, microbatches=4, chunks=3), Plan(pipeline=2, microbatches=8, chunks=2)])
+@pytest.mark.parametrize(
+    "plan", [*PIPES, Plan(pipeline=4, microbatches=4, chunks=3), Plan(pipeline=2, microbatches=8, chunks=2)]
+)
 def test_what_a_stage_holds_is_counted_in_its_schedule(plan):
     orders = interleaved(plan.pipeline, plan.microbatches, plan.chunks)
     if plan.chunks == 1:
         assert orders == one_forward_one_backward(plan.pipeline, plan.microbatches)
-    assert [held(plan, s) for s in range(plan.pipeline)] == [most_held(order) / plan.chunks for order in orders]
+    assert [held(plan, s) for s in range(plan.pipeline)] == [
+        most_held(order) / plan.chunks for order in orders
+    ]
 
 
 def test_zero_saves_what_its_authors_say():
@@ -123,7 +150,9 @@ def test_zero_saves_what_its_authors_say():
     N = sum(parameters(config).values())
     for zero, published in enumerate((120, 31.4, 16.6, 1.88)):
         got = memory(config, Plan(data=64, zero=zero), 64, 8)
-        assert (got["parameters"] + got["gradients"] + got["optimizer"]) / N * 7.5 == pytest.approx(published, abs=0.06)
+        assert (got["parameters"] + got["gradients"] + got["optimizer"]) / N * 7.5 == pytest.approx(
+            published, abs=0.06
+        )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -142,7 +171,9 @@ def test_full_recomputation_keeps_what_checkpointing_keeps():
     model = Transformer(config)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     for block in model.decoder.blocks:
-        block.forward = lambda *args, inner=block.forward, **kwargs: checkpoint(inner, *args, use_reentrant=True, **kwargs)
+        block.forward = lambda *args, inner=block.forward, **kwargs: checkpoint(
+            inner, *args, use_reentrant=True, **kwargs
+        )
     sizes: dict[int, int] = {}
 
     def pack(x):
@@ -181,7 +212,10 @@ def test_activations_shrink_as_published(run):
     }  # fmt: skip
     whole = memory(config, plan, run.B, T)["activations"]
     for (split, how), size in theirs.items():
-        ours = memory(config, replace(plan, sequence_parallel=split, recompute=how), run.B, T)["activations"] / whole
+        ours = (
+            memory(config, replace(plan, sequence_parallel=split, recompute=how), run.B, T)["activations"]
+            / whole
+        )
         assert ours == pytest.approx(size / (10 + 24 / t + square / t), abs=0.04)
 
 
@@ -191,7 +225,12 @@ def test_data_ranks_send_what_ring_collectives_send(zero):
     assert N % d == 0
     plan = Plan(data=d, zero=zero, microbatches=m, precision="fp32")
     scatter, gather = (bytes_per_rank(f"ring {what}", d, 4 * N) for what in ("reduce-scatter", "all-gather"))
-    expected = {0: scatter + gather, 1: scatter + gather, 2: m * scatter + gather, 3: m * (scatter + 2 * gather)}[zero]
+    expected = {
+        0: scatter + gather,
+        1: scatter + gather,
+        2: m * scatter + gather,
+        3: m * (scatter + 2 * gather),
+    }[zero]
     assert communication(WIDE, plan, d * m, 7) == {"data": expected, "tensor": 0, "pipeline": 0}
 
 
@@ -219,7 +258,9 @@ def test_stages_send_what_their_schedules_send(plan):
     assert communication(WIDE, plan, m, 7)["pipeline"] == max(sends) * 7 * WIDE.d_model * 2
     table = 32 * WIDE.d_model * 2  # tied: the first and the last stage add up its gradient
     tied = communication(WIDE.with_(tied=True), plan, m, 7)["pipeline"]
-    assert tied == max(max(sends) * 7 * WIDE.d_model * 2, max(sends[0], sends[-1]) * 7 * WIDE.d_model * 2 + table)
+    assert tied == max(
+        max(sends) * 7 * WIDE.d_model * 2, max(sends[0], sends[-1]) * 7 * WIDE.d_model * 2 + table
+    )
 
 
 @pytest.mark.parametrize("plan", PIPES)
@@ -242,30 +283,49 @@ def test_a_group_that_leaves_the_node_goes_over_the_adapters_of_all_its_ranks_th
     """Oracle: a ring all-reduce step by step, each hop with its link; g ranks in a node run g rings."""
 
     def seconds(line: list[int], size: float, rings: int) -> float:
-        n, hops = len(line), 2 * (len(line) - 1)  # a ring sends a chunk of 1/n on every hop, at the pace of its slowest link
+        n, hops = (
+            len(line),
+            2 * (len(line) - 1),
+        )  # a ring sends a chunk of 1/n on every hop, at the pace of its slowest link
         load = Counter()
         for ring in range(rings):
-            order = [line[(i // rings) * rings + (i + ring) % rings] for i in range(n)]  # each node is walked from another rank on
+            order = [
+                line[(i // rings) * rings + (i + ring) % rings] for i in range(n)
+            ]  # each node is walked from another rank on
             for a, b in zip(order, order[1:] + order[:1], strict=True):
                 kind = ("inside", a, b) if a // 8 == b // 8 else ("between", a)
                 load[kind] += hops * size / rings / n
-        return max(bytes_ / (H100.inside if kind[0] == "inside" else H100.between) for kind, bytes_ in load.items())
+        return max(
+            bytes_ / (H100.inside if kind[0] == "inside" else H100.between) for kind, bytes_ in load.items()
+        )
 
     for ranks, apart, rings in ((8, 1, 1), (16, 1, 8), (16, 2, 4), (4, 8, 1), (16, 4, 2)):
         sent = 2 * (ranks - 1) / ranks * 1e9
-        assert sent / ring_rate(H100, ranks, apart) == pytest.approx(seconds([apart * r for r in range(ranks)], 1e9, rings))
+        assert sent / ring_rate(H100, ranks, apart) == pytest.approx(
+            seconds([apart * r for r in range(ranks)], 1e9, rings)
+        )
     assert ring_rate(H100, 16) == 8 * H100.between < H100.inside
     assert ring_rate(replace(H100, between=80e9), 16) == H100.inside
     config = MODELS["Llama 3.1 8B"]
-    time = lambda **how: step_time(config, Plan(**how), H100, how["data"], 16)["data"]  # few tokens: next to nothing hides it
-    shares = [time(data=16, tensor=t) * t / time(data=16) for t in (2, 4, 8)]  # a rank of t sends one part in t, over an adapter in t
+    time = lambda **how: step_time(config, Plan(**how), H100, how["data"], 16)[
+        "data"
+    ]  # few tokens: next to nothing hides it
+    shares = [
+        time(data=16, tensor=t) * t / time(data=16) for t in (2, 4, 8)
+    ]  # a rank of t sends one part in t, over an adapter in t
     assert shares == pytest.approx([2, 4, 8], rel=0.02)
     assert time(data=8) < time(data=16)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_have_the_sizes_of_their_names(name):
-    billions = {"GPT-2 124M": 0.124, "GPT-3 175B": 175, "Llama 3.1 8B": 8.03, "Llama 3.1 70B": 70.6, "Llama 3.1 405B": 405.9}
+    billions = {
+        "GPT-2 124M": 0.124,
+        "GPT-3 175B": 175,
+        "Llama 3.1 8B": 8.03,
+        "Llama 3.1 70B": 70.6,
+        "Llama 3.1 405B": 405.9,
+    }
     assert sum(parameters(MODELS[name]).values()) / 1e9 == pytest.approx(billions[name], rel=5e-3)
 
 
@@ -282,7 +342,9 @@ def test_published_runs_are_predicted(run):
 def test_the_tables_are_whole():
     """Every row but one of Grattafiori's, and what Narayanan et al. 2021 print beside theirs: % of the peak and days."""
     of = lambda table: [run for run in PUBLISHED if run.source.endswith(table)]
-    assert [len(of(table)) for table in ("Tables 3 and 5", "2021, Table 1", "2021, Table 2", "2024, Table 4")] == [8, 10, 12, 2]
+    assert [
+        len(of(table)) for table in ("Tables 3 and 5", "2021, Table 1", "2021, Table 2", "2024, Table 4")
+    ] == [8, 10, 12, 2]
     share = [44, 44, 46, 43, 44, 45, 47, 50, 52, 52]
     assert [round(100 * run.tflops / 312) for run in of("2021, Table 1")] == share
     days = [84, 43, 23, 156, 80, 42, 90, 74, 74, 169, 137, 140]
@@ -293,7 +355,9 @@ def test_the_tables_are_whole():
 def test_published_utilization_is_reproduced():
     """What the sources themselves derive: MFU 43 and 41 % for Llama, 51.4 and 56.3 % for selective recomputation, 52 % of the peak."""
     runs = {run.name: run for run in PUBLISHED}
-    mfu = lambda name: utilization(*(getattr(runs[name], f) for f in ("config", "plan", "hardware", "B", "T")), runs[name].measured())
+    mfu = lambda name: utilization(
+        *(getattr(runs[name], f) for f in ("config", "plan", "hardware", "B", "T")), runs[name].measured()
+    )
     assert mfu("Llama 3.1 405B, 8,192 GPUs") == pytest.approx(0.43, abs=0.01)
     assert mfu("Llama 3.1 405B, 16,384 GPUs") == pytest.approx(0.41, abs=0.01)
     assert mfu("175B, selective recomputation") == pytest.approx(0.514, abs=0.002)
@@ -308,7 +372,12 @@ def test_twice_the_gpus_did_not_help_zero_3(name, gpus):
     assert a.measured() / b.measured() == pytest.approx(1, abs=0.03)
     assert a.predicted() / b.predicted() == pytest.approx(2, abs=0.01)
     for run in (a, b):
-        assert 15e9 < communication(run.config, run.plan, run.B, run.T)["data"] / run.measured() < 18e9 < A100.between
+        assert (
+            15e9
+            < communication(run.config, run.plan, run.B, run.T)["data"] / run.measured()
+            < 18e9
+            < A100.between
+        )
 
 
 def test_published_training_days():
@@ -401,7 +470,9 @@ def test_an_overhead_is_paid_for_each_block_of_each_microbatch():
         for part, seconds in step_time(WIDE, plan, A100, 24, 7).items()
     }
     for plan in (Plan(microbatches=6), Plan(tensor=2, microbatches=6)):
-        assert more(plan) == pytest.approx({"compute": 0.5 * 12 * 6, "tensor": 0, "pipeline": 0, "bubble": 0, "data": 0})
+        assert more(plan) == pytest.approx(
+            {"compute": 0.5 * 12 * 6, "tensor": 0, "pipeline": 0, "bubble": 0, "data": 0}
+        )
     assert more(Plan(recompute="full"))["compute"] == pytest.approx(0.5 * 12 * 4 / 3)
     piped = more(Plan(pipeline=4, microbatches=6))
     assert piped["compute"] == pytest.approx(0.5 * 3 * 6)
@@ -417,7 +488,9 @@ def test_counting_knows_neither_bubble_nor_messages():
     assert parts["tensor"] < 1e-9 < parts["bubble"]
     assert 1 < parts["compute"] / run.counted(0.5) < 1.05  # the slowest stage has the head besides its blocks
     alone = replace(run, plan=Plan(tensor=8), B=8)
-    assert alone.counted(0.5) == pytest.approx(step_time(alone.config, alone.plan, free.hardware, 8, run.T, 0.5)["compute"])
+    assert alone.counted(0.5) == pytest.approx(
+        step_time(alone.config, alone.plan, free.hardware, 8, run.T, 0.5)["compute"]
+    )
     assert run.counted(0.25) == 2 * run.counted(0.5)
 
 
@@ -446,7 +519,10 @@ def test_the_sheets_are_whole():
     assert len(set(names)) == len(names)
     sheets = [run for runs in list(CONTRASTS.values())[4:] for run in runs]
     mfu = [utilization(run.config, run.plan, run.hardware, run.B, run.T, run.measured()) for run in sheets]
-    printed = {"13B, microbatch 1, tensor 1, pipeline 1": 0.706, "65B, microbatch 1, tensor 2, pipeline 4, T split": 0.596}
+    printed = {
+        "13B, microbatch 1, tensor 1, pipeline 1": 0.706,
+        "65B, microbatch 1, tensor 2, pipeline 4, T split": 0.596,
+    }
     for run, share in zip(sheets, mfu, strict=True):
         assert 0.3 < share < 0.71
         if run.name in printed:

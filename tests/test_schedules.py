@@ -72,7 +72,10 @@ def test_a_tree_may_have_any_root(p):
 @pytest.mark.parametrize("kind", COLLECTIVES)
 def test_steps_and_bytes_are_those_of_the_formulas(kind, p):
     steps, n = COLLECTIVES[kind](p), 840 * 16  # divided by every p here
-    sent = [sum(n if s.chunk is None else n // p for step in steps for s in step if s.source == r) for r in range(p)]
+    sent = [
+        sum(n if s.chunk is None else n // p for step in steps for s in step if s.source == r)
+        for r in range(p)
+    ]
     assert len(steps) == step_count(kind, p)
     assert sum(sent) == bytes_in_all(kind, p, n)
     assert max(sent, default=0) == bytes_per_rank(kind, p, n)
@@ -111,9 +114,15 @@ ORDERS = [PIPELINES[name](p, m) for name, p, m in EVERY] + [interleaved(*sizes) 
 def test_every_work_starts_as_soon_as_its_stage_is_free_and_its_input_is_there(orders, forward, backward):
     spans = timeline(orders, forward, backward)
     p, v = len(orders), 1 + max(w.chunk for o in orders for w in o)
-    end = {(s.work.kind, s.work.microbatch, s.work.chunk * p + stage): s.end for stage, row in enumerate(spans) for s in row}
+    end = {
+        (s.work.kind, s.work.microbatch, s.work.chunk * p + stage): s.end
+        for stage, row in enumerate(spans)
+        for s in row
+    }
     m = len({w.microbatch for w in orders[0]})
-    assert len(end) == 2 * m * p * v == sum(map(len, orders))  # each microbatch once forward and once backward in every part
+    assert (
+        len(end) == 2 * m * p * v == sum(map(len, orders))
+    )  # each microbatch once forward and once backward in every part
     for stage, row in enumerate(spans):
         free = 0.0
         for s in row:
@@ -131,15 +140,21 @@ def test_every_work_starts_as_soon_as_its_stage_is_free_and_its_input_is_there(o
 @pytest.mark.parametrize(("forward", "backward"), [(1, 2), (1, 1), (3, 1)])
 def test_the_bubble_is_the_one_predicted(forward, backward):
     for name, p, m in EVERY:
-        assert bubble(timeline(PIPELINES[name](p, m), forward, backward)) == pytest.approx(bubble_share(p, m), abs=1e-12)
+        assert bubble(timeline(PIPELINES[name](p, m), forward, backward)) == pytest.approx(
+            bubble_share(p, m), abs=1e-12
+        )
     for p, m, v in INTERLEAVED:
-        assert bubble(timeline(interleaved(p, m, v), forward, backward)) == pytest.approx(bubble_share(p, m, v), abs=1e-12)
+        assert bubble(timeline(interleaved(p, m, v), forward, backward)) == pytest.approx(
+            bubble_share(p, m, v), abs=1e-12
+        )
 
 
 def test_what_a_stage_holds():
     for p, m in ((1, 4), (4, 2), (4, 8), (8, 8)):
         assert [most_held(order) for order in gpipe(p, m)] == [m] * p
-        assert [most_held(order) for order in one_forward_one_backward(p, m)] == [min(m, p - s) for s in range(p)]
+        assert [most_held(order) for order in one_forward_one_backward(p, m)] == [
+            min(m, p - s) for s in range(p)
+        ]
     # interleaving holds more: stage 0 has 2 (p - 1) + (v - 1) p forwards ahead and the one it is in, each of 1 / v stage
     p, m, v = 4, 16, 2
     assert most_held(interleaved(p, m, v)[0]) == 2 * (p - 1) + (v - 1) * p + 1

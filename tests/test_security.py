@@ -39,7 +39,17 @@ PACKAGE = ROOT / "llmcore"
 # ---------------------------------------------------------------------------------------------------------------- pickles
 
 # modules that open pickles
-MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "copyreg", "torch.distributed.checkpoint"}
+MODULES = {
+    "pickle",
+    "_pickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "shelve",
+    "marshal",
+    "copyreg",
+    "torch.distributed.checkpoint",
+}
 # calls that open pickles, or run what a text says, and of which module; an empty set: of any
 CALLS = {
     "load": {"torch", "np", "numpy"}, "load_state_dict_from_url": set(), "read_pickle": set(), "all_gather_object": set(),
@@ -48,13 +58,19 @@ CALLS = {
 }  # fmt: skip
 # (file, what): why it may
 ALLOWED = {
-    ("distributed/launch.py", "pickle"): "between a process and the ranks it forks, in a folder that only this user can open",
+    (
+        "distributed/launch.py",
+        "pickle",
+    ): "between a process and the ranks it forks, in a folder that only this user can open",
     ("distributed/launch.py", "cloudpickle"): "the same: functions of a notebook cell go to the ranks",
     (
         "distributed/sharded.py",
         "torch.distributed.checkpoint",
     ): "its files hold tensors, read with weights_only; its index is JSON here",
-    ("distributed/parallel.py", "all_gather_object"): "random states between the ranks of one run; nothing of it is read from a disk",
+    (
+        "distributed/parallel.py",
+        "all_gather_object",
+    ): "random states between the ranks of one run; nothing of it is read from a disk",
 }
 
 
@@ -82,7 +98,11 @@ def pickles_in(source: str) -> set[str]:
 
 
 def test_the_source_opens_no_pickle_but_where_a_reason_is_given():
-    found = {(str(p.relative_to(PACKAGE)), what) for p in PACKAGE.rglob("*.py") for what in pickles_in(p.read_text(encoding="utf-8"))}
+    found = {
+        (str(p.relative_to(PACKAGE)), what)
+        for p in PACKAGE.rglob("*.py")
+        for what in pickles_in(p.read_text(encoding="utf-8"))
+    }
     assert found == set(ALLOWED)
 
 
@@ -114,7 +134,11 @@ def test_a_pickle_by_another_name_is_refused(tmp_path, kind, as_a_reader_calls_i
     folder = pretrained.save(tmp_path / "m", model_of(replace_config()), "gpt2")
     (folder / "model.safetensors").write_bytes(content)
     plain = kind in ("protocol 0", "protocol 1")  # no sign at their beginning says what they are
-    remedy = "no whole safetensors file .*get it again" if plain else "is a pickle by another name, .*: get the safetensors file"
+    remedy = (
+        "no whole safetensors file .*get it again"
+        if plain
+        else "is a pickle by another name, .*: get the safetensors file"
+    )
     with pytest.raises(ValueError, match=rf"m.model.safetensors.*{remedy}"):
         pretrained.load(folder)
     (folder / "model.safetensors").rename(folder / "shard.safetensors")
@@ -124,10 +148,14 @@ def test_a_pickle_by_another_name_is_refused(tmp_path, kind, as_a_reader_calls_i
         pretrained.load(folder)
     (folder / "shard.safetensors").rename(folder / "pytorch_model.bin")
     index.write_text(json.dumps({"weight_map": {"a": "pytorch_model.bin"}}))
-    with pytest.raises(ValueError, match=r"index.json does not list files of this folder that end in .safetensors"):
+    with pytest.raises(
+        ValueError, match=r"index.json does not list files of this folder that end in .safetensors"
+    ):
         pretrained.load(folder)
     index.unlink()
-    with pytest.raises(FileNotFoundError, match=r"only pytorch_model.bin, a pickle, .*: get the safetensors file"):
+    with pytest.raises(
+        FileNotFoundError, match=r"only pytorch_model.bin, a pickle, .*: get the safetensors file"
+    ):
         pretrained.load(folder)
     (tmp_path / "m.gguf").write_bytes(content)
     (tmp_path / "t.json").write_bytes(content)
@@ -206,7 +234,9 @@ def test_a_hostile_index_of_shards_is_refused_and_not_run(sharded_run, tmp_path,
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["shards/index.json"]
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"has no index.json: .* has a pickle for an index, which could run any program"):
+    with pytest.raises(
+        ValueError, match=r"has no index.json: .* has a pickle for an index, which could run any program"
+    ):
         sharded.load_model(path)
     assert not (tmp_path / "ran").exists()
 
@@ -248,7 +278,11 @@ def test_an_index_of_shards_that_is_not_whole_is_refused(sharded_run, how):
 def test_every_loader_works_where_no_pickle_can_be_opened(tmp_path, monkeypatch):
     """Written first; then read with pickle and torch.load out of order."""
     data = windows()
-    list(Trainer(model_of(MODEL), data, replace(CONFIG, steps=4, checkpoint_every=4), folder=tmp_path / "run").run())
+    list(
+        Trainer(
+            model_of(MODEL), data, replace(CONFIG, steps=4, checkpoint_every=4), folder=tmp_path / "run"
+        ).run()
+    )
     folders = {n: pretrained.save(tmp_path / n, model_of(c), kind) for n, (kind, c) in MODELS.items()}
     bpe = small_bpe()
     bpe.save(tmp_path / "t.json")
@@ -272,7 +306,9 @@ def test_every_loader_works_where_no_pickle_can_be_opened(tmp_path, monkeypatch)
     with pytest.raises(AssertionError, match="a pickle was opened"):
         pickle.loads(pickle.dumps(1))
 
-    Trainer(model_of(MODEL), windows(), replace(CONFIG, steps=4, checkpoint_every=4), folder=tmp_path / "run").resume()
+    Trainer(
+        model_of(MODEL), windows(), replace(CONFIG, steps=4, checkpoint_every=4), folder=tmp_path / "run"
+    ).resume()
     assert checkpoint.load_model(tmp_path / "run")(ids_of(1, 3)).shape == (1, 3, 23)
     for folder in folders.values():
         pretrained.load(folder)
@@ -293,13 +329,21 @@ def test_every_loader_works_where_no_pickle_can_be_opened(tmp_path, monkeypatch)
 def test_every_file_that_builds_the_book_is_known_by_its_hash():
     """The same versions as everywhere else, a hash for each package, no torch: `make lock` writes the list."""
     text = (ROOT / "requirements-book.txt").read_text(encoding="utf-8")
-    entries = re.findall(r"^([\w.-]+)==(\S+)(?: ;[^\\]*)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", text, re.MULTILINE)
+    entries = re.findall(
+        r"^([\w.-]+)==(\S+)(?: ;[^\\]*)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", text, re.MULTILINE
+    )
     assert len(entries) == sum(line[:1].isalnum() for line in text.splitlines()) > 80
     locked = {name.lower(): version for name, version, _ in entries}
-    wanted = re.findall(r"^([\w-]+)", (ROOT / "requirements-book.in").read_text(encoding="utf-8"), re.MULTILINE)
+    wanted = re.findall(
+        r"^([\w-]+)", (ROOT / "requirements-book.in").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert {name.lower() for name in wanted} <= set(locked)
     assert not {"torch", "transformers", "llmcore"} & set(locked)
-    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+    pinned = dict(
+        re.findall(
+            r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     different = {n: (v, locked[n.lower()]) for n, v in pinned.items() if locked.get(n.lower(), v) != v}
     assert not different, f"run make lock: {different}"
 
@@ -357,7 +401,17 @@ def test_no_import_and_no_first_cell_reaches_out(tmp_path):
 
 # the chapters that bring something from the network, and what: packages and files with weights
 REACH_OUT = {"3-2-generation": {"smollm2"}, "3-3-real-weights": {"smollm2", "minilm", "gpt2"}}
-ASKS = {"load", "read_text", "open_text", "download", "urlopen", "urlretrieve", "get", "from_pretrained", "hf_hub_download"}
+ASKS = {
+    "load",
+    "read_text",
+    "open_text",
+    "download",
+    "urlopen",
+    "urlretrieve",
+    "get",
+    "from_pretrained",
+    "hf_hub_download",
+}
 
 
 def brought(source: str) -> set[str]:
@@ -368,14 +422,22 @@ def brought(source: str) -> set[str]:
     """
     known, found = {*pretrained.REAL, *corpus.DATASETS}, set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Subscript) and "REAL" in ast.unparse(node.value) and isinstance(node.slice, ast.Constant):
+        if (
+            isinstance(node, ast.Subscript)
+            and "REAL" in ast.unparse(node.value)
+            and isinstance(node.slice, ast.Constant)
+        ):
             found.add(node.slice.value)
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         if name == "shakespeare":
             found.add(name)
-        words = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)] if name in ASKS else []
+        words = (
+            [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            if name in ASKS
+            else []
+        )
         found |= {w for w in words if w in known or w.startswith(("http://", "https://", "ftp://"))}
     return found
 
@@ -385,7 +447,9 @@ def test_the_chapters_that_reach_out_are_known_and_none_does_in_a_check():
     found = {}
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         cells = nbformat.read(path, 4).cells
-        names = set().union(*(brought(re.sub("^[%!]", "#", c.source, flags=re.M)) for c in cells if c.cell_type == "code"))
+        names = set().union(
+            *(brought(re.sub("^[%!]", "#", c.source, flags=re.M)) for c in cells if c.cell_type == "code")
+        )
         if names:
             found[path.stem] = names
             said = "\n".join(c.source for c in cells if c.cell_type == "markdown").lower()
@@ -395,7 +459,11 @@ def test_the_chapters_that_reach_out_are_known_and_none_does_in_a_check():
     assert found == REACH_OUT
     assert validate.QUIET["LLMCORE_OFFLINE"] == "1"
     out = {str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py") if imported(p)}
-    assert out == {"download.py", "pretrained/sources.py", "distributed/launch.py"}  # the last starts ranks, which meet in a file
+    assert out == {
+        "download.py",
+        "pretrained/sources.py",
+        "distributed/launch.py",
+    }  # the last starts ranks, which meet in a file
 
 
 def imported(path: Path) -> set[str]:
@@ -408,4 +476,13 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names |= {a.name for a in node.names} if isinstance(node, ast.Import) else set()
         names |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
-    return names & {"urllib.request", "subprocess", "socket", "http.client", "requests", "httpx", "huggingface_hub", "aiohttp"}
+    return names & {
+        "urllib.request",
+        "subprocess",
+        "socket",
+        "http.client",
+        "requests",
+        "httpx",
+        "huggingface_hub",
+        "aiohttp",
+    }

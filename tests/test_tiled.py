@@ -32,7 +32,9 @@ needs_triton = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def kernels():
     """llmcore.tiled_triton, past the hook that checks shapes: Triton compiles a kernel from its source, so it must not be wrapped."""
-    spec = importlib.util.spec_from_file_location("llmcore.tiled_triton", Path(tiled.__file__).with_name("tiled_triton.py"))
+    spec = importlib.util.spec_from_file_location(
+        "llmcore.tiled_triton", Path(tiled.__file__).with_name("tiled_triton.py")
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -91,7 +93,9 @@ def test_dropout_multiplies_the_weights_by_what_keep_says(small_tiles):
     whole = torch.zeros(2, 3, 9, 9)
     for rows in tiles(9):
         for keys in tiles(9):
-            whole[:, :, rows.start : rows.stop, keys.start : keys.stop] = keep(dropout, seed, rows, keys, whole)
+            whole[:, :, rows.start : rows.stop, keys.start : keys.stop] = keep(
+                dropout, seed, rows, keys, whole
+            )
     torch.testing.assert_close(whole.unique(), torch.tensor([0, 1 / 0.7]))
     mask = MASKS["causal"]
     ours = value_and_gradients(lambda q, k, v: tiled.Tiled.apply(q, k, v, mask, dropout, seed), tensors)
@@ -130,7 +134,9 @@ def test_sums_are_taken_in_fp32(dtype):
 @pytest.mark.parametrize("size", [1e-3, 30.0])
 def test_fp16_stays_finite_with_scores_in_the_thousands(size):
     tensors = [(x.detach() * size).half().requires_grad_() for x in vectors(9, 9, Dh=16)]
-    results = value_and_gradients(lambda q, k, v: tiled_attention(q, k, v, MASKS["one without a key"]), tensors)
+    results = value_and_gradients(
+        lambda q, k, v: tiled_attention(q, k, v, MASKS["one without a key"]), tensors
+    )
     assert all(torch.isfinite(r).all() for r in results)
     expected = square(*(x.detach().double() for x in tensors), MASKS["one without a key"])
     torch.testing.assert_close(results[0].double(), expected, atol=2e-3 * size, rtol=2e-3)  # fp16 has 11 bits
@@ -145,7 +151,11 @@ def test_autocast_leaves_the_statistics_alone():
 
 def test_tiles_above_the_diagonal_are_not_computed(small_tiles, monkeypatch):
     seen, scores = [], tiled._scores
-    monkeypatch.setattr(tiled, "_scores", lambda q, k, mask, rows, keys: seen.append((rows, keys)) or scores(q, k, mask, rows, keys))
+    monkeypatch.setattr(
+        tiled,
+        "_scores",
+        lambda q, k, mask, rows, keys: seen.append((rows, keys)) or scores(q, k, mask, rows, keys),
+    )
     tiled_attention(*vectors(16, 16), MASKS["causal"])
     assert len(seen) == 4 * 5 // 2
     assert all(keys.start < rows.stop for rows, keys in seen)
@@ -224,8 +234,12 @@ def test_the_kernels_drop_the_same_weights_on_the_way_back(kernels):
     total = (dropped(q, k, v) * torch.linspace(-1, 1, 16, device=device)).sum()
     dq, dk, dv = torch.autograd.grad(total, (q, k, v))
     torch.testing.assert_close((v * dv).sum(), total, atol=1e-3, rtol=1e-4)  # a sum of 3,168 terms
-    torch.testing.assert_close((q * dq).sum(), (k * dk).sum(), atol=1e-4, rtol=1e-4)  # a score depends on q . k alone
-    weights = dropped(torch.zeros_like(q), k, torch.eye(33, device=device)[:, :16].expand(2, 3, 33, 16).contiguous())
+    torch.testing.assert_close(
+        (q * dq).sum(), (k * dk).sum(), atol=1e-4, rtol=1e-4
+    )  # a score depends on q . k alone
+    weights = dropped(
+        torch.zeros_like(q), k, torch.eye(33, device=device)[:, :16].expand(2, 3, 33, 16).contiguous()
+    )
     seen = torch.cat([(weights[:, :, t, : min(t + 1, 16)] * (t + 1)).flatten() for t in range(33)])
     assert ((seen.abs() < 1e-5) | ((seen - 1 / 0.6).abs() < 1e-4)).all()
     assert abs((seen == 0).float().mean().item() - 0.4) < 0.05  # 2,448 draws: three deviations are 0.03
@@ -237,10 +251,16 @@ def test_the_kernels_drop_the_same_weights_on_the_way_back(kernels):
     "dtype",
     [
         torch.float16,
-        pytest.param(torch.bfloat16, marks=pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter multiplies bf16's bits")),
+        pytest.param(
+            torch.bfloat16,
+            marks=pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter multiplies bf16's bits"),
+        ),
     ],
 )
 def test_the_kernels_sum_in_fp32(dtype, kernels):
     device = "cpu" if INTERPRETED else "cuda"
-    q, v = torch.zeros(1, 1, 1, 16, dtype=dtype, device=device), torch.full((1, 1, 3000, 16), 1.5, dtype=dtype, device=device)
+    q, v = (
+        torch.zeros(1, 1, 1, 16, dtype=dtype, device=device),
+        torch.full((1, 1, 3000, 16), 1.5, dtype=dtype, device=device),
+    )
     assert (kernels.attention(q, v, v) == 1.5).all()

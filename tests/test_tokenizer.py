@@ -38,8 +38,13 @@ from llmcore.tokenizer import (
     load,
 )  # fmt: skip
 
-ENGLISH = "The low well lowers the lower bucket. 'Twas newer then; they'll be newest, won't they?  12345 times!\n\n\tEnd. " * 3
-CHINESE = "低水井把更低的桶放下去。那时它还新；他们会是最新的，不是吗？用GPU训练12345次！\n山高水长，水落石出。" * 3
+ENGLISH = (
+    "The low well lowers the lower bucket. 'Twas newer then; they'll be newest, won't they?  12345 times!\n\n\tEnd. "
+    * 3
+)
+CHINESE = (
+    "低水井把更低的桶放下去。那时它还新；他们会是最新的，不是吗？用GPU训练12345次！\n山高水长，水落石出。" * 3
+)
 ODD = "naïve café \U0001f469\u200d\U0001f4bb\U0001f44d\U0001f3fd  \u3000\u00a0\r\n\r\n x\ty   z ﷽ e\u0301 ﬁ"
 TEXT = ENGLISH + CHINESE + ODD
 SPECIAL = ["<|endoftext|>", "<|end|>", "<|end|>!"]
@@ -59,19 +64,27 @@ def bpe(request) -> BPETokenizer:
 @pytest.fixture(scope="module")
 def trained() -> dict:
     bpe = BPETokenizer.train([TEXT], 400, SPECIAL)
-    pieces = [m + c for c in sorted(set(TEXT.lower())) if not c.isspace() for m in ("", "##")] + ["the", "low", "##est"]
+    pieces = [m + c for c in sorted(set(TEXT.lower())) if not c.isspace() for m in ("", "##")] + [
+        "the",
+        "low",
+        "##est",
+    ]
     return {
         "dictionary": DictionaryTokenizer(NOTES | {c: i for i, c in enumerate("abcdfgij")}, {"<eos>": 200}),
         "char": CharTokenizer.train([TEXT], special_tokens=SPECIAL),
         "word": WordTokenizer.train([TEXT], special_tokens=SPECIAL),
         "bpe": bpe,
-        "wordpiece": WordPieceTokenizer({p: i for i, p in enumerate(pieces)}, {s: 900 + i for i, s in enumerate(["[UNK]", *SPECIAL])}),
+        "wordpiece": WordPieceTokenizer(
+            {p: i for i, p in enumerate(pieces)}, {s: 900 + i for i, s in enumerate(["[UNK]", *SPECIAL])}
+        ),
     }
 
 
 def reference(bpe: BPETokenizer) -> tiktoken.Encoding:
     pattern = SPLIT_PATTERNS[bpe.pattern].replace(r"[\p{L}--\p{Han}]", r"(?:(?!\p{Han})\p{L})")
-    return tiktoken.Encoding("ours", pat_str=pattern, mergeable_ranks=bpe.ranks, special_tokens=bpe.special_tokens)
+    return tiktoken.Encoding(
+        "ours", pat_str=pattern, mergeable_ranks=bpe.ranks, special_tokens=bpe.special_tokens
+    )
 
 
 @settings(max_examples=400)
@@ -121,7 +134,9 @@ def test_updated_counts_equal_recounted_ones(pattern, ties):
         if not pairs:
             break
         # ties: the greater pair of byte strings, or the lower ids
-        count, _, pair = max((n, p if ties == "bytes" else [-tokens[t] for t in p], p) for p, n in pairs.items())
+        count, _, pair = max(
+            (n, p if ties == "bytes" else [-tokens[t] for t in p], p) for p, n in pairs.items()
+        )
         if pair[0] + pair[1] not in tokens:
             merge = next(merges, None)
             if merge is None:
@@ -151,7 +166,10 @@ def test_ties_go_to_the_greater_pair_of_byte_strings():
 @given(texts=st.lists(ASSIGNED | st.text("abc ", max_size=40), min_size=1, max_size=6))
 @example(texts=["abc abc ab bc abcabc aabbcc"])
 def test_compiled_learning_gives_the_same_merges(pattern, texts):
-    learned = [BPETokenizer.train(texts, 400, SPECIAL, pattern, ties="ids", backend=backend) for backend in ("python", "rustbpe")]
+    learned = [
+        BPETokenizer.train(texts, 400, SPECIAL, pattern, ties="ids", backend=backend)
+        for backend in ("python", "rustbpe")
+    ]
     assert learned[0].ranks == learned[1].ranks
     assert learned[0].special_tokens == learned[1].special_tokens
 
@@ -167,7 +185,10 @@ def test_where_compiled_code_gives_bytes_two_ids_the_python_code_learns(monkeypa
             return [*((bytes([b]), b) for b in range(256)), (b"abc", 256), (b"abc", 257)]
 
     monkeypatch.setitem(sys.modules, "rustbpe", SimpleNamespace(Tokenizer=Twice))
-    learned = [BPETokenizer.train(iter([TEXT]), 300, ties="ids", backend=backend) for backend in ("python", "rustbpe")]
+    learned = [
+        BPETokenizer.train(iter([TEXT]), 300, ties="ids", backend=backend)
+        for backend in ("python", "rustbpe")
+    ]
     assert learned[0].ranks == learned[1].ranks
 
 
@@ -194,9 +215,9 @@ def test_compiled_code_refuses_what_it_would_do_otherwise(monkeypatch):
     astray = bpe.ranks | {b"xyzzy": 299}
     with pytest.raises(ValueError, match="b'xyzzy' whole"):
         BPETokenizer({t: i for t, i in astray.items() if i != 299 or t == b"xyzzy"}, "gpt2").using("tiktoken")
-    assert BPETokenizer({t: i for t, i in astray.items() if i != 299 or t == b"xyzzy"}, "gpt2", whole=True).using("tiktoken").encode(
-        "xyzzy"
-    ) == [299]
+    assert BPETokenizer(
+        {t: i for t, i in astray.items() if i != 299 or t == b"xyzzy"}, "gpt2", whole=True
+    ).using("tiktoken").encode("xyzzy") == [299]
     assert bpe.using("tiktoken").using("python").encode(TEXT) == bpe.encode(TEXT)
     monkeypatch.setitem(sys.modules, "tiktoken", None)
     with pytest.raises(ValueError, match=r"llmcore\[fast\]"):
@@ -230,7 +251,9 @@ def test_a_file_in_parts_by_several_processes_equals_the_whole(tmp_path, process
 
 def test_parts_begin_at_special_tokens_and_cover_the_file(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_bytes((("a" * 70_000 + "<|end|>") * 3).encode())  # longer than a block, so a token may be cut by one
+    path.write_bytes(
+        (("a" * 70_000 + "<|end|>") * 3).encode()
+    )  # longer than a block, so a token may be cut by one
     parts = bpe_train.file_parts(path, ["<|end|>"], 65_000)
     assert parts[0][0] == 0
     assert parts[-1][1] == path.stat().st_size
@@ -244,20 +267,34 @@ def test_lazy_encoding_equals_encoding_the_whole(trained, text, cuts, kind):
     tokenizer = trained[kind]
     if kind == "dictionary":
         text = "".join(c for c in text if c in "abcdfghijelowr ")
-        text = text.replace("h", "he").replace("l", "llo").replace("w", "wor").replace("e", "").replace("o", "")
+        text = (
+            text.replace("h", "he").replace("l", "llo").replace("w", "wor").replace("e", "").replace("o", "")
+        )
         text = "".join(c for c in text if c in "abcdfgij ")
     bounds = sorted({0, len(text), *(c for c in cuts if c < len(text))})
     pieces = [text[a:b] for a, b in itertools.pairwise(bounds)]
     for allowed in ("none", "all"):
         assert list(tokenizer.encode_iterable(pieces, allowed, Counter())) == tokenizer.encode(text, allowed)
-        assert list(tokenizer.encode_iterable(list(text), allowed, Counter())) == tokenizer.encode(text, allowed)
+        assert list(tokenizer.encode_iterable(list(text), allowed, Counter())) == tokenizer.encode(
+            text, allowed
+        )
 
 
 WHITE = [" ", "\t", "\n", "\r\n", "\r", "\u00a0", "\u3000", "\x0b", "\u2028"]
 WORDS = ["x", "low", "12", "1234", "!", "--", "'ll", "'L", "é", "e\u0301", "水", "用GPU", "'", "ſ", "ŉ"]
-WHITE_TEXTS = st.lists(st.sampled_from([*WHITE * 3, "  ", "   ", "\n\n", *WORDS, *SPECIAL, "<|end"]), max_size=16).map("".join)
+WHITE_TEXTS = st.lists(
+    st.sampled_from([*WHITE * 3, "  ", "   ", "\n\n", *WORDS, *SPECIAL, "<|end"]), max_size=16
+).map("".join)
 # a look behind, anchors, a word's edge, a kept group, a repeated group, characters in no chunk, chunks of no character
-OTHERS = [r"(?<=x)\s|\S+|\s", r"^\s+|\S+|\s", r"\s+$|\S+|\s", r"\b\w+|\W", r"(?:(?:x|12)\s?)+|\S|\s", r"\S+(?=\s*x)|\w+", r"\d*|x\s+"]
+OTHERS = [
+    r"(?<=x)\s|\S+|\s",
+    r"^\s+|\S+|\s",
+    r"\s+$|\S+|\s",
+    r"\b\w+|\W",
+    r"(?:(?:x|12)\s?)+|\S|\s",
+    r"\S+(?=\s*x)|\w+",
+    r"\d*|x\s+",
+]
 PATTERNS = {**SPLIT_PATTERNS, **formats.PUBLISHED, **{pattern: pattern for pattern in OTHERS}}
 
 
@@ -272,7 +309,10 @@ def rich_in_white_space(pattern: str) -> BPETokenizer:
     return BPETokenizer(ranks, pattern, {name: len(ranks) + i for i, name in enumerate(SPECIAL)})
 
 
-@pytest.fixture(scope="module", params=[p if p in SPLIT_PATTERNS else pytest.param(p, marks=pytest.mark.slow) for p in PATTERNS])
+@pytest.fixture(
+    scope="module",
+    params=[p if p in SPLIT_PATTERNS else pytest.param(p, marks=pytest.mark.slow) for p in PATTERNS],
+)
 def white(request) -> BPETokenizer:
     return rich_in_white_space(PATTERNS[request.param])
 
@@ -322,7 +362,9 @@ def test_however_a_text_is_cut_other_kinds_give_the_ids_of_the_whole(trained, te
     tokenizer = trained[kind]
     if kind == "dictionary":  # entries of which one begins another, and a name for what is in none
         entries = ["x", "x ", "x  12", " ", "  ", "12", "\n\n", "\n\n\n!", "水"]
-        tokenizer = DictionaryTokenizer({t: i for i, t in enumerate(entries)}, {"?": 99, SPECIAL[1]: 98, SPECIAL[2]: 97}, "?")
+        tokenizer = DictionaryTokenizer(
+            {t: i for i, t in enumerate(entries)}, {"?": 99, SPECIAL[1]: 98, SPECIAL[2]: 97}, "?"
+        )
     for allowed in ("none", "all"):
         ids = tokenizer.encode(text, allowed)
         for parts in every_way_of_cutting(text, cuts):
@@ -339,7 +381,24 @@ def test_one_special_token_may_begin_within_another():
 
 def patterns_of_known_parts(draw: random.Random, depth: int = 2) -> str:
     """A pattern of which encode_iterable takes it to be known what a chunk depends on."""
-    simple = ["x", "1", "'", " ", r"\n", r"\s", r"\S", r"\d", r"\p{L}", r"[^\s\p{L}]", "[x1]", "[^x]", ".", r"[\w--\d]", "ß", "(?i:X)"]
+    simple = [
+        "x",
+        "1",
+        "'",
+        " ",
+        r"\n",
+        r"\s",
+        r"\S",
+        r"\d",
+        r"\p{L}",
+        r"[^\s\p{L}]",
+        "[x1]",
+        "[^x]",
+        ".",
+        r"[\w--\d]",
+        "ß",
+        "(?i:X)",
+    ]
     parts = []
     for _ in range(draw.randint(1, 3)):
         kind = draw.random()
@@ -351,7 +410,11 @@ def patterns_of_known_parts(draw: random.Random, depth: int = 2) -> str:
             parts.append(draw.choice(["x1", "xx1", "1 x", "(?i:'x|'1x)"]))
         else:
             part = draw.choice(simple)
-            repeat = ["", "+", "*", "?", "++", "*+", "?+", "{1,3}", "{2}", "{2,}"] if not part.startswith("(") else [""]
+            repeat = (
+                ["", "+", "*", "?", "++", "*+", "?+", "{1,3}", "{2}", "{2,}"]
+                if not part.startswith("(")
+                else [""]
+            )
             parts.append(part + draw.choice(repeat))
     return "".join(parts) + draw.choice(["", "", r"|\s+(?!\S)|\s+|\S+"] if depth == 2 else [""])
 
@@ -374,7 +437,9 @@ def test_no_continuation_changes_a_chunk_that_is_decided(draw, text, cut):
 def test_where_a_chunk_may_depend_on_more_all_is_held_back(pattern):
     """Up to a special token, which is a cut in any case."""
     tokenizer, fed = rich_in_white_space(pattern), []
-    stream = tokenizer.encode_iterable((fed.append(part) or part for part in ["x ", "12", "<|end|>!", "x"]), "all")
+    stream = tokenizer.encode_iterable(
+        (fed.append(part) or part for part in ["x ", "12", "<|end|>!", "x"]), "all"
+    )
     assert next(stream) == tokenizer.encode("x 12")[0]
     assert fed == ["x ", "12", "<|end|>!"]
 
@@ -411,7 +476,10 @@ def test_the_command_line_writes_the_ids_of_encode(tmp_path):
 
 @pytest.mark.parametrize("pattern", SPLIT_PATTERNS)
 @settings(max_examples=60)
-@given(text=st.lists(st.sampled_from([*WHITE, "\n", "\n\n", " ", *WORDS]), max_size=60).map("".join), size=st.integers(1, 30))
+@given(
+    text=st.lists(st.sampled_from([*WHITE, "\n", "\n\n", " ", *WORDS]), max_size=60).map("".join),
+    size=st.integers(1, 30),
+)
 def test_a_vocabulary_of_the_pieces_of_a_file_is_that_of_the_whole(tmp_path_factory, pattern, text, size):
     path = tmp_path_factory.mktemp("pieces") / "t.txt"
     path.write_bytes(text.encode())
@@ -470,7 +538,11 @@ def test_save_and_load(trained, kind, tmp_path):
     assert back.ids() == tokenizer.ids()
     assert [back.token_bytes(i) for i in back.ids()] == [tokenizer.token_bytes(i) for i in tokenizer.ids()]
     assert back.encode("abba hello" if kind != "dictionary" else "abba") is not None
-    other = next(c for k, c in TOKENIZERS.items() if k not in (kind, "dictionary") and not issubclass(type(tokenizer), c))
+    other = next(
+        c
+        for k, c in TOKENIZERS.items()
+        if k not in (kind, "dictionary") and not issubclass(type(tokenizer), c)
+    )
     with pytest.raises(ValueError, match=f"holds a {kind} tokenizer, not"):
         other.load(path)
 
@@ -489,7 +561,15 @@ def test_special_tokens_the_longer_wins_and_nothing_merges_into_them():
 
 
 def test_chinese_is_split_sensibly():
-    assert BPETokenizer.train([""], 256).chunks("我用GPU训练，3次。") == ["我用", "GPU", "训练", "，", "3", "次", "。"]
+    assert BPETokenizer.train([""], 256).chunks("我用GPU训练，3次。") == [
+        "我用",
+        "GPU",
+        "训练",
+        "，",
+        "3",
+        "次",
+        "。",
+    ]
     assert regex.findall(SPLIT_PATTERNS["gpt4"], "我用GPU训练", regex.V1) == ["我用GPU训练"]
 
 
@@ -599,7 +679,10 @@ def test_what_is_held_back_is_read_again_only_where_it_has_doubled(trained, kind
 @pytest.mark.usefixtures("as_a_reader_calls_it")
 def test_what_is_remembered_stays_within_its_bytes():
     """Of 8,000 different chunks the default remembers all; with a limit, all that encoding takes stays below 512 KiB."""
-    words = [" " + "".join(letters) for letters in itertools.islice(itertools.product("abcdefghijklmn", repeat=5), 8_000)]
+    words = [
+        " " + "".join(letters)
+        for letters in itertools.islice(itertools.product("abcdefghijklmn", repeat=5), 8_000)
+    ]
     limit, tokenizer = 1 << 18, BPETokenizer.train([TEXT], 400, pattern="gpt4")
     assert tokenizer.cache_bytes == 1 << 25
     expected = tokenizer.encode("".join(words))
@@ -639,7 +722,9 @@ def test_one_str_is_not_taken_for_several(trained, tmp_path):
         lambda texts: count_chunks(texts, SPLIT_PATTERNS["gpt2"]),
         *(t.encode_iterable for t in trained.values()),
     ):
-        with pytest.raises(ValueError, match=r"texts='abba' is one str: several texts are meant, so pass a list, \[text\]"):
+        with pytest.raises(
+            ValueError, match=r"texts='abba' is one str: several texts are meant, so pass a list, \[text\]"
+        ):
             call("abba")
         with pytest.raises(ValueError, match="texts=7 is one int"):
             call(7)
@@ -669,12 +754,15 @@ def test_what_a_vocabulary_lacks_is_counted_and_said_once(trained, tmp_path, cap
     assert Counter(trained["wordpiece"].unknown_pieces("low lowΩ")) == {"lowω": 1}
     assert char.unknown_pieces("abc") == trained["bpe"].unknown_pieces("é½") == {}
     lacking = BPETokenizer({bytes([b]): b for b in range(255)}, "gpt2", {"<unk>": 255}, [], unknown=255)
-    ff = BPETokenizer({bytes([b]): b for b in range(256) if b != 0xC3}, "gpt2", {"<unk>": 256}, [], unknown=256)
+    ff = BPETokenizer(
+        {bytes([b]): b for b in range(256) if b != 0xC3}, "gpt2", {"<unk>": 256}, [], unknown=256
+    )
     assert ff.unknown_pieces("aéé½") == {"é": 2}
     assert lacking.unknown_pieces("aé") == {}
     stream = char.encode_iterable(["ab", "é½", "é", "a" * 10_000])
     with pytest.warns(
-        UserWarning, match="^3 pieces are in no entry of the vocabulary and become the unknown token: 'é' 2, '½' 1$"
+        UserWarning,
+        match="^3 pieces are in no entry of the vocabulary and become the unknown token: 'é' 2, '½' 1$",
     ) as said:
         assert list(stream) == char.encode("abé½é" + "a" * 10_000)
     assert len(said) == 1
@@ -692,19 +780,44 @@ def test_what_a_vocabulary_lacks_is_counted_and_said_once(trained, tmp_path, cap
 
 @pytest.mark.usefixtures("as_a_reader_calls_it")
 def test_ids_are_read_from_arrays_and_tensors_of_every_integer_type(trained):
-    for kind, text in {"char": "low well", "bpe": "low well", "wordpiece": "low the", "dictionary": "abba"}.items():
+    for kind, text in {
+        "char": "low well",
+        "bpe": "low well",
+        "wordpiece": "low the",
+        "dictionary": "abba",
+    }.items():
         tokenizer = trained[kind]
         ids = tokenizer.encode(text)
         expected = tokenizer.decode(ids)
         kinds = ["int16", "int32", "int64", "uint16", "uint32", "uint64"]
-        several = [np.asarray(ids, dtype=name) for name in kinds] + [torch.tensor(ids, dtype=torch.int32), torch.tensor(ids)]
-        for given_ids in [*several, list(torch.tensor(ids)), list(np.asarray(ids)), tuple(ids), iter(ids), array("i", ids)]:
+        several = [np.asarray(ids, dtype=name) for name in kinds] + [
+            torch.tensor(ids, dtype=torch.int32),
+            torch.tensor(ids),
+        ]
+        for given_ids in [
+            *several,
+            list(torch.tensor(ids)),
+            list(np.asarray(ids)),
+            tuple(ids),
+            iter(ids),
+            array("i", ids),
+        ]:
             assert tokenizer.decode(given_ids) == expected
-        assert tokenizer.token(torch.tensor(ids[0])) == tokenizer.token(np.int16(ids[0])) == tokenizer.token(ids[0])
+        assert (
+            tokenizer.token(torch.tensor(ids[0]))
+            == tokenizer.token(np.int16(ids[0]))
+            == tokenizer.token(ids[0])
+        )
         for bad, message in {
-            "a batch": (torch.tensor([ids, ids]), f"a list of {len(ids)}, so they have several axes: decode one sequence"),
+            "a batch": (
+                torch.tensor([ids, ids]),
+                f"a list of {len(ids)}, so they have several axes: decode one sequence",
+            ),
             "a batch of numpy": (np.asarray([ids]), "several axes"),
-            "floats": (torch.tensor(ids).float(), "of type float: an id is a whole number, so pass an integer type"),
+            "floats": (
+                torch.tensor(ids).float(),
+                "of type float: an id is a whole number, so pass an integer type",
+            ),
             "truth": (torch.tensor(ids) > 0, "of type bool"),
             "text": ("abc", "id 'a' is of type str"),
             "one": (torch.tensor(3), r"ids=tensor\(3\) is no list of ids: pass \[id\]"),
@@ -751,7 +864,9 @@ def test_damaged_files_are_named(tmp_path):
     for text, message in {
         whole[:-20]: "no whole JSON file",
         "[]": "was not written by Tokenizer.save",
-        json.dumps({"format": "llmcore-tokenizer-1", "kind": "bpe", "special_tokens": {}}): "lacks or garbles",
+        json.dumps(
+            {"format": "llmcore-tokenizer-1", "kind": "bpe", "special_tokens": {}}
+        ): "lacks or garbles",
     }.items():
         path.write_text(text)
         with pytest.raises(ValueError, match=message):

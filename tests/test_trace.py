@@ -30,7 +30,9 @@ def test_every_module_is_seen_and_the_numbers_fit_together():
     first, second = "decoder.blocks.0.after_feed_forward", "decoder.blocks.1.after_attention"
     torch.testing.assert_close(seen[second], seen[first] + seen[at])
     silent = {name for name, _ in model.named_modules() if name and name not in seen}
-    assert silent == {"decoder.blocks"} | {f"decoder.blocks.{i}.after_cross" for i in (0, 1)}  # a list; no cross-attention
+    assert silent == {"decoder.blocks"} | {
+        f"decoder.blocks.{i}.after_cross" for i in (0, 1)
+    }  # a list; no cross-attention
 
 
 def test_gradients_equal_those_of_autograd():
@@ -61,7 +63,9 @@ def test_a_path_that_was_not_seen_names_its_neighbours_and_why():
     model = model_of(BASE)
     with trace(model) as seen:
         model(ids_of(1, 3))
-    with pytest.raises(KeyError, match=r"nearest are .*scores and weights pass by only with attention='explicit'"):
+    with pytest.raises(
+        KeyError, match=r"nearest are .*scores and weights pass by only with attention='explicit'"
+    ):
         seen["decoder.blocks.0.attention.weights"]
     with pytest.raises(KeyError, match=r"nearest are \['decoder.blocks.0.attention'"):
         seen["decoder.blocks.0.atention"]

@@ -122,7 +122,9 @@ def test_the_fused_update_resumes_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9])
-@pytest.mark.parametrize("precision", ["fp32", *(pytest.param(p, marks=pytest.mark.slow) for p in ("bf16", "fp16"))])
+@pytest.mark.parametrize(
+    "precision", ["fp32", *(pytest.param(p, marks=pytest.mark.slow) for p in ("bf16", "fp16"))]
+)
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop, precision):
     """Dropout on, in the middle of an epoch, records and weights and optimizer alike."""
     config = replace(CONFIG, precision=precision, eval_every=3)
@@ -185,7 +187,9 @@ def test_evaluation_is_the_mean_over_all_targets_and_leaves_the_run_alone():
     t.model.eval()
     with torch.no_grad():
         expected = cross_entropy(t.model(batch.ids), batch.targets).item()
-    rounded = batch.targets.numel() * torch.finfo(torch.float64).eps  # the loss is a sum over all targets, cut in another way
+    rounded = (
+        batch.targets.numel() * torch.finfo(torch.float64).eps
+    )  # the loss is a sum over all targets, cut in another way
     assert math.isclose(records[-1].eval_loss, expected, rel_tol=rounded)
     assert outcome(trainer(dtype=torch.float64).run())[-1][3] == records[-1].loss
 
@@ -201,7 +205,9 @@ def test_early_stop_waits_for_patience():
 def test_compiled_equals_eager(as_a_reader_calls_it):
     config = replace(CONFIG, steps=2, warmup=0)
     eager, compiled = exact(config), exact(config)
-    compiled.forward = torch.compile(compiled.model, backend="eager")  # the same graph, without a compiler's minutes
+    compiled.forward = torch.compile(
+        compiled.model, backend="eager"
+    )  # the same graph, without a compiler's minutes
     assert max(apart(figures(compiled), figures(eager)).values()) <= bound(config)
 
 
@@ -213,7 +219,9 @@ def test_a_loss_that_is_not_finite_names_the_step():
         next(t.run())
 
 
-@pytest.mark.parametrize("field", [f for f in TrainConfig.__dataclass_fields__.values() if f.type in ("int", "float", int, float)])
+@pytest.mark.parametrize(
+    "field", [f for f in TrainConfig.__dataclass_fields__.values() if f.type in ("int", "float", int, float)]
+)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -5, "1", None, True])
 def test_every_number_of_a_config_is_finite_and_in_its_range(field, value, as_a_reader_calls_it):
     with pytest.raises(ValueError, match=re.escape(f"{field.name}={value!r}: ")):
@@ -222,7 +230,9 @@ def test_every_number_of_a_config_is_finite_and_in_its_range(field, value, as_a_
 
 def test_every_number_of_a_config_has_a_range():
     """So that a field that is added is checked too."""
-    numbers = {f.name for f in TrainConfig.__dataclass_fields__.values() if f.type in ("int", "float", int, float)}
+    numbers = {
+        f.name for f in TrainConfig.__dataclass_fields__.values() if f.type in ("int", "float", int, float)
+    }
     assert numbers | {"betas"} == {*LEAST, *RANGES}
 
 
@@ -253,7 +263,10 @@ def test_a_longer_run_is_resumed_where_it_equals_an_uninterrupted_one(tmp_path, 
     same = all(config.multiplier(step) == longer.multiplier(step) for step in range(stop))
     assert same == (schedule == "constant" or stop == 2)
     if not same:
-        with pytest.raises(ValueError, match="steps=12 there, 20 here, and with schedule=.*schedule='constant', or 'warmup_stable"):
+        with pytest.raises(
+            ValueError,
+            match="steps=12 there, 20 here, and with schedule=.*schedule='constant', or 'warmup_stable",
+        ):
             again.resume()
         return
     whole = trainer(replace(longer, checkpoint_every=0))
@@ -268,7 +281,9 @@ def test_a_folder_with_later_steps_is_refused_before_the_first(tmp_path):
     config = replace(CONFIG, steps=6, checkpoint_every=2, keep=1)
     list(trainer(config, folder=tmp_path).run())
     t = trainer(config, folder=tmp_path)
-    with pytest.raises(ValueError, match="step-00000006 is later than step 0: resume from it, or write to another folder"):
+    with pytest.raises(
+        ValueError, match="step-00000006 is later than step 0: resume from it, or write to another folder"
+    ):
         next(t.run())
     assert t.step == 0
     assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000006"]
@@ -278,7 +293,10 @@ def test_an_encoder_learns_no_next_token(as_a_reader_calls_it):
     """Each of its tokens reads the one that it is to predict."""
     for family in ("encoder", "encoder-decoder"):
         model = model_of(MODEL.with_(family=family))
-        with pytest.raises(ValueError, match=f"next-token loss with family='{family}': .*use family='decoder', or pass a loss"):
+        with pytest.raises(
+            ValueError,
+            match=f"next-token loss with family='{family}': .*use family='decoder', or pass a loss",
+        ):
             Trainer(model, windows(), CONFIG)
         Trainer(model, windows(), CONFIG, loss=next_token_loss)
 
@@ -286,7 +304,10 @@ def test_an_encoder_learns_no_next_token(as_a_reader_calls_it):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adamw_fused"])
 def test_parameters_without_values_or_of_16_bits_are_refused(optimizer, as_a_reader_calls_it):
     config = replace(CONFIG, optimizer=optimizer)
-    with pytest.raises(ValueError, match=r"is float16, where squares of gradients and eps become 0: keep the parameters in float32"):
+    with pytest.raises(
+        ValueError,
+        match=r"is float16, where squares of gradients and eps become 0: keep the parameters in float32",
+    ):
         Trainer(model_of(MODEL).half(), windows(), config)
     with torch.device("meta"):
         model = Transformer(MODEL)
@@ -300,7 +321,10 @@ def test_a_run_never_ends_in_weights_that_are_not_finite(tmp_path):
     t = trainer(replace(config, lr=1e36), folder=tmp_path)
     with torch.no_grad():
         t.model.embedding.table[0, 0] = 30.0
-    with pytest.raises(FloatingPointError, match=r"after step 1 embedding.table holds numbers that are not finite: lower lr=1e\+36"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"after step 1 embedding.table holds numbers that are not finite: lower lr=1e\+36",
+    ):
         list(t.run())
     with pytest.raises(FloatingPointError, match="holds numbers that are not finite"):
         t.save()
@@ -373,7 +397,9 @@ def test_killed_at_random_moments_it_ends_as_if_uninterrupted(tmp_path):
     random, kills, losses = np.random.default_rng(5), 0, {}
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     while True:
-        process = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True, env=env)
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True, env=env
+        )
         assert process.stdout.readline() == "ready\n"
         if kills < 20:
             time.sleep(random.uniform(0.0, 0.08))
@@ -411,7 +437,15 @@ def test_the_count_that_a_loss_returns_scales_the_gradient():
         return cross_entropy(model(batch.ids), kept) * count, count
 
     config = replace(
-        CONFIG, steps=1, optimizer="sgd", lr=0.1, weight_decay=0.0, clip=0.0, schedule="constant", warmup=0, accumulation=2
+        CONFIG,
+        steps=1,
+        optimizer="sgd",
+        lr=0.1,
+        weight_decay=0.0,
+        clip=0.0,
+        schedule="constant",
+        warmup=0,
+        accumulation=2,
     )
     ours = exact(config, loss=every_third)
     model, data = model_of(PLAIN, 1).double(), windows()
@@ -419,4 +453,6 @@ def test_the_count_that_a_loss_returns_scales_the_gradient():
     (sum(s for s, _ in sums) / sum(n for _, n in sums)).backward()
     expected = [p.detach() - 0.1 * p.grad for p in model.parameters()]
     assert next(ours.run()).tokens == sum(n for _, n in sums)
-    assert max(float((a - b).abs().max()) for a, b in zip(weights(ours), expected, strict=True)) <= bound(config)
+    assert max(float((a - b).abs().max()) for a, b in zip(weights(ours), expected, strict=True)) <= bound(
+        config
+    )

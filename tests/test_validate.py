@@ -24,7 +24,9 @@ def chapter(root: Path, name: str, *cells: tuple) -> Path:
     made = []
     for number, (code, text, *tags) in enumerate(cells, 1):
         outputs = [nbformat.v4.new_output("stream", text=text)] if text else []
-        made.append(nbformat.v4.new_code_cell(code, execution_count=number, outputs=outputs, metadata={"tags": tags}))
+        made.append(
+            nbformat.v4.new_code_cell(code, execution_count=number, outputs=outputs, metadata={"tags": tags})
+        )
     path = root / "chapters" / f"{name}.ipynb"
     path.parent.mkdir(exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=made), path)
@@ -57,7 +59,13 @@ def test_a_row_says_what_nbval_found(tmp_path):
 def test_what_differs_or_raises_is_a_failure(tmp_path):
     bad = [(START, ""), ("print(1 + 1)", "3\n"), ("assert 1 == 2", ""), ("print(5)", "5\n")]
     row, text = run(chapter(tmp_path, "bad", *bad), "cpu", "", tmp_path)
-    assert (row["result"], row["cells"], row["passed"], row["compared"], row["asserts"]) == ("failed", 4, 2, 1, 0)
+    assert (row["result"], row["cells"], row["passed"], row["compared"], row["asserts"]) == (
+        "failed",
+        4,
+        2,
+        1,
+        0,
+    )
     assert "Cell outputs differ" in text
     assert "AssertionError" in text
 
@@ -92,7 +100,11 @@ def test_what_counts_as_compared():
         outputs = [nbformat.v4.new_output("display_data", data=d) for d in data]
         outputs += [nbformat.v4.new_output("stream", text="4")] if stream else []
         parent = SimpleNamespace(skip_compare=("metadata", "output_type", "name", *view, "image/png"))
-        return is_compared(SimpleNamespace(parent=parent, options={"check": check}, cell=nbformat.v4.new_code_cell(outputs=outputs)))
+        return is_compared(
+            SimpleNamespace(
+                parent=parent, options={"check": check}, cell=nbformat.v4.new_code_cell(outputs=outputs)
+            )
+        )
 
     assert compared(text)
     assert compared(stream=True)
@@ -130,7 +142,10 @@ def test_a_kept_report_holds_the_last_row_of_each_chapter_that_exists(tmp_path):
     keep({"chapter": "two", "of": "b", **ROW, "result": "failed", "passed": 8}, tmp_path / "rows/cpu")
     assert merge(**places) == {"cpu": 1}
     kept = read(tmp_path / "kept/cpu.json")
-    assert {c: (row["result"], row["of"]) for c, row in kept.items()} == {"one": ("passed", "a"), "two": ("failed", "b")}
+    assert {c: (row["result"], row["of"]) for c, row in kept.items()} == {
+        "one": ("passed", "a"),
+        "two": ("failed", "b"),
+    }
     assert [p.name for p in (tmp_path / "kept").iterdir()] == ["cpu.json"]
 
 
@@ -147,10 +162,16 @@ def test_the_page_claims_no_more_than_the_rows():
     assert "| [two](two) | passed, of an earlier version |" in page
     assert "| [three](three) | failed (8 of 9 cells passed) |" in page
     assert "| [four](four) | not run | | | | | |" in page
-    assert "Python 3.11.7, torch 2.13.0, numpy 2.4.6, llmcore 0.1.0; cpu, AVX2, threads: 2; Linux x86_64 (chapters: 2)" in page
+    assert (
+        "Python 3.11.7, torch 2.13.0, numpy 2.4.6, llmcore 0.1.0; cpu, AVX2, threads: 2; Linux x86_64 (chapters: 2)"
+        in page
+    )
     assert "Python 3.12.1" in page
 
 
 @pytest.mark.parametrize("title", REPORTS.values())
 def test_the_page_says_where_there_is_no_report(title):
-    assert markdown(title, {}, {"one": "a"}) == f"**No run on this device has been kept: nothing is claimed for {title}.**\n"
+    assert (
+        markdown(title, {}, {"one": "a"})
+        == f"**No run on this device has been kept: nothing is claimed for {title}.**\n"
+    )

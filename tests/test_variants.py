@@ -42,7 +42,9 @@ def test_torch_really_runs_that_way(name):
     except NotHere as error:
         pytest.skip(str(error))
     command = [sys.executable, "-m", "tools.variants", name, sys.executable, "-c", CODE]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     said, *_, used = done.stdout.splitlines()
     assert said.startswith(f"VARIANT={name}: ")
     assert used == (wanted or variants.capability())

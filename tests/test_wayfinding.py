@@ -13,7 +13,9 @@ MAP = re.search(r"## The map\n.*?```\n(.*?)```", README, re.DOTALL)[1]
 
 def folders() -> set[str]:
     """The top-level folders that belong to the project."""
-    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    listed = subprocess.run(
+        ["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout.split()
     return {path.split("/")[0] for path in listed if "/" in path}
 
 
@@ -28,7 +30,9 @@ def test_the_map_names_every_folder_and_no_other():
 
 
 def test_the_map_names_every_module_once_and_no_other():
-    there = {part_of(p) + ("/" if p.parent.name != "llmcore" else "") for p in (ROOT / "llmcore").rglob("*.py")} - {"__init__"}
+    there = {
+        part_of(p) + ("/" if p.parent.name != "llmcore" else "") for p in (ROOT / "llmcore").rglob("*.py")
+    } - {"__init__"}
     assert sorted(modules()) == sorted(there)
 
 

@@ -50,15 +50,21 @@ def examples():
         ),
         "collective": CollectiveSimulator("tree reduce", 3, caption=NASTY[0]),
         "pipeline": PipelineSchedule("interleaved", 2, 4, 2, caption=NASTY[1]),
-        "planner": MemoryPlanner(NASTY[0], Plan(), 1, 8, models={NASTY[0]: TOY, NASTY[1]: TOY}, caption=NASTY[1]),
+        "planner": MemoryPlanner(
+            NASTY[0], Plan(), 1, 8, models={NASTY[0]: TOY, NASTY[1]: TOY}, caption=NASTY[1]
+        ),
         "operation": OperationInspector.matmul(x, x.T, rows=NASTY[:2], caption=NASTY[1]),
         "race": OptimizerRace(caption=NASTY[0]),
         "sampling": SamplingExplorer(x[0], NASTY, caption=NASTY[1]),
         "surface": LossSurface([(0, 1), (1, 2)], caption=NASTY[1]),
-        "training": TrainingStep(toy_model().state_dict(), IDS, dict(zip(IDS, [*NASTY, "a", "b"])), caption=NASTY[0]),
+        "training": TrainingStep(
+            toy_model().state_dict(), IDS, dict(zip(IDS, [*NASTY, "a", "b"])), caption=NASTY[0]
+        ),
         "trace": TraceExplorer({"a.b": x, f"a.{NASTY[1]}": x.T}, NASTY, caption=NASTY[0]),
         "position": PositionExplorer(caption=NASTY[2]),
-        "tokenizer": TokenizerExplorer({NASTY[0]: t}, TEXT + NASTY[0], {NASTY[1]: NASTY[1]}, caption=NASTY[0]),
+        "tokenizer": TokenizerExplorer(
+            {NASTY[0]: t}, TEXT + NASTY[0], {NASTY[1]: NASTY[1]}, caption=NASTY[0]
+        ),
         "vocabulary": VocabularyExplorer({NASTY[1]: t}, TEXT, TEXT, caption=NASTY[0]),
     }
 
@@ -113,14 +119,20 @@ def test_javascript_makes_elements_in_one_place():
     """Text becomes a text node: dom.js alone makes elements, and nothing reads markup or code from a string."""
     files = list(FOLDER.glob("js/*.js"))
     assert len(files) > 30
-    found = {(path.name, m.group()) for path in files for m in MAKES_MARKUP.finditer(path.read_text(encoding="utf-8"))}
+    found = {
+        (path.name, m.group())
+        for path in files
+        for m in MAKES_MARKUP.finditer(path.read_text(encoding="utf-8"))
+    }
     assert found == {("dom.js", "createElement")}
 
 
 def test_only_markup_that_element_made_is_left_as_it_is():
     made = element("p", {"class": '"><img src=x>'}, "<b>", element("td", {}, "a"), "\0")
     assert made == '<p class="&quot;&gt;&lt;img src=x&gt;">&lt;b&gt;<td>a</td>␀</p>'
-    assert element("p", {}, made + "") == element("p", {}, str(made))  # a sum is text again, and shows its tags
+    assert element("p", {}, made + "") == element(
+        "p", {}, str(made)
+    )  # a sum is text again, and shows its tags
     assert "&lt;td" in element("p", {}, made + "")
     for tag, attributes in (("script", {}), ("p", {"onclick": "f()"}), ("p", {"href": "javascript:f()"})):
         with pytest.raises(AssertionError):
@@ -174,7 +186,11 @@ FLOAT8 = [getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if h
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, *FLOAT8])
 def test_every_float_of_torch_keeps_its_value(dtype):
     """The numbers are those that torch has, of float64 too, which float32 could not hold."""
-    x = torch.tensor([[1.5, -0.25], [torch.finfo(dtype).max, 3.0]], dtype=torch.float64).to(dtype).requires_grad_()
+    x = (
+        torch.tensor([[1.5, -0.25], [torch.finfo(dtype).max, 3.0]], dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_()
+    )
     assert as_array(x, "x").tolist() == x.detach().double().tolist()
     assert as_array(x.T, "x").tolist() == x.detach().double().T.tolist()
     assert as_array((x.detach().double() * 1j).imag, "x").tolist() == x.detach().double().tolist()
@@ -195,12 +211,16 @@ def test_integers_are_shown_as_they_are(most):
 def test_means_of_integers_are_exact(most):
     """Blocks of 2 x 2 numbers, means in exact fractions beside them; a sum in int64 wraps round from 2^61 on."""
     draw = np.random.default_rng(0)
-    x = np.array([[int(draw.integers(0, 2**30)) * most // 2**30 for _ in range(6)] for _ in range(5)], dtype=object)
+    x = np.array(
+        [[int(draw.integers(0, 2**30)) * most // 2**30 for _ in range(6)] for _ in range(5)], dtype=object
+    )
     x[0, :2] = [most, most - 1]
     small, block = reduce(as_array(x, "x"), most=8)
     for r in range(small.shape[0]):
         for c in range(small.shape[1]):
-            part = [int(v) for v in x[r * block[0] : (r + 1) * block[0], c * block[1] : (c + 1) * block[1]].flat]
+            part = [
+                int(v) for v in x[r * block[0] : (r + 1) * block[0], c * block[1] : (c + 1) * block[1]].flat
+            ]
             assert small[r, c] == pytest.approx(float(Fraction(sum(part), len(part))), rel=4e-16)
     cancelling = np.tile(np.array([[2**62, -(2**62) + 2]]), (64, 64))  # each block's mean is 1
     assert set(MatrixInspector(cancelling).state["array"]["data"]) == {1}
@@ -215,7 +235,13 @@ def test_means_of_the_largest_floats_are_finite():
 def test_every_layout_of_memory_gives_the_same_numbers():
     x = np.arange(24.0).reshape(4, 6)
     plain = MatrixInspector(x).state
-    for same in (np.asfortranarray(x), x.astype(">f8"), x[:, ::-1][:, ::-1], x.astype(">i4"), x.astype(np.longdouble)):
+    for same in (
+        np.asfortranarray(x),
+        x.astype(">f8"),
+        x[:, ::-1][:, ::-1],
+        x.astype(">i4"),
+        x.astype(np.longdouble),
+    ):
         assert MatrixInspector(same).state == plain
     assert MatrixInspector(np.ma.masked_less(x, -1)).state == plain  # nothing is masked
 
@@ -258,7 +284,10 @@ def integer_operations(a, b):
     flat = lambda rows_: [x for row in rows_ for x in row]
     return [
         (lambda: make.matmul(array(a), array(b)), flat(product)),
-        (lambda: make.matmul(array(a), array(b), array(b[0])), [x + b[0][i % len(b[0])] for i, x in enumerate(flat(product))]),
+        (
+            lambda: make.matmul(array(a), array(b), array(b[0])),
+            [x + b[0][i % len(b[0])] for i, x in enumerate(flat(product))],
+        ),
         (lambda: make.add(array(a), array(a)), [2 * x for x in flat(a)]),
         (lambda: make.one_hot([1, 0], array(a)), flat([a[1], a[0]])),
         (lambda: make.relu(array(a)), [max(x, 0) for x in flat(a)]),
@@ -304,7 +333,12 @@ def test_rows_with_nan_are_nan_as_in_torch():
 
 
 def test_numpy_integers_booleans_and_lists_are_taken():
-    for x in (np.ones((2, 2), dtype=np.uint8), np.ones((2, 2), dtype=bool), [[1, 1], [1, 1]], np.ones((2, 2), dtype=np.float16)):
+    for x in (
+        np.ones((2, 2), dtype=np.uint8),
+        np.ones((2, 2), dtype=bool),
+        [[1, 1], [1, 1]],
+        np.ones((2, 2), dtype=np.float16),
+    ):
         assert MatrixInspector(x).state["array"]["data"] == [1] * 4
 
 
@@ -373,7 +407,9 @@ def test_other_bad_input_is_named(as_a_reader_calls_it):
     with pytest.raises(ValueError, match=r"tokens=\['a'\] has 1 items: give 2"):
         SamplingExplorer([1.0, 2.0], ["a"])
     with pytest.raises(ValueError, match="surplus .*segments"):
-        TrainingStep({**toy_model().state_dict(), "embedding.segments": np.zeros((2, 4))}, IDS, dict.fromkeys(IDS, "x"))
+        TrainingStep(
+            {**toy_model().state_dict(), "embedding.segments": np.zeros((2, 4))}, IDS, dict.fromkeys(IDS, "x")
+        )
     with pytest.raises(ValueError, match="an id of vocabulary=201: choose 0 to 200"):
         TrainingStep(toy_model().state_dict(), (101, 201), {101: "he", 201: "?"})
     with pytest.raises(ValueError, match="at least two finite pairs"):
@@ -426,10 +462,13 @@ def test_a_large_array_is_reduced_to_means_of_blocks_and_says_so():
 
 
 def test_results_that_widgets_compute_equal_torch():
-    x, w, b = (torch.randn(s, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) for s in ((5, 4), (4,), (4,)))
-    of = lambda widget: torch.tensor([float(v) for v in widget.state["result"]["data"]], dtype=torch.float64).view(
-        widget.state["result"]["shape"]
+    x, w, b = (
+        torch.randn(s, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        for s in ((5, 4), (4,), (4,))
     )
+    of = lambda widget: torch.tensor(
+        [float(v) for v in widget.state["result"]["data"]], dtype=torch.float64
+    ).view(widget.state["result"]["shape"])
     close = lambda a, b: torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
     close(of(OperationInspector.softmax(x)), x.softmax(-1))
     close(of(OperationInspector.layer_norm(x, w, b)), torch.nn.functional.layer_norm(x, (4,), w, b))

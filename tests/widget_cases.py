@@ -124,7 +124,9 @@ def makers() -> list[Callable[..., Widget]]:
     for cls in dict.fromkeys(WIDGETS.values()):
         found.append(cls)
         found += [
-            getattr(cls, name) for name, member in vars(cls).items() if isinstance(member, classmethod) and not name.startswith("_")
+            getattr(cls, name)
+            for name, member in vars(cls).items()
+            if isinstance(member, classmethod) and not name.startswith("_")
         ]
     return found
 
@@ -209,7 +211,10 @@ def careless(make: Callable[..., Widget]) -> Iterator[tuple[str, dict[str, Any]]
             for what, odd in WEIRD.items():
                 if path and "10^6" in what:
                     continue  # heavy, and the same check as for the whole argument
-                yield f"{name}{list(path) or ''}={what}", example | {name: changed(example[name], path, odd())}
+                yield (
+                    f"{name}{list(path) or ''}={what}",
+                    example | {name: changed(example[name], path, odd())},
+                )
 
 
 def texts(make: Callable[..., Widget], hostile: str) -> Iterator[tuple[str, dict[str, Any]]]:

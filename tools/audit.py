@@ -23,7 +23,10 @@ def pins(text: str) -> set[str]:
     >>> sorted(pins("regex==1.2 --hash=sha256:ab\\ncolorama==0.4.6 ; sys_platform == 'win32' --hash=sha256:cd"))
     ['colorama==0.4.6', 'regex==1.2']
     """
-    return {f"{name.lower()}=={version}" for name, version in re.findall(r"^([\w.-]+)==([\w.+!-]+)", text, re.MULTILINE)}
+    return {
+        f"{name.lower()}=={version}"
+        for name, version in re.findall(r"^([\w.-]+)==([\w.+!-]+)", text, re.MULTILINE)
+    }
 
 
 def installed() -> set[str]:
@@ -47,7 +50,10 @@ def verdict(rows: list[dict[str, Any]]) -> tuple[int, str]:
     """
     looked = [r for r in rows if "vulns" in r]
     if not looked:
-        return 2, "Nothing was audited: no advisory service answers from here. Run make audit where there is a network."
+        return (
+            2,
+            "Nothing was audited: no advisory service answers from here. Run make audit where there is a network.",
+        )
     lines = [
         f"{r['name']} {r['version']}: {v['id']}, "
         + (f"mended in {', '.join(v['fix_versions'])}" if v["fix_versions"] else "not mended yet")
@@ -59,7 +65,14 @@ def verdict(rows: list[dict[str, Any]]) -> tuple[int, str]:
         lines.append(f"Not audited, because the service does not know them: {', '.join(skipped)}")
     bad = sum(bool(r["vulns"]) for r in looked)
     count = f"{len(looked)} package{'s' if len(looked) > 1 else ''} audited: "
-    lines.append(count + (f"{bad} {'has' if bad == 1 else 'have'} known vulnerabilities" if bad else "no known vulnerability"))
+    lines.append(
+        count
+        + (
+            f"{bad} {'has' if bad == 1 else 'have'} known vulnerabilities"
+            if bad
+            else "no known vulnerability"
+        )
+    )
     return (1 if bad else 2 if skipped else 0), "\n".join(lines)
 
 
@@ -70,13 +83,25 @@ def main(pip_audit: str) -> int:
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         for part in _one_version_each(wanted):
             listed.write_text("\n".join(sorted(part)) + "\n", encoding="utf-8")
-            command = [pip_audit, "-r", str(listed), "--no-deps", "--disable-pip", "--progress-spinner", "off", "-f", "json"]
+            command = [
+                pip_audit,
+                "-r",
+                str(listed),
+                "--no-deps",
+                "--disable-pip",
+                "--progress-spinner",
+                "off",
+                "-f",
+                "json",
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             try:
                 found = json.loads(done.stdout)["dependencies"]
             except (ValueError, KeyError):
                 said = [line for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
-                print(f"Nothing was audited: pip-audit ended with {said[-1].strip()!r}. Run make audit where there is a network.")
+                print(
+                    f"Nothing was audited: pip-audit ended with {said[-1].strip()!r}. Run make audit where there is a network."
+                )
                 return 2
             rows |= {(r["name"], r.get("version", "")): r for r in found}
     status, text = verdict(list(rows.values()))

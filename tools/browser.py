@@ -12,7 +12,13 @@ from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Chromium would look for updates on the network; as root, in a container, it has no sandbox.
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def find() -> str | None:
@@ -46,13 +52,18 @@ def install() -> None:
 
 
 # what a printed book needs besides Latin letters: the name, how fontconfig is asked for it, and a package that has it
-FONTS = [("Chinese characters", ":lang=zh", "fonts-noto-cjk"), ("emoji", ":lang=und-zsye", "fonts-noto-color-emoji")]
+FONTS = [
+    ("Chinese characters", ":lang=zh", "fonts-noto-cjk"),
+    ("emoji", ":lang=und-zsye", "fonts-noto-color-emoji"),
+]
 
 
 def missing_fonts() -> list[tuple[str, str]]:
     """What no font here has, and the package that brings it; all of FONTS where there is no fontconfig to ask."""
     there = shutil.which("fc-list")
-    has = lambda asked: there and subprocess.run(["fc-list", asked], capture_output=True, text=True).stdout.strip()
+    has = lambda asked: (
+        there and subprocess.run(["fc-list", asked], capture_output=True, text=True).stdout.strip()
+    )
     return [(what, package) for what, asked, package in FONTS if not has(asked)]
 
 

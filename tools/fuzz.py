@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 
 # examples of each file's tests together in `make test`; a test in each compares
 TOTALS = {"test_fuzz": 2910, "test_fuzz_use": 537}
-FACTOR = int(os.environ.get("LLMCORE_FUZZ", "0")) / sum(TOTALS.values()) or 1.0  # LLMCORE_FUZZ: examples in all
+FACTOR = (
+    int(os.environ.get("LLMCORE_FUZZ", "0")) / sum(TOTALS.values()) or 1.0
+)  # LLMCORE_FUZZ: examples in all
 SECONDS = 20  # of the processor, more than any example needs; a hang ends here
 MEMORY = 1 << 30  # bytes that the examples may add to what the process has
 
@@ -62,7 +64,10 @@ def within(seconds: float) -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise AssertionError(f"nothing came back within {seconds} s")
 
-    clocks = ((signal.SIGPROF, signal.ITIMER_PROF, seconds), (signal.SIGALRM, signal.ITIMER_REAL, 10 * seconds))
+    clocks = (
+        (signal.SIGPROF, signal.ITIMER_PROF, seconds),
+        (signal.SIGALRM, signal.ITIMER_REAL, 10 * seconds),
+    )
     before = [signal.signal(number, stop) for number, _, _ in clocks]
     for _, clock, limit in clocks:
         signal.setitimer(clock, limit)
@@ -107,7 +112,9 @@ def changed_bytes(data: st.DataObject, whole: bytes, head: int = 0) -> bytes:
     for _ in range(data.draw(st.integers(1, 3), label="changes")):
         near = data.draw(st.booleans()) if head else False
         at = data.draw(st.integers(0, max(0, (min(head, len(out)) if near else len(out)) - 1)), label="at")
-        how = data.draw(st.sampled_from(["flip", "set", "remove", "repeat", "insert", "number", "cut"]), label="how")
+        how = data.draw(
+            st.sampled_from(["flip", "set", "remove", "repeat", "insert", "number", "cut"]), label="how"
+        )
         n = data.draw(st.integers(1, 40), label="n")
         if how == "flip" and out:
             out[at] ^= 1 << (n % 8)
@@ -142,7 +149,9 @@ def changed_tree(data: st.DataObject, whole: Any) -> Any:
             inside = box[key]
         if box is None:
             return copy.deepcopy(data.draw(st.sampled_from(WEIRD), label="all"))
-        how = data.draw(st.sampled_from(["remove", "replace", "replace", "replace", "swap", "twice"]), label="how")
+        how = data.draw(
+            st.sampled_from(["remove", "replace", "replace", "replace", "swap", "twice"]), label="how"
+        )
         if how == "remove":
             del box[key]
         elif how == "replace":
@@ -169,7 +178,9 @@ class Summary:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown":
-            self.run[report.nodeid.split("::")[-1]] += sum(n for name, n in report.user_properties if name == "examples")
+            self.run[report.nodeid.split("::")[-1]] += sum(
+                n for name, n in report.user_properties if name == "examples"
+            )
 
 
 def main(examples: int) -> int:
@@ -177,7 +188,9 @@ def main(examples: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     summary, start = Summary(), time.monotonic()
     tests = Path(__file__).resolve().parents[1] / "tests"
-    status = pytest.main(["-n", "2", "-q", *(str(tests / f"{name}.py") for name in TOTALS)], plugins=[summary])
+    status = pytest.main(
+        ["-n", "2", "-q", *(str(tests / f"{name}.py") for name in TOTALS)], plugins=[summary]
+    )
     for name, n in sorted(summary.run.items()):
         print(f"{n:9,}  {name}")
     total = sum(summary.run.values())

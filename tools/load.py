@@ -73,7 +73,16 @@ def child(folder: Path) -> None:
     text, stages = folder / "text.txt", {}
     with Watch() as stages["vocabulary"]:
         BPETokenizer.train_file(text, 400, [corpus.END], chunk_bytes=MB).save(folder / "t.json")
-    options = ["--tokenizer", str(folder / "t.json"), "--out", str(folder / "run"), "--steps", str(STEPS), "--warmup", "1"]
+    options = [
+        "--tokenizer",
+        str(folder / "t.json"),
+        "--out",
+        str(folder / "run"),
+        "--steps",
+        str(STEPS),
+        "--warmup",
+        "1",
+    ]
     options += ["--checkpoint-every", "0", "--eval-every", "0", "--batch-size", "8", "--set", *SMALL]
     with Watch() as stages["tokens and training"]:
         assert main(["train", "--corpus", str(text), *options]) == 0

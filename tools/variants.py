@@ -40,7 +40,9 @@ def environment(name: str) -> dict[str, str]:
     this processor cannot run that way.
     """
     if name not in NAMES:
-        raise ValueError(f"VARIANT={name!r} is none of {', '.join(NAMES[1:])}: use one of them, or leave it out")
+        raise ValueError(
+            f"VARIANT={name!r} is none of {', '.join(NAMES[1:])}: use one of them, or leave it out"
+        )
     if name in CAPABILITIES:
         widest = capability()
         if CAPABILITIES.index(name) > CAPABILITIES.index(widest):
@@ -56,14 +58,24 @@ def _other() -> dict[str, str]:
     out = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     wide = capability() == "avx512"
     if platform.machine() in ("x86_64", "AMD64"):
-        out |= {"ATEN_CPU_CAPABILITY": "avx2" if wide else "default", "ONEDNN_MAX_CPU_ISA": "AVX2" if wide else "SSE41"}
-        out |= {"MKL_CBWR": "AVX2" if wide else "COMPATIBLE", "OPENBLAS_CORETYPE": "Haswell" if wide else "Nehalem"}
+        out |= {
+            "ATEN_CPU_CAPABILITY": "avx2" if wide else "default",
+            "ONEDNN_MAX_CPU_ISA": "AVX2" if wide else "SSE41",
+        }
+        out |= {
+            "MKL_CBWR": "AVX2" if wide else "COMPATIBLE",
+            "OPENBLAS_CORETYPE": "Haswell" if wide else "Nehalem",
+        }
     try:
         from numpy._core import _multiarray_umath as loops
     except ImportError:  # numpy 1.26
         from numpy.core import _multiarray_umath as loops
-    out["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # it would run loops that it compiled for the newer processor, and be wrong
-    out["NPY_DISABLE_CPU_FEATURES"] = " ".join(f for f in loops.__cpu_dispatch__ if loops.__cpu_features__.get(f))
+    out["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = (
+        "1"  # it would run loops that it compiled for the newer processor, and be wrong
+    )
+    out["NPY_DISABLE_CPU_FEATURES"] = " ".join(
+        f for f in loops.__cpu_dispatch__ if loops.__cpu_features__.get(f)
+    )
     return out
 
 

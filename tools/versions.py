@@ -29,7 +29,9 @@ def constraints(which: str, pins: str, dependencies: list[str]) -> str:
         return "\n".join(kept) + "\n"
     stated = dict(found for d in dependencies for found in re.findall(r"^([\w-]+)>=([\d.]+)", d))
     if set(VARIED) - set(stated):
-        raise ValueError(f"{sorted(set(VARIED) - set(stated))} have no lower bound in pyproject.toml: state one as name>=version")
+        raise ValueError(
+            f"{sorted(set(VARIED) - set(stated))} have no lower bound in pyproject.toml: state one as name>=version"
+        )
     return "\n".join([*kept, *(f"{name}=={stated[name]}.*" for name in VARIED)]) + "\n"
 
 

@@ -12,8 +12,14 @@ from pathlib import Path
 SAID = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def refuse(event: str, arguments: tuple, forbidden: str = SAID["forbidden"], allowed: str = SAID["allowed"]) -> None:
-    if event in ("open", "os.listdir", "os.scandir") and arguments and isinstance(arguments[0], (str, bytes, os.PathLike)):
+def refuse(
+    event: str, arguments: tuple, forbidden: str = SAID["forbidden"], allowed: str = SAID["allowed"]
+) -> None:
+    if (
+        event in ("open", "os.listdir", "os.scandir")
+        and arguments
+        and isinstance(arguments[0], (str, bytes, os.PathLike))
+    ):
         path = os.path.abspath(os.fsdecode(arguments[0])) + os.sep
         if path.startswith(forbidden) and not path.startswith(allowed):
             raise PermissionError(f"{path[:-1]} is of the project's folder, which Colab does not have")

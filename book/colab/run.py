@@ -44,7 +44,9 @@ def listed(text: str) -> tuple[str, dict[str, str]]:
     ('3.13.15', {'jinja2': '3.1.6'})
     """
     pairs = [line.split("==") for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return re.findall(r"^# Python (\S+)", text, re.MULTILINE)[0], {canonicalize_name(name): version for name, version in pairs}
+    return re.findall(r"^# Python (\S+)", text, re.MULTILINE)[0], {
+        canonicalize_name(name): version for name, version in pairs
+    }
 
 
 COLAB_PYTHON, PACKAGES = listed((LAID / "packages.txt").read_text(encoding="utf-8"))
@@ -64,7 +66,10 @@ def interpreters() -> Iterator[str]:
     """The interpreters of PYTHONS on this machine: on the PATH, below pyenv's root, or the one that runs this."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     for version in PYTHONS:
-        places = [shutil.which(f"python{version}"), *map(str, sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True))]
+        places = [
+            shutil.which(f"python{version}"),
+            *map(str, sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)),
+        ]
         if version == f"{sys.version_info.major}.{sys.version_info.minor}":
             places.append(sys.executable)
         yield from [p for p in places if p and version_of(p).startswith(f"{version}.")][:1]
@@ -89,8 +94,15 @@ class Base:
 
     def differs(self) -> dict[str, list[str]]:
         """Of Python and each package whose version is not Colab's: [Colab's, ours]."""
-        ours = {canonicalize_name(d.metadata["Name"]): d.version for d in importlib.metadata.distributions(path=[str(self.site)])}
-        found = {name: [there, ours.get(name, "none")] for name, there in PACKAGES.items() if ours.get(name) != there}
+        ours = {
+            canonicalize_name(d.metadata["Name"]): d.version
+            for d in importlib.metadata.distributions(path=[str(self.site)])
+        }
+        found = {
+            name: [there, ours.get(name, "none")]
+            for name, there in PACKAGES.items()
+            if ours.get(name) != there
+        }
         return {"Python": [COLAB_PYTHON, self.python]} | found if self.python != COLAB_PYTHON else found
 
 
@@ -100,7 +112,15 @@ def site(environment: Path) -> Path:
 
 def pip(environment: Path, *words: str) -> subprocess.CompletedProcess:
     """pip of the tests' own environment, acting on another one."""
-    command = [sys.executable, "-m", "pip", "--python", str(environment / "bin/python"), "--disable-pip-version-check", *words]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(environment / "bin/python"),
+        "--disable-pip-version-check",
+        *words,
+    ]
     return subprocess.run(command, capture_output=True, text=True, env=clean())
 
 
@@ -122,15 +142,29 @@ def make(python: str, torch: str, folder: Path) -> None:
 
     subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True, env=clean())
     must("--no-deps", f"torch=={torch}", error=NoTorch)
-    needs = [Requirement(r) for r in importlib.metadata.Distribution.at(next(site(folder).glob("torch-*.dist-info"))).requires or []]
-    too_old = {canonicalize_name(r.name) for r in needs if PACKAGES.get(canonicalize_name(r.name), "") not in r.specifier}
-    kept = [f"{name}=={version}" for name, version in PACKAGES.items() if name != "torch" and name not in too_old & set(PACKAGES)]
+    needs = [
+        Requirement(r)
+        for r in importlib.metadata.Distribution.at(next(site(folder).glob("torch-*.dist-info"))).requires
+        or []
+    ]
+    too_old = {
+        canonicalize_name(r.name)
+        for r in needs
+        if PACKAGES.get(canonicalize_name(r.name), "") not in r.specifier
+    }
+    kept = [
+        f"{name}=={version}"
+        for name, version in PACKAGES.items()
+        if name != "torch" and name not in too_old & set(PACKAGES)
+    ]
     (folder / "kept.txt").write_text("\n".join(kept) + "\n", encoding="utf-8")
     must(f"torch=={torch}", "-c", str(folder / "kept.txt"))
     must("--no-deps", "-r", str(folder / "kept.txt"))
     # bytecode and fonts, written once and not for each chapter anew
     warm = "import torch, transformers, ipykernel.kernelapp, ipywidgets, anywidget, pip._internal.cli.main, matplotlib.pyplot, IPython"
-    subprocess.run([folder / "bin/python", "-c", warm], check=True, env=clean() | {"MPLCONFIGDIR": str(folder / "fonts")})
+    subprocess.run(
+        [folder / "bin/python", "-c", warm], check=True, env=clean() | {"MPLCONFIGDIR": str(folder / "fonts")}
+    )
 
 
 def base(bases: Path = BASES) -> Base:
@@ -176,7 +210,9 @@ def snapshot(folder: Path, root: Path = ROOT) -> tuple[Path, Path]:
 
     def git(*words: str) -> str:
         command = ["git", f"--git-dir={bare}", *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=clean() | names, cwd=root).stdout.strip()
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, env=clean() | names, cwd=root
+        ).stdout.strip()
 
     git("init", "-q", "--bare")
     git("config", "uploadpack.allowFilter", "true")  # pip clones without the files of other commits
@@ -197,7 +233,9 @@ def colab(made: Base) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=made.folder.parent, prefix="chapter-") as scratch:
         copy = Path(scratch) / "usr"
         shutil.copytree(made.folder, copy, symlinks=True, copy_function=os.link)
-        shutil.copytree(LAID / "stand_in" / "google", site(copy) / "google", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            LAID / "stand_in" / "google", site(copy) / "google", ignore=shutil.ignore_patterns("__pycache__")
+        )
         shutil.copy(LAID / "guard.py", site(copy) / "_guard.py")
         (site(copy) / "_guard.json").write_text(
             json.dumps({"forbidden": f"{ROOT}{os.sep}", "allowed": f"{scratch}{os.sep}"}), encoding="utf-8"
@@ -208,7 +246,11 @@ def colab(made: Base) -> Iterator[Path]:
 
 def freeze(environment: Path) -> set[str]:
     done = subprocess.run(
-        [environment / "bin/python", "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True, env=clean()
+        [environment / "bin/python", "-m", "pip", "freeze", "--all"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean(),
     )
     return set(done.stdout.split("\n")) - {""}
 
@@ -216,7 +258,11 @@ def freeze(environment: Path) -> set[str]:
 def files(environment: Path) -> dict[str, tuple[int, int, int]]:
     """Every file of the packages: which file it is on the disk, its size and its time."""
     places = [p for p in site(environment).rglob("*") if p.suffix != ".pyc" and not p.is_dir()]
-    return {str(p.relative_to(environment)): (s.st_ino, s.st_size, s.st_mtime_ns) for p in places for s in [p.lstat()]}
+    return {
+        str(p.relative_to(environment)): (s.st_ino, s.st_size, s.st_mtime_ns)
+        for p in places
+        for s in [p.lstat()]
+    }
 
 
 def complaints(told: Row, before: set[str], after: set[str], touched: list[str], copy: Path) -> list[str]:
@@ -228,15 +274,21 @@ def complaints(told: Row, before: set[str], after: set[str], touched: list[str],
         out.append(f"files of packages that were there were changed: {touched[:5]} ({len(touched)} in all)")
     said = told["said"]
     if "__main__" not in said.get("managers", []):
-        out.append(f"the first cell did not enable the custom widget manager; it was called from {said.get('managers')}")
+        out.append(
+            f"the first cell did not enable the custom widget manager; it was called from {said.get('managers')}"
+        )
     if not said.get("llmcore_file", "").startswith(str(site(copy))):
         out.append(f"llmcore was not imported from the environment: {said.get('llmcore_file')!r}")
     if not any(line.startswith(f"llmcore @ git+{ADDRESS}@") for line in after - before):
         out.append("pip did not install llmcore from the repository's address")
     for number, cell in enumerate(told["cells"]):
         stored, showed = cell["stored"], cell["showed"]
-        if cell["outcome"] == "passed" and (showed["pictures"] != stored["pictures"] or showed["widgets"] != stored["widgets"]):
-            out.append(f"cell {number} stores {stored['pictures']} pictures and {stored['widgets']} widgets and showed {showed}")
+        if cell["outcome"] == "passed" and (
+            showed["pictures"] != stored["pictures"] or showed["widgets"] != stored["widgets"]
+        ):
+            out.append(
+                f"cell {number} stores {stored['pictures']} pictures and {stored['widgets']} widgets and showed {showed}"
+            )
         if showed["live"] != showed["widgets"] or showed["unmarked"]:
             out.append(f"cell {number} shows a widget that Colab would not draw: {showed}")
     return out
@@ -252,13 +304,26 @@ def run(name: str, made: Base, bare: Path, tree: Path, rows: Path = ROWS) -> tup
         kernel = Path(scratch) / "jupyter/kernels/colab/kernel.json"
         kernel.parent.mkdir(parents=True)
         words = [str(copy / "bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        kernel.write_text(json.dumps({"argv": words, "display_name": "Colab", "language": "python"}), encoding="utf-8")
+        kernel.write_text(
+            json.dumps({"argv": words, "display_name": "Colab", "language": "python"}), encoding="utf-8"
+        )
         environment = clean() | {key: value for key, value in QUIET.items() if not key.startswith("LLMCORE_")}
-        environment |= {"PATH": f"{copy / 'bin'}{os.pathsep}{os.environ['PATH']}", "JUPYTER_PATH": str(kernel.parents[2])}
-        environment |= {"IPYTHONDIR": f"{scratch}/ipython", "MPLCONFIGDIR": str(copy / "fonts"), "HF_HOME": f"{scratch}/hf"}
+        environment |= {
+            "PATH": f"{copy / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "JUPYTER_PATH": str(kernel.parents[2]),
+        }
+        environment |= {
+            "IPYTHONDIR": f"{scratch}/ipython",
+            "MPLCONFIGDIR": str(copy / "fonts"),
+            "HF_HOME": f"{scratch}/hf",
+        }
         environment |= {"LLMCORE_CACHE": f"{scratch}/cache"}
         # the address that the first cell names, answered by the snapshot
-        environment |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{bare.as_uri()}.insteadOf", "GIT_CONFIG_VALUE_0": ADDRESS}
+        environment |= {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": f"url.{bare.as_uri()}.insteadOf",
+            "GIT_CONFIG_VALUE_0": ADDRESS,
+        }
         before, files_before = freeze(copy), files(copy)
         told = validate(content / chapter.name, environment, "colab")
         after, files_after = freeze(copy), files(copy)
@@ -296,5 +361,7 @@ def main(chapters: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         bare, tree = snapshot(Path(scratch))
         passed = two_at_a_time(lambda name: run(name, made, bare, tree), wanted or listed)
-    print(f"chapters/checked/colab.json: {merge(names=('colab',))['colab']} rows; {sum(passed)} of {len(passed)} chapters passed")
+    print(
+        f"chapters/checked/colab.json: {merge(names=('colab',))['colab']} rows; {sum(passed)} of {len(passed)} chapters passed"
+    )
     return int(not all(passed))

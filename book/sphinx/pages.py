@@ -31,7 +31,9 @@ OWN = {
     UNKNOWN: "There is no page at this address. Search the book, or go to one of its chapters, from the text to the update.",
 }
 LINK = re.compile(r'((?:href|src|action)=")(?!#)([^"]*)(")')
-SHARED = re.compile(r'<title>.*?</title>|<meta [^>]*"(?:og:|twitter:|description")[^>]*>|<link rel="canonical"[^>]*>')
+SHARED = re.compile(
+    r'<title>.*?</title>|<meta [^>]*"(?:og:|twitter:|description")[^>]*>|<link rel="canonical"[^>]*>'
+)
 ROOT = re.compile(r'(data-content_root=")[^"]*(")')
 
 
@@ -67,9 +69,7 @@ def describe(app, page, template, context, doctree):
         return
     said, title = described(doctree, page), plain(context.get("title") or page.capitalize())
     if len(said) not in LENGTHS:
-        rule = (
-            "%s: its description has %d characters and needs %d to %d: state one in the page's metadata, myst: html_meta: description"
-        )
+        rule = "%s: its description has %d characters and needs %d to %d: state one in the page's metadata, myst: html_meta: description"
         LOGGER.warning(rule, page, len(said), LENGTHS[0], LENGTHS[-1])
     card = app.config.html_baseurl + f"{FOLDER}/{Path(page).name}.png"
     tags = {
@@ -119,7 +119,9 @@ def name_figures(app, doctree):
             for kind in [k for k in output.get("data", {}) if k.startswith("image/")]:
                 data = output.data[kind]
                 data = "\n".join(data.splitlines()).encode() if kind == "image/svg+xml" else b64decode(data)
-                said[hashlib.sha256(data).hexdigest()] = output.get("metadata", {}).get(kind, {}).get("alt", "")
+                said[hashlib.sha256(data).hexdigest()] = (
+                    output.get("metadata", {}).get(kind, {}).get("alt", "")
+                )
     for node in images:
         if said.get(Path(node["uri"]).stem):
             node["alt"] = said[Path(node["uri"]).stem]
@@ -152,9 +154,15 @@ def unknown_address(app):
              '<input id="unknown-q" type="search" name="q" class="form-control" autocomplete="off"/> '
              '<button type="submit" class="btn btn-primary">Search</button></form>', "<h2>The chapters</h2>", "<ul>"]  # fmt: skip
     for page in order(app):
-        parts.append(f'<li><a href="{app.builder.get_target_uri(page)}">{html.escape(app.env.titles[page].astext())}</a></li>')
+        parts.append(
+            f'<li><a href="{app.builder.get_target_uri(page)}">{html.escape(app.env.titles[page].astext())}</a></li>'
+        )
     body = "\n".join([*parts, "</ul>"])
-    yield UNKNOWN, {"title": "There is no page here", "body": f'<section id="unknown">{body}</section>'}, "page.html"
+    yield (
+        UNKNOWN,
+        {"title": "There is no page here", "body": f'<section id="unknown">{body}</section>'},
+        "page.html",
+    )
 
 
 def order(app) -> list[str]:
@@ -175,13 +183,18 @@ def finish(app, exception):
     base = urlsplit(site).path
     path = out / f"{UNKNOWN}.html"
     path.write_text(absolute(path.read_text(encoding="utf-8"), base), encoding="utf-8")
-    rows = "".join(f"  <url><loc>{html.escape(urljoin(site, app.builder.get_target_uri(page)))}</loc></url>\n" for page in order(app))
+    rows = "".join(
+        f"  <url><loc>{html.escape(urljoin(site, app.builder.get_target_uri(page)))}</loc></url>\n"
+        for page in order(app)
+    )
     (out / "sitemap.xml").write_text(
         f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{rows}</urlset>\n'
     )
     (out / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {site}sitemap.xml\n")
     first = app.builder.get_target_uri(app.config.root_doc)
-    if first != "index.html":  # what is shared is the site's own address: it carries the first page's description and card
+    if (
+        first != "index.html"
+    ):  # what is shared is the site's own address: it carries the first page's description and card
         head = (out / first).read_text(encoding="utf-8").split("</head>")[0]
         tags = "\n".join(SHARED.findall(head))
         (out / "index.html").write_text(

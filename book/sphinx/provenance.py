@@ -63,17 +63,32 @@ def markdown(title: str, rows: dict, now: dict[str, str]) -> str:
         place = said.format(**row) if "device" in row else "an unfinished run"
         places[place] = places.get(place, 0) + 1
     out += [f"- {place} (chapters: {count})" for place, count in places.items()]
-    out += [f"- {line} (chapters: {count})" for line, count in Counter(line for row in rows.values() for line in beside(row)).items()]
+    out += [
+        f"- {line} (chapters: {count})"
+        for line, count in Counter(line for row in rows.values() for line in beside(row)).items()
+    ]
     if any("widgets" in row for row in rows.values()):
-        widgets, pictures = (sum(row.get(kind, 0) for row in rows.values()) for kind in ("widgets", "pictures"))
-        out += [f"- {widgets} widgets came with a live view and the table beside it, {pictures} figures were drawn"]
-    out += ["", "| chapter | result | cells | compared | asserts | seconds | when (UTC) |", "|:--|:--|--:|--:|--:|--:|:--|"]
+        widgets, pictures = (
+            sum(row.get(kind, 0) for row in rows.values()) for kind in ("widgets", "pictures")
+        )
+        out += [
+            f"- {widgets} widgets came with a live view and the table beside it, {pictures} figures were drawn"
+        ]
+    out += [
+        "",
+        "| chapter | result | cells | compared | asserts | seconds | when (UTC) |",
+        "|:--|:--|--:|--:|--:|--:|:--|",
+    ]
     for chapter, of in now.items():
         row = rows.get(chapter)
         if row is None:
             out.append(f"| [{chapter}]({chapter}) | not run | | | | | |")
             continue
-        result = row["result"] if row["result"] == "passed" else f"failed ({row['passed']} of {row['cells']} cells passed)"
+        result = (
+            row["result"]
+            if row["result"] == "passed"
+            else f"failed ({row['passed']} of {row['cells']} cells passed)"
+        )
         result += "" if row["of"] == of else ", of an earlier version"
         numbers = " | ".join(str(row[k]) for k in ("cells", "compared", "asserts", "seconds", "when"))
         out.append(f"| [{chapter}]({chapter}) | {result} | {numbers} |")
@@ -90,7 +105,10 @@ def beside(row: dict) -> list[str]:
         return []
     unlike = ", ".join(f"{name} {ours} (Colab: {theirs})" for name, (theirs, ours) in row["differs"].items())
     added = ", ".join(f"`{line}`" for line in row["added"])
-    return ["; ".join([f"unlike Colab: {unlike or 'nothing'}", *row["why"]]), f"installed by the chapter: {added}"]
+    return [
+        "; ".join([f"unlike Colab: {unlike or 'nothing'}", *row["why"]]),
+        f"installed by the chapter: {added}",
+    ]
 
 
 class Versions(SphinxDirective):
@@ -119,7 +137,11 @@ def commit(folder: Path) -> str:
         changed = git("status", "--porcelain", "--untracked-files=no").stdout.strip()
     except FileNotFoundError:  # no git on this machine
         return ""
-    return "" if head.returncode else head.stdout.strip() + (", with changes that are not committed" if changed else "")
+    return (
+        ""
+        if head.returncode
+        else head.stdout.strip() + (", with changes that are not committed" if changed else "")
+    )
 
 
 def ran(rows: list[dict]) -> dict[str, str]:
@@ -136,7 +158,9 @@ def versions_table(now: dict[str, str], commit: str, ran: dict[str, str]) -> str
     | regex | 1 | |
     <BLANKLINE>
     """
-    rows = [f"| {name} | {said} | {ran.get(name.lower(), '')} |".replace("  ", " ") for name, said in now.items()]
+    rows = [
+        f"| {name} | {said} | {ran.get(name.lower(), '')} |".replace("  ", " ") for name, said in now.items()
+    ]
     if commit:
         rows.append(f"| commit | {commit} | |")
     return "\n".join(["| | built this page | last ran the chapters (CPU) |", "|:--|:--|:--|", *rows]) + "\n"

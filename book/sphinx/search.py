@@ -98,7 +98,9 @@ def count(app, page, template, context, doctree):
         return
     lang = app.builder.indexer.lang
     stem = functools.cache(lambda word: lang.stem(word).lower())
-    stems = lambda words: [w for w in map(stem, words) if lang.word_filter(w) and not w.isdecimal()]  # a number is not looked for
+    stems = lambda words: [
+        w for w in map(stem, words) if lang.word_filter(w) and not w.isdecimal()
+    ]  # a number is not looked for
     found = Words(doctree, lang)
     doctree.walk(found)
     words = Counter(stems([*found.found_words, *found.found_title_words]))
@@ -120,8 +122,12 @@ def write(app, exception):
             rows.setdefault(word, {})[page] = times
     number = {page: i for i, page in enumerate(index["docnames"])}
     rows = {word: sorted((number[page], times) for page, times in row.items()) for word, row in rows.items()}
-    index["terms"] = {word: [page for page, _ in row] if len(row) > 1 else row[0][0] for word, row in rows.items()}
-    times = {word: [n for _, n in row] for word, row in rows.items() if len(row) > 1}  # a word of one page needs no ranking
+    index["terms"] = {
+        word: [page for page, _ in row] if len(row) > 1 else row[0][0] for word, row in rows.items()
+    }
+    times = {
+        word: [n for _, n in row] for word, row in rows.items() if len(row) > 1
+    }  # a word of one page needs no ranking
     said = {page: text for page, (_, text, _) in PAGES.items()}
     named = {}
     for page, (*_, keywords) in PAGES.items():

@@ -13,7 +13,9 @@ from sphinx.errors import ExtensionError
 # Cards and tabs, which no chapter uses: 10 kB.
 UNUSED = ("sphinx-design.min.css", "design-tabs.js")
 # The search's index and scripts, which only the search's own page reads: 65 kB.
-SEARCH = re.compile(r'\s*<script[^>]*src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"[^>]*></script>')
+SEARCH = re.compile(
+    r'\s*<script[^>]*src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"[^>]*></script>'
+)
 # One icon of Font Awesome's script, {"name":[width,height,[other names],"code","path"]}. The script holds 2,000 icons, the pages
 # show about 15: 520 kB. (book.css keeps the same icons from being loaded a second time, as a font.)
 ICON = re.compile(r'(?:"([\w-]+)"|([a-z]\w*)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]*",(?:"[^"]*"|\[[^\]]*\])\],?')
@@ -34,7 +36,9 @@ def setup(app):
 
 def must(found, what: str) -> None:
     if not found:
-        raise ExtensionError(f"the theme has changed: {what} is not there any more; look at book/sphinx/theme.py")
+        raise ExtensionError(
+            f"the theme has changed: {what} is not there any more; look at book/sphinx/theme.py"
+        )
 
 
 def remove_thebe(app, config):
@@ -47,12 +51,16 @@ def remove_thebe(app, config):
     for name, listeners in app.events.listeners.items():
         app.events.listeners[name] = list(filter(ours, listeners))
     must(sum(map(len, app.events.listeners.values())) < before, "sphinx-thebe")
-    app.registry.css_files = [(name, attributes) for name, attributes in app.registry.css_files if name != "sphinx-thebe.css"]
+    app.registry.css_files = [
+        (name, attributes) for name, attributes in app.registry.css_files if name != "sphinx-thebe.css"
+    ]
 
 
 def drop(app, page, template, context, doctree):
     for kind in ("css_files", "script_files"):
-        context[kind] = [file for file in context[kind] if not str(getattr(file, "filename", file)).endswith(UNUSED)]
+        context[kind] = [
+            file for file in context[kind] if not str(getattr(file, "filename", file)).endswith(UNUSED)
+        ]
 
 
 def thin(app, exception):

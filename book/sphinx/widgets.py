@@ -28,5 +28,7 @@ def write(app, exception):
         folder = Path(app.outdir) / "_static"
         (folder / SCRIPT).write_text(bundle.for_pages(), encoding="utf-8")
         for name, source in ((BOOK, "book.css"), (BOOK_SCRIPT, "book.js")):
-            (folder / name).write_text((Path(__file__).parent / source).read_text(encoding="utf-8"), encoding="utf-8")
+            (folder / name).write_text(
+                (Path(__file__).parent / source).read_text(encoding="utf-8"), encoding="utf-8"
+            )
         (folder / STYLE).write_text(bundle.style(), encoding="utf-8")

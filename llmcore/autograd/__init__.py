@@ -6,7 +6,15 @@ needs the rest of llmcore.
 """
 
 from llmcore.autograd import operations
-from llmcore.autograd.tensor import OPERATIONS, Tensor, central_differences, gradient_check, operation, topological, unbroadcast
+from llmcore.autograd.tensor import (
+    OPERATIONS,
+    Tensor,
+    central_differences,
+    gradient_check,
+    operation,
+    topological,
+    unbroadcast,
+)
 
 __all__ = [
     "OPERATIONS", "Tensor", "central_differences", "gradient_check", "operation", "operations", "topological", "unbroadcast",

@@ -28,19 +28,29 @@ def _check_broadcast(*inputs: Array) -> None:
         np.broadcast_shapes(*(x.shape for x in inputs))
     except ValueError:
         shapes = " and ".join(str(x.shape) for x in inputs)
-        raise ValueError(f"shapes {shapes} do not broadcast: counted from the right, sizes must be equal or 1; reshape one") from None
+        raise ValueError(
+            f"shapes {shapes} do not broadcast: counted from the right, sizes must be equal or 1; reshape one"
+        ) from None
 
 
 def _axes(x: Array, axis: Axis, needs_some: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """axis as numbers from 0, and x's shape with size 1 at these axes"""
-    axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
+    axes = (
+        tuple(range(x.ndim))
+        if axis is None
+        else (axis,)
+        if isinstance(axis, int | np.integer)
+        else tuple(axis)
+    )
     if not all(-x.ndim <= a < x.ndim for a in axes) or len({a % x.ndim for a in axes}) < len(axes):
         raise ValueError(
             f"axis={axis} with shape {x.shape}: each axis must lie in {-x.ndim}..{x.ndim - 1}, once; count from 0, or back from -1"
         )
     axes = tuple(a % x.ndim for a in axes)
     if needs_some and any(x.shape[a] == 0 for a in axes):
-        raise ValueError(f"axis={axis} with shape {x.shape}: a mean or maximum of nothing is no number; leave the empty batch out")
+        raise ValueError(
+            f"axis={axis} with shape {x.shape}: a mean or maximum of nothing is no number; leave the empty batch out"
+        )
     return axes, tuple(1 if i in axes else size for i, size in enumerate(x.shape))
 
 
@@ -90,13 +100,17 @@ def pow(a: Same, b: Same, /) -> Result:
     """
     _check_broadcast(a, b)
     y = np.power(a, b)
-    slope = lambda: np.where(np.equal(b, 0), 0, b * np.power(a, np.where(np.equal(b, 0), 1, np.subtract(b, 1))))
+    slope = lambda: np.where(
+        np.equal(b, 0), 0, b * np.power(a, np.where(np.equal(b, 0), 1, np.subtract(b, 1)))
+    )
     logs = lambda: np.log(np.where(np.equal(a, 0) & np.greater_equal(b, 0), 1, a))  # 0 * ln 0 would be NaN
     return y, (lambda g: g * slope(), lambda g: g * y * logs())
 
 
 @operation
-def matmul(a: Float[Array, "*#N T K"] | Float[Array, " K"], b: Float[Array, "*#N K M"] | Float[Array, " K"], /) -> Result:
+def matmul(
+    a: Float[Array, "*#N T K"] | Float[Array, " K"], b: Float[Array, "*#N K M"] | Float[Array, " K"], /
+) -> Result:
     """Y = A @ B, (..., T, K) @ (..., K, M) -> (..., T, M), leading axes broadcast  [Giles 2008]
 
     dL/dA = G @ B^T, dL/dB = A^T @ G. An input with one axis is a row on the left, a column on the right, and
@@ -111,7 +125,10 @@ def matmul(a: Float[Array, "*#N T K"] | Float[Array, " K"], b: Float[Array, "*#N
         raise ValueError(f"shapes {a.shape} @ {b.shape}: {rule} For a number use *") from None
     by_b = lambda g: np.swapaxes(A, -1, -2) @ g.reshape(Y.shape)
     y = Y.squeeze(tuple(axis for axis, x in ((-2, a), (-1, b)) if x.ndim == 1))
-    return y, (lambda g: g.reshape(Y.shape) @ np.swapaxes(B, -1, -2), lambda g: by_b(g) if b.ndim > 1 else by_b(g)[..., 0])
+    return y, (
+        lambda g: g.reshape(Y.shape) @ np.swapaxes(B, -1, -2),
+        lambda g: by_b(g) if b.ndim > 1 else by_b(g)[..., 0],
+    )
 
 
 # Reductions
@@ -138,7 +155,9 @@ def max(x: Float[Array, "..."], /, axis: Axis = None, keepdims: bool = False) ->
     axes, kept = _axes(x, axis, needs_some=True)
     y = x.max(axes, keepdims=True)
     top = x == y
-    return y if keepdims else y.squeeze(axes), (lambda g: g.reshape(kept) * top / top.sum(axes, keepdims=True),)
+    return y if keepdims else y.squeeze(axes), (
+        lambda g: g.reshape(kept) * top / top.sum(axes, keepdims=True),
+    )
 
 
 # Functions of one entry
@@ -248,11 +267,15 @@ def _check_gain(x: Array, **gains: Gain) -> None:
     _axes(x, -1, needs_some=True)
     for name, gain in gains.items():
         if gain is not None and gain.shape != x.shape[-1:]:
-            raise ValueError(f"{name} has shape {gain.shape}, x {x.shape}: give a number for each entry of x's last axis")
+            raise ValueError(
+                f"{name} has shape {gain.shape}, x {x.shape}: give a number for each entry of x's last axis"
+            )
 
 
 @operation
-def layer_norm(x: Float[Array, "*N D"], weight: Gain = None, bias: Gain = None, /, eps: float = 1e-5) -> Result:
+def layer_norm(
+    x: Float[Array, "*N D"], weight: Gain = None, bias: Gain = None, /, eps: float = 1e-5
+) -> Result:
     """y = z * weight + bias, z = (x - mean) / sqrt(var + eps) over the last axis  [Ba et al. 2016]
 
     var = mean((x - mean)^2). With h = g * weight: dL/dx = (h - mean(h) - z mean(h z)) / sqrt(var + eps).
@@ -303,7 +326,9 @@ def _check_ids(name: str, ids: Array, size: int) -> None:
         raise ValueError(f"{name} have type {ids.dtype}: each is a row number; pass integers")
     outside = ids[(ids < 0) | (ids >= size)]
     if outside.size:
-        raise ValueError(f"{name} hold {outside[0]}, which is outside 0..{size - 1}: does the tokenizer fit the model?")
+        raise ValueError(
+            f"{name} hold {outside[0]}, which is outside 0..{size - 1}: does the tokenizer fit the model?"
+        )
 
 
 @operation
@@ -317,9 +342,13 @@ def embedding(ids: Integer[Array, "*N"], table: Float[Array, "V D"], /) -> Resul
 def concatenate(*parts: Float[Array, "..."], axis: int = 0) -> Result:
     """y = the parts joined along axis: concatenate(a, b, axis=-1). ValueError if other sizes differ."""
     if len({(x.ndim, _axes(x, axis)[1]) for x in parts}) != 1:
-        raise ValueError(f"parts of shapes {[x.shape for x in parts]}, axis={axis}: give at least one, of equal sizes but along axis")
+        raise ValueError(
+            f"parts of shapes {[x.shape for x in parts]}, axis={axis}: give at least one, of equal sizes but along axis"
+        )
     ends = np.cumsum([x.shape[axis] for x in parts])
-    return np.concatenate(parts, axis), tuple(lambda g, i=i: np.split(g, ends[:-1], axis)[i] for i in range(len(parts)))
+    return np.concatenate(parts, axis), tuple(
+        lambda g, i=i: np.split(g, ends[:-1], axis)[i] for i in range(len(parts))
+    )
 
 
 @operation
@@ -330,7 +359,9 @@ def transpose(x: Float[Array, "..."], /, axes: tuple[int, ...] | None = None) ->
     """
     order, _ = _axes(x, tuple(reversed(range(x.ndim))) if axes is None else axes)
     if len(order) != x.ndim:
-        raise ValueError(f"axes={axes} for shape {x.shape}: each of its {x.ndim} axes must stand there once; see also swapaxes")
+        raise ValueError(
+            f"axes={axes} for shape {x.shape}: each of its {x.ndim} axes must stand there once; see also swapaxes"
+        )
     return x.transpose(order), (lambda g: g.transpose(np.argsort(order)),)
 
 
@@ -348,7 +379,9 @@ def reshape(x: Float[Array, "..."], /, shape: int | tuple[int, ...]) -> Result:
     try:
         y = x.reshape(shape)
     except ValueError:
-        raise ValueError(f"shape={shape} for {x.size} numbers of shape {x.shape}: the sizes' product must be {x.size}") from None
+        raise ValueError(
+            f"shape={shape} for {x.size} numbers of shape {x.shape}: the sizes' product must be {x.size}"
+        ) from None
     return y, (lambda g: g.reshape(x.shape),)
 
 
@@ -360,23 +393,35 @@ def where(condition: Bool[Array, "*#y"], a: Same, b: Same, /) -> Result:
     condition is not boolean or the shapes do not broadcast.
     """
     if condition.dtype.kind != "b":
-        raise ValueError(f"condition has type {condition.dtype}: it must be boolean; compare first, x.data > 0")
+        raise ValueError(
+            f"condition has type {condition.dtype}: it must be boolean; compare first, x.data > 0"
+        )
     _check_broadcast(condition, a, b)
-    return np.where(condition, a, b), (None, lambda g: np.where(condition, g, 0), lambda g: np.where(condition, 0, g))
+    return np.where(condition, a, b), (
+        None,
+        lambda g: np.where(condition, g, 0),
+        lambda g: np.where(condition, 0, g),
+    )
 
 
 @operation
-def cross_entropy(logits: Float[Array, "*N V"], targets: Integer[Array, "*N"], /, ignore_index: int = -100) -> Result:
+def cross_entropy(
+    logits: Float[Array, "*N V"], targets: Integer[Array, "*N"], /, ignore_index: int = -100
+) -> Result:
     """L = mean over kept positions of -ln softmax(logits)[target], in nats; kept: target != ignore_index
 
     dL/dlogits = (softmax(logits) - onehot(target)) / n at the n kept positions, 0 at the others. ValueError
     if the shapes do not fit, no position is kept or a kept target is not in [0, V).
     """
     if logits.shape[:-1] != targets.shape or not logits.ndim:
-        raise ValueError(f"logits {logits.shape} and targets {targets.shape}: logits need one more axis, the last, of size V")
+        raise ValueError(
+            f"logits {logits.shape} and targets {targets.shape}: logits need one more axis, the last, of size V"
+        )
     kept = np.flatnonzero(targets.reshape(-1) != ignore_index)
     if not kept.size:
-        raise ValueError(f"every target is ignore_index={ignore_index}: the mean of nothing is no number; drop the batch")
+        raise ValueError(
+            f"every target is ignore_index={ignore_index}: the mean of nothing is no number; drop the batch"
+        )
     V, picked = logits.shape[-1], targets.reshape(-1)[kept]
     _check_ids("targets", picked, V)
     log_p = _log_softmax(logits.reshape(-1, V)[kept], (-1,))  # (n, V)

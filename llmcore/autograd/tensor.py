@@ -53,7 +53,13 @@ class Tensor:
     __slots__ = ("_data", "_links", "_number", "_requires_grad", "grad", "operation")
     __array_ufunc__ = None  # numpy_array * tensor is then left to Tensor.__rmul__
 
-    def __init__(self, data: Any, requires_grad: bool = False, _operation: str = "", _links: tuple[tuple["Tensor", Vjp], ...] = ()):
+    def __init__(
+        self,
+        data: Any,
+        requires_grad: bool = False,
+        _operation: str = "",
+        _links: tuple[tuple["Tensor", Vjp], ...] = (),
+    ):
         self._data = _locked(np.asarray(data) if _operation else np.array(data))
         kind = self._data.dtype.kind
         if kind not in "fiub" or (requires_grad and kind != "f"):
@@ -74,9 +80,13 @@ class Tensor:
     @data.setter
     def data(self, new: Array) -> None:
         if self.operation:
-            raise ValueError(f"data of a result of {self.operation}: only a leaf takes new numbers; make a Tensor of them")
+            raise ValueError(
+                f"data of a result of {self.operation}: only a leaf takes new numbers; make a Tensor of them"
+            )
         if np.shape(new) != self.shape:
-            raise ValueError(f"new data {np.shape(new)} for a Tensor {self.shape}: shapes must agree; make a new Tensor")
+            raise ValueError(
+                f"new data {np.shape(new)} for a Tensor {self.shape}: shapes must agree; make a new Tensor"
+            )
         self._data = _locked(np.array(new, dtype=self.dtype))
 
     requires_grad = property(lambda self: self._requires_grad)
@@ -96,7 +106,9 @@ class Tensor:
     T = property(transpose)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise ValueError(f"x[{index!r}] = ...: a Tensor is read-only, as a vjp may still need it; compute a new one with where")
+        raise ValueError(
+            f"x[{index!r}] = ...: a Tensor is read-only, as a vjp may still need it; compute a new one with where"
+        )
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
         raise ValueError(
@@ -125,7 +137,9 @@ class Tensor:
         shape, for a freed record.
         """
         if not self.requires_grad:
-            raise ValueError(f"backward from a Tensor {self.shape} without requires_grad: nothing is recorded; set it on the leaves")
+            raise ValueError(
+                f"backward from a Tensor {self.shape} without requires_grad: nothing is recorded; set it on the leaves"
+            )
         if gradient is None and self._data.size != 1:
             raise ValueError(
                 f"backward from shape {self.shape} without a gradient: only one number has a gradient by default, 1; "
@@ -190,7 +204,9 @@ def unbroadcast(g: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, 
     if g.shape == shape:
         return g
     if g.ndim < len(shape) or any(size not in (1, n) for size, n in zip(shape[::-1], g.shape[::-1])):
-        raise ValueError(f"gradient {g.shape} of a value {shape}: must have its shape or one it broadcasts to; correct the vjp")
+        raise ValueError(
+            f"gradient {g.shape} of a value {shape}: must have its shape or one it broadcasts to; correct the vjp"
+        )
     g = g.sum(tuple(range(g.ndim - len(shape))))
     return np.asarray(g.sum(tuple(i for i, size in enumerate(shape) if size == 1), keepdims=True))
 
@@ -204,7 +220,9 @@ def operation(function: Callable[..., Result]) -> Callable[..., Tensor]:
     """
     name, kinds = function.__name__, [p.kind for p in inspect.signature(function).parameters.values()]
     # None for *parts, which takes any number of inputs
-    n_inputs = None if inspect.Parameter.VAR_POSITIONAL in kinds else kinds.count(inspect.Parameter.POSITIONAL_ONLY)
+    n_inputs = (
+        None if inspect.Parameter.VAR_POSITIONAL in kinds else kinds.count(inspect.Parameter.POSITIONAL_ONLY)
+    )
 
     @wraps(function)
     def recorded(*args: Any, **options: Any) -> Tensor:
@@ -216,7 +234,11 @@ def operation(function: Callable[..., Result]) -> Callable[..., Tensor]:
             raise ValueError(
                 f"{name} returned {len(vjps)} vjps for {len(tensors)} inputs: each needs one, or None; add what is missing"
             )
-        links = tuple((x, vjp) for x, vjp in zip(tensors, vjps) if x is not None and x._requires_grad and vjp is not None)
+        links = tuple(
+            (x, vjp)
+            for x, vjp in zip(tensors, vjps)
+            if x is not None and x._requires_grad and vjp is not None
+        )
         return Tensor(value, bool(links), name, links)
 
     OPERATIONS[name] = recorded
@@ -231,7 +253,9 @@ def _tensor(name: str, x: Any, types: list[np.dtype]) -> Tensor | None:
         return Tensor(x)  # a copy: the caller may write into the array before backward
     if type(x) in (int, float):
         return Tensor(np.asarray(x, np.result_type(x, *types)))
-    raise ValueError(f"{name} got a {type(x).__name__}: an input is a Tensor, a numpy array or a number; make a Tensor of it")
+    raise ValueError(
+        f"{name} got a {type(x).__name__}: an input is a Tensor, a numpy array or a number; make a Tensor of it"
+    )
 
 
 def central_differences(
@@ -253,13 +277,22 @@ def central_differences(
 
     for i, x in enumerate(inputs):
         if x.dtype != np.float64:
-            raise ValueError(f"input {i} has type {x.dtype}: a difference needs 16 digits; pass x.astype(float)")
+            raise ValueError(
+                f"input {i} has type {x.dtype}: a difference needs 16 digits; pass x.astype(float)"
+            )
     slope = lambda i, place: (at(i, place, step) - at(i, place, -step)) / (2 * step)
-    return [np.array([slope(i, place) for place in np.ndindex(x.shape)]).reshape(x.shape) for i, x in enumerate(inputs)]
+    return [
+        np.array([slope(i, place) for place in np.ndindex(x.shape)]).reshape(x.shape)
+        for i, x in enumerate(inputs)
+    ]
 
 
 def gradient_check(
-    function: Callable[..., Tensor], *inputs: Float[Array, "..."], step: float = 1e-5, atol: float = 1e-7, rtol: float = 1e-6
+    function: Callable[..., Tensor],
+    *inputs: Float[Array, "..."],
+    step: float = 1e-5,
+    atol: float = 1e-7,
+    rtol: float = 1e-6,
 ) -> float:
     """The largest |backward - central difference| over all entries of all inputs
 
@@ -275,7 +308,9 @@ def gradient_check(
     v = np.random.default_rng(0).standard_normal(y.shape)
     y.backward(v)
     largest = 0.0
-    for i, expected in enumerate(central_differences(lambda *xs: (function(*xs) * v).sum(), *inputs, step=step)):
+    for i, expected in enumerate(
+        central_differences(lambda *xs: (function(*xs) * v).sum(), *inputs, step=step)
+    ):
         grad = leaves[i].grad
         found = np.zeros(expected.shape) if grad is None else grad
         error = np.abs(found - expected)

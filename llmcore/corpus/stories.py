@@ -25,19 +25,69 @@ PRONOUNS = {
     **dict.fromkeys(("Mia", "Ruth", "Ada", "Nora", "Lily", "Ella", "Vera", "Ida", "Wilma"), SHE),
 }
 SPOTS: dict[str, Weights] = {
-    "river": {"under the old bridge": 5, "among the reeds": 3, "behind the mill": 2, "inside a fishing boat": 1},
-    "forest": {"under the ferns": 4, "inside a hollow oak": 4, "behind the tall pines": 2, "near the fox den": 1},
-    "village": {"behind the bakery": 4, "under the market stalls": 3, "inside the bell tower": 2, "near the well": 2},
-    "hill": {"behind the windmill": 5, "among the grey rocks": 3, "inside the shepherd's hut": 2, "under the lone tree": 1},
-    "sea": {"among the dunes": 4, "under an upturned boat": 3, "inside a blue shell": 2, "behind the lighthouse": 2},
-    "lake": {"under the wooden pier": 5, "among the lilies": 3, "behind the boathouse": 2, "inside an empty barrel": 1},
+    "river": {
+        "under the old bridge": 5,
+        "among the reeds": 3,
+        "behind the mill": 2,
+        "inside a fishing boat": 1,
+    },
+    "forest": {
+        "under the ferns": 4,
+        "inside a hollow oak": 4,
+        "behind the tall pines": 2,
+        "near the fox den": 1,
+    },
+    "village": {
+        "behind the bakery": 4,
+        "under the market stalls": 3,
+        "inside the bell tower": 2,
+        "near the well": 2,
+    },
+    "hill": {
+        "behind the windmill": 5,
+        "among the grey rocks": 3,
+        "inside the shepherd's hut": 2,
+        "under the lone tree": 1,
+    },
+    "sea": {
+        "among the dunes": 4,
+        "under an upturned boat": 3,
+        "inside a blue shell": 2,
+        "behind the lighthouse": 2,
+    },
+    "lake": {
+        "under the wooden pier": 5,
+        "among the lilies": 3,
+        "behind the boathouse": 2,
+        "inside an empty barrel": 1,
+    },
 }
 OBSTACLES: dict[str, Weights] = {
-    "rainy": {"The path was full of puddles": 5, "The stream had swallowed the stones": 3, "Water ran down every step": 2},
-    "sunny": {"The road was long and dusty": 5, "The climb was steep and hot": 3, "A herd of goats blocked the lane": 2},
-    "windy": {"The wind pushed against every step": 5, "A fallen branch lay across the way": 3, "Leaves flew into their eyes": 2},
-    "snowy": {"The snow reached above their knees": 5, "Ice covered the narrow bridge": 3, "Their footprints vanished at once": 2},
-    "foggy": {"They could hardly see their own feet": 5, "They walked twice around the same rock": 3, "Every tree looked alike": 2},
+    "rainy": {
+        "The path was full of puddles": 5,
+        "The stream had swallowed the stones": 3,
+        "Water ran down every step": 2,
+    },
+    "sunny": {
+        "The road was long and dusty": 5,
+        "The climb was steep and hot": 3,
+        "A herd of goats blocked the lane": 2,
+    },
+    "windy": {
+        "The wind pushed against every step": 5,
+        "A fallen branch lay across the way": 3,
+        "Leaves flew into their eyes": 2,
+    },
+    "snowy": {
+        "The snow reached above their knees": 5,
+        "Ice covered the narrow bridge": 3,
+        "Their footprints vanished at once": 2,
+    },
+    "foggy": {
+        "They could hardly see their own feet": 5,
+        "They walked twice around the same rock": 3,
+        "Every tree looked alike": 2,
+    },
 }
 
 
@@ -70,7 +120,14 @@ def _line(template: str) -> Callable[[State], str]:
 
     def write(state: State) -> str:
         he = _he(state)
-        return template.format(**state, he=he, He=he.capitalize(), him=_him(state), his=_his(state), friend_him=_friend_him(state))
+        return template.format(
+            **state,
+            he=he,
+            He=he.capitalize(),
+            him=_him(state),
+            his=_his(state),
+            friend_him=_friend_him(state),
+        )
 
     # sentences before the choice of a friend do not mention one, but _friend_him needs a name
     return lambda state: write({"friend": "Tom", **state})

@@ -78,7 +78,9 @@ def open_text(source: str | Path) -> Path:
     path = Path(source)
     if not path.is_file():
         known = ", ".join(["fables", "fables.en", "fables.zh", *DATASETS])
-        raise FileNotFoundError(f"{name} is no file and no name of a text ({known}): give a path, a URL or one of them")
+        raise FileNotFoundError(
+            f"{name} is no file and no name of a text ({known}): give a path, a URL or one of them"
+        )
     return path
 
 

@@ -61,7 +61,9 @@ def rank(group: Group = None) -> int:
     return dist.get_rank(group)
 
 
-def send(x: Shaped[Tensor, "..."], to: int, group: Group = None, kind: str = "send", tag: int = 0) -> dist.Work:
+def send(
+    x: Shaped[Tensor, "..."], to: int, group: Group = None, kind: str = "send", tag: int = 0
+) -> dist.Work:
     """Start to send a tensor to a rank of the group; .wait() before its memory is written again."""
     note(kind, x.numel() * x.element_size())
     work = dist.isend(x, group=group, group_dst=to, tag=tag)
@@ -94,7 +96,9 @@ def run(steps: Steps, chunks: list[Tensor], whole: Tensor, group: Group = None, 
                 arrived = torch.empty_like(x)
                 messages.append(dist.P2POp(dist.irecv, arrived, group=group, group_peer=s.source))
                 received.append((s, x, arrived))
-        for work in dist.batch_isend_irecv(messages) if messages else []:  # together: NCCL would wait for one before the other
+        for work in (
+            dist.batch_isend_irecv(messages) if messages else []
+        ):  # together: NCCL would wait for one before the other
             work.wait()
         for s, x, arrived in received:
             x.copy_(x + arrived if s.add else arrived)
@@ -102,7 +106,9 @@ def run(steps: Steps, chunks: list[Tensor], whole: Tensor, group: Group = None, 
 
 def _flat(x: Tensor, name: str) -> Tensor:
     if not x.is_contiguous():
-        raise ValueError(f"{name} of a tensor that is not contiguous: its chunks would be copies; call .contiguous() first")
+        raise ValueError(
+            f"{name} of a tensor that is not contiguous: its chunks would be copies; call .contiguous() first"
+        )
     return x.detach().view(-1)
 
 
@@ -116,9 +122,13 @@ def _collective(make: Callable[[int], Steps], kind: str) -> Callable[[Tensor, Gr
 
 
 ring_all_reduce = _collective(schedules.ring_all_reduce, "ring all-reduce")
-ring_all_reduce.__doc__ = "In place: x becomes its sum over all ranks. 2 (p - 1) steps; each rank sends 2 (p - 1) / p of x."
+ring_all_reduce.__doc__ = (
+    "In place: x becomes its sum over all ranks. 2 (p - 1) steps; each rank sends 2 (p - 1) / p of x."
+)
 tree_all_reduce = _collective(schedules.tree_all_reduce, "tree all-reduce")
-tree_all_reduce.__doc__ = "In place: x becomes its sum over all ranks. 2 ceil(log2 p) steps, each with the whole of x."
+tree_all_reduce.__doc__ = (
+    "In place: x becomes its sum over all ranks. 2 ceil(log2 p) steps, each with the whole of x."
+)
 
 ALL_REDUCES = {"ring": ring_all_reduce, "tree": tree_all_reduce}
 
@@ -152,7 +162,9 @@ def all_gather(chunk: Shaped[Tensor, " n"], total: int, group: Group = None) -> 
     chunks = list(whole.tensor_split(p))
     mine = chunks[rank(group)]
     if chunk.shape != mine.shape:
-        raise ValueError(f"chunk of {tuple(chunk.shape)} numbers: part {rank(group)} of {total} over {p} ranks has {mine.numel()}")
+        raise ValueError(
+            f"chunk of {tuple(chunk.shape)} numbers: part {rank(group)} of {total} over {p} ranks has {mine.numel()}"
+        )
     mine.copy_(chunk)
     run(schedules.ring_all_gather(p), chunks, whole, group, "ring all-gather")
     return whole
@@ -169,7 +181,9 @@ def share(model: nn.Module, root: int = 0, group: Group = None) -> None:
 
 
 @torch.no_grad()
-def clip(gradients: Iterable[Tensor], counted: Iterable[Tensor], max_norm: float, group: Group = None) -> float:
+def clip(
+    gradients: Iterable[Tensor], counted: Iterable[Tensor], max_norm: float, group: Group = None
+) -> float:
     """Scale this rank's gradients to a global norm of at most max_norm; returns the norm before.
 
     The norm is taken over the `counted` gradients of all ranks: each number of the model is counted by one rank, and scaled by

@@ -55,7 +55,9 @@ class RingAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool, group: Group) -> Float[Tensor, "B H t Dh"]:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool, group: Group
+    ) -> Float[Tensor, "B H t Dh"]:
         p, r = collectives.size(group), collectives.rank(group)
         m = q.new_full((*q.shape[:-1], 1), torch.finfo(q.dtype).min)
         total, o = torch.zeros_like(m), torch.zeros_like(q)
@@ -94,7 +96,9 @@ class RingAttention(torch.autograd.Function):
                 dq += dz @ k_
                 dk, dv = dk + dz.transpose(-2, -1) @ q, dv + weights.transpose(-2, -1) @ gradient
             if p > 1:
-                here, work = _pass_on([k_, v_, dk.contiguous(), dv.contiguous()], ctx.group, "keys, values and their gradients")
+                here, work = _pass_on(
+                    [k_, v_, dk.contiguous(), dv.contiguous()], ctx.group, "keys, values and their gradients"
+                )
                 for w in work:
                     w.wait()
             else:
@@ -112,9 +116,13 @@ class ContextParallel:
 
     def __init__(self, model: Transformer, group: Group = None):
         if model.config.family != "decoder":
-            raise ValueError(f"family={model.config.family!r}: the ring is written for a decoder's self-attention")
+            raise ValueError(
+                f"family={model.config.family!r}: the ring is written for a decoder's self-attention"
+            )
         if model.config.dropout:
-            raise ValueError(f"dropout={model.config.dropout}: weights that travel in parts are not dropped; set dropout=0")
+            raise ValueError(
+                f"dropout={model.config.dropout}: weights that travel in parts are not dropped; set dropout=0"
+            )
         self.model, self.group = model, group
         collectives.share(model, group=group)
 
@@ -145,5 +153,7 @@ class ContextParallel:
     def finish(self) -> None:
         """Sum the gradients over the ranks."""
         for parameter in self.model.parameters():
-            if parameter.grad is not None:  # all ranks have computed with the same parameters; a frozen one has no gradient
+            if (
+                parameter.grad is not None
+            ):  # all ranks have computed with the same parameters; a frozen one has no gradient
                 collectives.ring_all_reduce(parameter.grad, self.group)

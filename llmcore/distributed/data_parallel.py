@@ -93,7 +93,9 @@ class DataParallel:
                 p.grad = torch.zeros_like(p)
         flat = torch.cat([p.grad.reshape(-1) for p in self.buckets[bucket]])  # type: ignore[union-attr]
         ranks = collectives.size(self.group)
-        collectives.note("all-reduce", 2 * (ranks - 1) * flat.numel() * flat.element_size() // ranks, 2 * (ranks - 1))
+        collectives.note(
+            "all-reduce", 2 * (ranks - 1) * flat.numel() * flat.element_size() // ranks, 2 * (ranks - 1)
+        )
         work = dist.all_reduce(flat, group=self.group, async_op=True)
         assert work is not None
         self._running[bucket] = (flat, work)

@@ -64,11 +64,15 @@ def launch(fn: Callable[..., Any], ranks: int, *args: Any, timeout: float = 60.0
     if not timeout > 0:  # neither is nan
         raise ValueError(f"timeout={timeout}: must be above 0 seconds; math.inf waits without limit")
     if not hasattr(os, "fork"):
-        raise OSError("launch forks, which this system cannot: use Linux, macOS or WSL, or start a script with torchrun")
+        raise OSError(
+            "launch forks, which this system cannot: use Linux, macOS or WSL, or start a script with torchrun"
+        )
     with tempfile.TemporaryDirectory(prefix="llmcore-ranks-") as name:
         folder = Path(name)
         (folder / "task").write_bytes(cloudpickle.dumps((fn, args)))
-        (folder / "call.json").write_text(json.dumps({"path": sys.path, "ranks": ranks, "timeout": timeout, "caller": os.getpid()}))
+        (folder / "call.json").write_text(
+            json.dumps({"path": sys.path, "ranks": ranks, "timeout": timeout, "caller": os.getpid()})
+        )
         code = (
             f"import sys, json; call = json.load(open({str(folder / 'call.json')!r})); sys.path[:] = call.pop('path');"
             f"from llmcore.distributed.launch import _serve; _serve({name!r}, **call)"
@@ -114,7 +118,11 @@ def _collect(folder: Path, ranks: int, status: int) -> list[Any]:
     """Results by rank, with what was printed; or the RankError that the server's verdict describes."""
     verdict = folder / "verdict.json"
     if not verdict.exists():
-        how = f"ended by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"exited with status {status}"
+        how = (
+            f"ended by signal {-status} ({signal.Signals(-status).name})"
+            if status < 0
+            else f"exited with status {status}"
+        )
         raise RankError(0, f"the process that starts the ranks was {how}:\n{_read(folder / 'noise')[-4000:]}")
     failed = json.loads(verdict.read_text())
     if failed:
@@ -131,7 +139,9 @@ def _collect(folder: Path, ranks: int, status: int) -> list[Any]:
 def _serve(name: str, ranks: int, timeout: float, caller: int) -> None:
     """The process between: forks the ranks, watches them, and writes the verdict: {} or {rank, message}."""
     folder = Path(name)
-    _process_control(PR_SET_CHILD_SUBREAPER, 1)  # whatever the ranks start, in whatever session, becomes this process's child
+    _process_control(
+        PR_SET_CHILD_SUBREAPER, 1
+    )  # whatever the ranks start, in whatever session, becomes this process's child
     # unpickled before the fork: what the function imports is imported once
     task = pickle.loads((folder / "task").read_bytes())
     if "llmcore.optim" in sys.modules:
@@ -155,7 +165,11 @@ def _serve(name: str, ranks: int, timeout: float, caller: int) -> None:
             _signal(numbers, signal.SIGUSR1)  # faulthandler writes where they stand
             time.sleep(0.5)
             stacks = "\n".join(f"rank {r} stood at:\n{_read(folder / f'stack-{r}')}" for r in late)
-            failed = {late[0]: f"rank {late[0]} had not returned after {timeout:g} s (nor had {late[1:]}): all were ended\n\n{stacks}"}
+            failed = {
+                late[
+                    0
+                ]: f"rank {late[0]} had not returned after {timeout:g} s (nor had {late[1:]}): all were ended\n\n{stacks}"
+            }
         elif os.getppid() != caller or (select.select([0], [], [], 0)[0] and not os.read(0, 1)):
             _end_all(numbers)  # whoever called launch is gone, or was interrupted
             shutil.rmtree(folder, ignore_errors=True)
@@ -178,7 +192,9 @@ def _ended(folder: Path, numbers: dict[int, int]) -> dict[int, str]:
             del numbers[child]
             if os.WIFSIGNALED(status):
                 number = os.WTERMSIG(status)
-                failed[rank] = f"rank {rank} was ended by signal {number} ({signal.Signals(number).name}); the others were ended"
+                failed[rank] = (
+                    f"rank {rank} was ended by signal {number} ({signal.Signals(number).name}); the others were ended"
+                )
             elif (folder / f"error-{rank}").exists():
                 failed[rank] = ""
             elif not (folder / f"result-{rank}").exists():
@@ -209,7 +225,9 @@ def _children() -> list[int]:
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            if int(status.read_text().rpartition(")")[2].split()[1]) == os.getpid():  # pid (name) state parent ...
+            if (
+                int(status.read_text().rpartition(")")[2].split()[1]) == os.getpid()
+            ):  # pid (name) state parent ...
                 found.append(int(status.parent.name))
     return found
 
@@ -234,7 +252,9 @@ def _verdict(folder: Path, failed: dict[int, str]) -> dict[str, Any]:
     return {"rank": rank, "message": message}
 
 
-def _be(folder: Path, rank: int, ranks: int, timeout: float, task: tuple[Callable[..., Any], tuple], server: int) -> None:
+def _be(
+    folder: Path, rank: int, ranks: int, timeout: float, task: tuple[Callable[..., Any], tuple], server: int
+) -> None:
     """The life of a rank, a child of `server`. It ends by os._exit: the server's interpreter must not run on in the child."""
     status = 1
     try:
@@ -245,10 +265,17 @@ def _be(folder: Path, rank: int, ranks: int, timeout: float, task: tuple[Callabl
         os.dup2(noise, 1)
         os.dup2(noise, 2)
         faulthandler.register(signal.SIGUSR1, (folder / f"stack-{rank}").open("w"))
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+        }
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         torch.set_num_threads(1)
-        on_cuda = torch.cuda.device_count() >= ranks and os.environ.get("LLMCORE_DEVICE", "cuda").startswith("cuda")
+        on_cuda = torch.cuda.device_count() >= ranks and os.environ.get("LLMCORE_DEVICE", "cuda").startswith(
+            "cuda"
+        )
         if on_cuda:
             torch.cuda.set_device(rank)
         store = dist.FileStore(str(folder / "store"), ranks)

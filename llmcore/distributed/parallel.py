@@ -18,7 +18,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_module, distribute_tensor
+from torch.distributed.tensor import (
+    DTensor,
+    Placement,
+    Replicate,
+    Shard,
+    distribute_module,
+    distribute_tensor,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from llmcore.attention import Attention
@@ -46,16 +53,24 @@ class Parallel:
         if self.kind not in KINDS:
             raise ValueError(f"plan {self.kind!r} is unknown: choose one of {list(KINDS)}")
         if not (dist.is_available() and dist.is_initialized()):
-            raise ValueError(f"plan {self.kind!r} without processes: start with torchrun, or initialise torch.distributed first")
+            raise ValueError(
+                f"plan {self.kind!r} without processes: start with torchrun, or initialise torch.distributed first"
+            )
         world = dist.get_world_size()
         tensor = self.tensor or {"tp": world, "fsdp+tp": 2}.get(self.kind, 1)
         if "tp" not in self.kind and tensor != 1:
             raise ValueError(f"tensor={tensor} with plan {self.kind!r} would be ignored: use tp or fsdp+tp")
         if tensor < 1 or world % tensor or (self.kind == "tp" and tensor != world):
-            raise ValueError(f"tensor={tensor} for {world} ranks, plan {self.kind!r}: must divide them, and be all of them for tp")
+            raise ValueError(
+                f"tensor={tensor} for {world} ranks, plan {self.kind!r}: must divide them, and be all of them for tp"
+            )
         object.__setattr__(self, "tensor", tensor)
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        object.__setattr__(self, "mesh", init_device_mesh(device, (world // tensor, tensor), mesh_dim_names=("data", "tensor")))
+        object.__setattr__(
+            self,
+            "mesh",
+            init_device_mesh(device, (world // tensor, tensor), mesh_dim_names=("data", "tensor")),
+        )
 
     @property
     def data_ranks(self) -> int:
@@ -79,17 +94,24 @@ class Parallel:
             ids = [torch.cuda.current_device()] if self.mesh.device_type == "cuda" else None
             return DistributedDataParallel(model, device_ids=ids, process_group=self.mesh["data"].get_group())
         if config is None:
-            raise ValueError(f"plan {self.kind!r} for a {type(model).__name__}: only llmcore's Transformer is known; use ddp")
+            raise ValueError(
+                f"plan {self.kind!r} for a {type(model).__name__}: only llmcore's Transformer is known; use ddp"
+            )
         if "fsdp" in self.kind:
             _check_types(model)
-        for x in (*model.parameters(), *model.buffers()):  # rank 0's for all, frozen ones too, as ddp does by itself
+        for x in (
+            *model.parameters(),
+            *model.buffers(),
+        ):  # rank 0's for all, frozen ones too, as ddp does by itself
             whole = x.data.contiguous()
             dist.broadcast(whole, 0)
             x.data.copy_(whole)
         if "tp" in self.kind:
             for name in ("n_heads", "n_kv_heads", "d_ff"):
                 if getattr(config, name) % self.tensor:
-                    raise ValueError(f"{name}={getattr(config, name)} over tensor={self.tensor} ranks: must divide it")
+                    raise ValueError(
+                        f"{name}={getattr(config, name)} over tensor={self.tensor} ranks: must divide it"
+                    )
             for module in list(model.modules()):
                 if isinstance(module, Attention | FeedForward):
                     cut(module, self.mesh["tensor"])
@@ -123,7 +145,9 @@ def _check_types(model: nn.Module) -> None:
             kinds.setdefault(blocks.get(p, -1), set()).add(str(p.dtype).removeprefix("torch."))
     for found in kinds.values():
         if len(found) > 1:
-            raise ValueError(f"parameters of {sorted(found)} beside each other: fsdp sums gradients of one type; convert the model")
+            raise ValueError(
+                f"parameters of {sorted(found)} beside each other: fsdp sums gradients of one type; convert the model"
+            )
 
 
 def cut(layer: Attention | FeedForward, mesh: DeviceMesh) -> None:
@@ -144,7 +168,9 @@ def _place(by_columns: bool) -> Callable[[str, nn.Module, DeviceMesh], None]:
         for key, parameter in list(module.named_parameters()):
             where = Shard(parameter.ndim - 1) if by_columns else Shard(0) if key == "weight" else Replicate()
             part = distribute_tensor(parameter.data, mesh, [where])
-            module.register_parameter(key, nn.Parameter(part, requires_grad=parameter.requires_grad))  # a frozen one stays frozen
+            module.register_parameter(
+                key, nn.Parameter(part, requires_grad=parameter.requires_grad)
+            )  # a frozen one stays frozen
 
     return place
 

@@ -35,9 +35,13 @@ class Part(nn.Module):
         super().__init__()
         config = model.config
         if config.family != "decoder":
-            raise ValueError(f"family={config.family!r}: a pipeline is cut from a decoder; an encoder's output is read by all layers")
+            raise ValueError(
+                f"family={config.family!r}: a pipeline is cut from a decoder; an encoder's output is read by all layers"
+            )
         if not 1 <= parts <= config.n_layers or not 0 <= part < parts:
-            raise ValueError(f"part {part} of {parts} with n_layers={config.n_layers}: each part needs a block; use at most n_layers")
+            raise ValueError(
+                f"part {part} of {parts} with n_layers={config.n_layers}: each part needs a block; use at most n_layers"
+            )
         assert model.decoder is not None
         numbers = torch.arange(config.n_layers).tensor_split(parts)[part].tolist()
         self.config, self.first, self.last = config, part == 0, part == parts - 1
@@ -68,7 +72,9 @@ class Ran:
     most_held: int
 
 
-def run(parts: Sequence[Part], order: Sequence[Work], batches: Sequence[Batch], loss: Loss, group: Group = None) -> Ran:
+def run(
+    parts: Sequence[Part], order: Sequence[Work], batches: Sequence[Batch], loss: Loss, group: Group = None
+) -> Ran:
     """Forward and backward of all microbatches through this rank's parts (v of them, part c p + s on stage s), in this order.
 
     Gradients add up in the parameters; call finish afterwards. What a work needs is received just before it; what it makes is
@@ -85,7 +91,14 @@ def run(parts: Sequence[Part], order: Sequence[Work], batches: Sequence[Batch], 
     total, most = 0.0, 0
 
     def message(x: Tensor, to: int, microbatch: int, part: int, kind: str) -> None:
-        sending.append((x, collectives.send(x, to % p, group, kind, tag=2 * (microbatch * count + part) + (kind == "gradients"))))
+        sending.append(
+            (
+                x,
+                collectives.send(
+                    x, to % p, group, kind, tag=2 * (microbatch * count + part) + (kind == "gradients")
+                ),
+            )
+        )
 
     def arrive(like: Sequence[int], source: int, microbatch: int, part: int, gradient: bool) -> Tensor:
         x = torch.empty(*like, dtype=parts[0].dtype, device=batches[microbatch].ids.device)
@@ -96,7 +109,11 @@ def run(parts: Sequence[Part], order: Sequence[Work], batches: Sequence[Batch], 
         i, part, module = work.microbatch, work.chunk * p + s, parts[work.chunk]
         B, T = batches[i].ids.shape
         if work.kind == "F":
-            x = batches[i].ids if part == 0 else arrive((B, T, config.d_model), s - 1, i, part, False).requires_grad_()
+            x = (
+                batches[i].ids
+                if part == 0
+                else arrive((B, T, config.d_model), s - 1, i, part, False).requires_grad_()
+            )
             start = time.monotonic()
             y = module(x)
             if part == count - 1:
@@ -151,4 +168,6 @@ def clip(parts: Sequence[Part], max_norm: float, group: Group = None) -> float:
     p, s = collectives.size(group), collectives.rank(group)
     own = {q: q.grad for part in parts for q in part.parameters() if q.grad is not None}
     counted_there = _shared_table(parts, p, s) if s == p - 1 else None  # by the first stage
-    return collectives.clip(own.values(), [g for q, g in own.items() if q is not counted_there], max_norm, group)
+    return collectives.clip(
+        own.values(), [g for q, g in own.items() if q is not counted_there], max_norm, group
+    )

@@ -66,7 +66,9 @@ def tree_broadcast(p: int, root: int = 0) -> Steps:
     _ranks(p, root)
     rank = lambda place: (place + root) % p  # the root stands at place 0
     doublings = range(math.ceil(math.log2(p)))
-    return [[Send(rank(q), rank(q + 2**k), None, False) for q in range(min(2**k, p - 2**k))] for k in doublings]
+    return [
+        [Send(rank(q), rank(q + 2**k), None, False) for q in range(min(2**k, p - 2**k))] for k in doublings
+    ]
 
 
 def tree_reduce(p: int, root: int = 0) -> Steps:
@@ -75,7 +77,10 @@ def tree_reduce(p: int, root: int = 0) -> Steps:
     >>> tree_reduce(4)
     [[2 -> 0: all, add, 3 -> 1: all, add], [1 -> 0: all, add]]
     """
-    return [[Send(s.destination, s.source, None, True) for s in step] for step in reversed(tree_broadcast(p, root))]
+    return [
+        [Send(s.destination, s.source, None, True) for s in step]
+        for step in reversed(tree_broadcast(p, root))
+    ]
 
 
 def tree_all_reduce(p: int, root: int = 0) -> Steps:
@@ -100,7 +105,9 @@ def step_count(kind: str, p: int) -> int:
     (14, 6)
     """
     _kind(kind, p)
-    return (2 if kind.endswith("all-reduce") else 1) * (p - 1 if kind.startswith("ring") else math.ceil(math.log2(p)))
+    return (2 if kind.endswith("all-reduce") else 1) * (
+        p - 1 if kind.startswith("ring") else math.ceil(math.log2(p))
+    )
 
 
 def bytes_per_rank(kind: str, p: int, n_bytes: int) -> float:
@@ -183,7 +190,9 @@ def interleaved(p: int, m: int, v: int) -> Orders:
     """
     _pipeline(p, m)
     if v < 1 or (v > 1 and m % p):
-        raise ValueError(f"v={v} chunks, m={m} microbatches, p={p} stages: v is at least 1, and where it is above 1 p divides m")
+        raise ValueError(
+            f"v={v} chunks, m={m} microbatches, p={p} stages: v is at least 1, and where it is above 1 p divides m"
+        )
 
     def piece(k: int, kind: Literal["F", "B"]) -> Work:
         chunk, microbatch = k // p % v, k // (p * v) * p + k % p
@@ -251,9 +260,15 @@ def timeline(orders: Sequence[Sequence[Work]], forward: float = 1, backward: flo
                 spans[stage].append(Span(work, start, start + lasts[work.kind]))
                 done[work.kind, work.microbatch, work.chunk * p + stage] = spans[stage][-1].end
                 moved = True
-    stuck = {stage: order[len(spans[stage])] for stage, order in enumerate(orders) if len(spans[stage]) < len(order)}
+    stuck = {
+        stage: order[len(spans[stage])]
+        for stage, order in enumerate(orders)
+        if len(spans[stage]) < len(order)
+    }
     if stuck:
-        raise ValueError(f"these stages wait for ever: {stuck}; order every F before its B, and every stage's microbatches alike")
+        raise ValueError(
+            f"these stages wait for ever: {stuck}; order every F before its B, and every stage's microbatches alike"
+        )
     return spans
 
 

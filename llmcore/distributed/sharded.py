@@ -81,22 +81,36 @@ def _read_index(shards: Path) -> Metadata:
                 offsets, sizes = torch.Size(part["offsets"]), torch.Size(part["sizes"])
                 _check_part(shards, name, size, offsets, sizes, part)
                 chunks.append(ChunkStorageMetadata(offsets, sizes))
-                places[MetadataIndex(name, offsets)] = _StorageInfo(part["file"], part["start"], part["length"])
-            if len({c.offsets for c in chunks}) != len(chunks) or sum(c.sizes.numel() for c in chunks) != size.numel():
+                places[MetadataIndex(name, offsets)] = _StorageInfo(
+                    part["file"], part["start"], part["length"]
+                )
+            if (
+                len({c.offsets for c in chunks}) != len(chunks)
+                or sum(c.sizes.numel() for c in chunks) != size.numel()
+            ):
                 raise ValueError(f"the parts of {name} do not make a tensor of shape {tuple(size)}")
             tensors[name] = TensorStorageMetadata(TensorProperties(dtype=TYPES[entry["type"]]), size, chunks)
     return Metadata(tensors, storage_data=places)  # type: ignore[arg-type]
 
 
-def _check_part(shards: Path, name: str, size: torch.Size, offsets: torch.Size, sizes: torch.Size, part: dict[str, Any]) -> None:
+def _check_part(
+    shards: Path, name: str, size: torch.Size, offsets: torch.Size, sizes: torch.Size, part: dict[str, Any]
+) -> None:
     inside = len(size) == len(offsets) == len(sizes) and all(
         at >= 0 and n >= 0 and at + n <= whole for at, n, whole in zip(offsets, sizes, size, strict=True)
     )
     if not inside:
-        raise ValueError(f"a part of {name} at {tuple(offsets)} of shape {tuple(sizes)} is not inside {tuple(size)}")
+        raise ValueError(
+            f"a part of {name} at {tuple(offsets)} of shape {tuple(sizes)} is not inside {tuple(size)}"
+        )
     if part["file"] not in [f.name for f in shards.iterdir()]:  # so no way leads out of the folder
         raise ValueError(f"a part of {name} lies in {part['file']!r}, which is no file of this folder")
-    if type(part["start"]) is not int or type(part["length"]) is not int or part["start"] < 0 or part["length"] < 0:
+    if (
+        type(part["start"]) is not int
+        or type(part["length"]) is not int
+        or part["start"] < 0
+        or part["length"] < 0
+    ):
         raise ValueError(f"a part of {name} starts at byte {part['start']!r} and has {part['length']!r}")
 
 
@@ -106,7 +120,12 @@ def is_sharded(path: str | Path) -> bool:
 
 
 def save(
-    folder: str | Path, step: int, model: nn.Module, optimizer: Optimizer, extra: dict[str, Any] | None = None, keep: int = 3
+    folder: str | Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    extra: dict[str, Any] | None = None,
+    keep: int = 3,
 ) -> Path:
     """Write this step's checkpoint, all ranks together; whole or not at all. Then all but the newest `keep` are removed."""
     folder = Path(folder)
@@ -142,7 +161,9 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None)
     """
     path = checkpoint.latest(path)
     if not is_sharded(path):
-        raise ValueError(f"{path} holds no shards: it was written by one process or by ddp; use the plan ddp, or llmcore.checkpoint")
+        raise ValueError(
+            f"{path} holds no shards: it was written by one process or by ddp; use the plan ddp, or llmcore.checkpoint"
+        )
     values = checkpoint.verify(path)
     checkpoint.check_place(model)
     with reading(path, RuntimeError, remedy="use another checkpoint"):
@@ -154,7 +175,9 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None)
         if wrong:
             raise ValueError(f"{path} does not fit the model: {wrong[:5]} are missing in it")
         _read(tensors, path / "shards")
-        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        model.load_state_dict(
+            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        )
         if optimizer is not None:
             for group, stored in zip(optimizer.param_groups, values["optimizer"]["groups"], strict=True):
                 group.update({k: tuple(v) if k == "betas" else v for k, v in stored.items()})
@@ -174,7 +197,9 @@ def _read(tensors: dict[str, Tensor], shards: Path) -> None:
         if isinstance(cause, ValueError) and str(shards) in str(cause):
             raise cause from error
         said = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise ValueError(f"{shards} cannot be read on rank {rank} ({said}): use another checkpoint") from error
+        raise ValueError(
+            f"{shards} cannot be read on rank {rank} ({said}): use another checkpoint"
+        ) from error
 
 
 def load_model(path: str | Path) -> Transformer:

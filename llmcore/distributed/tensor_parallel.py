@@ -57,7 +57,11 @@ class _Sum(torch.autograd.Function):
 def _gather_tokens(x: Float[Tensor, "B t D"], group: Group) -> Float[Tensor, "B T D"]:
     first = x.transpose(0, 1).contiguous()  # (t, B, D): the parts of the ranks follow each other
     T = first.shape[0] * collectives.size(group)
-    whole = collectives.all_gather(first.view(-1), T * first[0].numel(), group).view(T, *first.shape[1:]).transpose(0, 1)
+    whole = (
+        collectives.all_gather(first.view(-1), T * first[0].numel(), group)
+        .view(T, *first.shape[1:])
+        .transpose(0, 1)
+    )
     return whole.contiguous()  # else each product with it would keep a copy of its own
 
 
@@ -122,12 +126,24 @@ class TensorParallel:
             raise ValueError(f"family={config.family!r}, {head}: only a decoder with a plain head is cut")
         for name in ("n_heads", "n_kv_heads"):
             if getattr(config, name) % p:
-                raise ValueError(f"{name}={getattr(config, name)} over {p} ranks: heads are not cut; use ranks that divide it")
+                raise ValueError(
+                    f"{name}={getattr(config, name)} over {p} ranks: heads are not cut; use ranks that divide it"
+                )
         if config.dropout:
-            raise ValueError(f"dropout={config.dropout}: ranks would draw different masks for the same numbers; set dropout=0")
+            raise ValueError(
+                f"dropout={config.dropout}: ranks would draw different masks for the same numbers; set dropout=0"
+            )
         if p > config.vocab_size or p > config.d_ff:
-            raise ValueError(f"{p} ranks for vocab_size={config.vocab_size}, d_ff={config.d_ff}: some would hold nothing")
-        self.model, self.group, self.p, self.rank, self.sequence = model, group, p, collectives.rank(group), sequence
+            raise ValueError(
+                f"{p} ranks for vocab_size={config.vocab_size}, d_ff={config.d_ff}: some would hold nothing"
+            )
+        self.model, self.group, self.p, self.rank, self.sequence = (
+            model,
+            group,
+            p,
+            collectives.rank(group),
+            sequence,
+        )
         collectives.share(model, group=group)
         self.cut: dict[nn.Parameter, tuple[int, int]] = {}  # parameter -> axis, its size before the cut
         self.partial: list[nn.Parameter] = []  # whole parameters that see only this rank's tokens
@@ -191,7 +207,9 @@ class TensorParallel:
 
     def _own_tokens(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B t D"]:
         if x.shape[1] % self.p:
-            raise ValueError(f"{x.shape[1]} tokens over {self.p} ranks: with sequence parallelism p must divide them")
+            raise ValueError(
+                f"{x.shape[1]} tokens over {self.p} ranks: with sequence parallelism p must divide them"
+            )
         return _Part.apply(x, self.group)
 
     @torch.no_grad()
@@ -223,10 +241,14 @@ class TensorParallel:
         shape = [*value.shape[:axis], n, *value.shape[axis + 1 :]]
         parts = [part.contiguous() for part in value.new_empty(shape).tensor_split(self.p, axis)]
         parts[self.rank].copy_(value)
-        return torch.cat([collectives.broadcast(part, root, self.group) for root, part in enumerate(parts)], axis)
+        return torch.cat(
+            [collectives.broadcast(part, root, self.group) for root, part in enumerate(parts)], axis
+        )
 
 
-def cross_entropy(logits: Float[Tensor, "B T v"], targets: Int[Tensor, "B T"], start: int, group: Group = None) -> Float[Tensor, ""]:
+def cross_entropy(
+    logits: Float[Tensor, "B T v"], targets: Int[Tensor, "B T"], start: int, group: Group = None
+) -> Float[Tensor, ""]:
     """Sum over kept targets of log sum_j exp z_j - z_target, in nats, where rank r holds the logits start .. start + v - 1.
 
     Three numbers a token cross the ranks (maximum, sum of exponentials, the target's logit) instead of V logits; targets of -100
@@ -234,7 +256,9 @@ def cross_entropy(logits: Float[Tensor, "B T v"], targets: Int[Tensor, "B T"], s
     """
     highest = logits.detach().amax(-1)
     ranks = collectives.size(group)
-    collectives.note("all-reduce", 2 * (ranks - 1) * highest.numel() * highest.element_size() // ranks, 2 * (ranks - 1))
+    collectives.note(
+        "all-reduce", 2 * (ranks - 1) * highest.numel() * highest.element_size() // ranks, 2 * (ranks - 1)
+    )
     dist.all_reduce(highest, dist.ReduceOp.MAX, group)
     total = _Sum.apply((logits - highest[..., None]).exp().sum(-1), group)
     place = targets - start

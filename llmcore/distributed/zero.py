@@ -38,10 +38,17 @@ class Zero:
     """
 
     def __init__(
-        self, model: nn.Module, make_optimizer: MakeOptimizer, stage: int, weight_decay: float | None = None, group: Group = None
+        self,
+        model: nn.Module,
+        make_optimizer: MakeOptimizer,
+        stage: int,
+        weight_decay: float | None = None,
+        group: Group = None,
     ):
         if stage not in (1, 2, 3):
-            raise ValueError(f"stage={stage}: ZeRO has the stages 1 (optimizer), 2 (and gradients), 3 (and parameters)")
+            raise ValueError(
+                f"stage={stage}: ZeRO has the stages 1 (optimizer), 2 (and gradients), 3 (and parameters)"
+            )
         self.model, self.stage, self.group = model, stage, group
         self.ranks, self.rank = collectives.size(group), collectives.rank(group)
         self.parameters = list(model.parameters())
@@ -55,7 +62,9 @@ class Zero:
         self.shards = {p: nn.Parameter(cut(p), requires_grad=p.requires_grad) for p in sharded}
         self.optimizer = make_optimizer(self._groups(weight_decay))
         self.most_gathered = 0  # bytes of whole parameters that were there at once, stage 3
-        self._to_sum: list[nn.Parameter] | None = None  # in the backward pass that runs: whose gradients are still to be summed
+        self._to_sum: list[nn.Parameter] | None = (
+            None  # in the backward pass that runs: whose gradients are still to be summed
+        )
         self._made: set[Tensor] = set()
         if stage >= 2:
             for p in self.trained:
@@ -140,7 +149,9 @@ class Zero:
                 storage.resize_(p.numel() * p.element_size())
                 # what autograd has saved of p points to this storage: filling it again makes the saved weights whole
                 p.data.view(-1).copy_(collectives.all_gather(self.shards[p].data, p.numel(), self.group))
-        self.most_gathered = max(self.most_gathered, sum(p.data.untyped_storage().size() for p in self.parameters))
+        self.most_gathered = max(
+            self.most_gathered, sum(p.data.untyped_storage().size() for p in self.parameters)
+        )
 
     def _free(self, unit: list[nn.Parameter]) -> None:
         for p in unit:
@@ -198,8 +209,14 @@ class Zero:
         seen: dict[str, list[Tensor]] = {
             "parameters": [*(p.data for p in self.parameters), *(s.data for s in own)],
             "gradients": [x.grad for x in (*self.parameters, *own) if x.grad is not None],
-            "optimizer": [v for s in self.optimizer.state.values() for v in s.values() if isinstance(v, Tensor) and v.ndim],
+            "optimizer": [
+                v
+                for s in self.optimizer.state.values()
+                for v in s.values()
+                if isinstance(v, Tensor) and v.ndim
+            ],
         }
         return {
-            name: sum({t.untyped_storage().data_ptr(): t.untyped_storage().size() for t in ts}.values()) for name, ts in seen.items()
+            name: sum({t.untyped_storage().data_ptr(): t.untyped_storage().size() for t in ts}.values())
+            for name, ts in seen.items()
         }

@@ -38,7 +38,10 @@ SHARD = re.compile(r"\w[\w.-]*\.safetensors")  # a name, no path
 
 
 def load(
-    path_or_name: str | Path, tokenizer: bool = True, dtype: torch.dtype = torch.float32, attention: AttentionPath = "fused"
+    path_or_name: str | Path,
+    tokenizer: bool = True,
+    dtype: torch.dtype = torch.float32,
+    attention: AttentionPath = "fused",
 ) -> tuple[Transformer, Tokenizer | None]:
     """The model, in eval mode and without dropout, and its tokenizer where one lies beside the weights.
 
@@ -52,19 +55,28 @@ def load(
     path = Path(path_or_name)
     if not path.exists():
         if str(path_or_name) not in REAL:
-            raise FileNotFoundError(f"{path_or_name} is no folder, no file and no name of {list(REAL)}: give one of them")
+            raise FileNotFoundError(
+                f"{path_or_name} is no folder, no file and no name of {list(REAL)}: give one of them"
+            )
         path = REAL[str(path_or_name)].find()
     if path.is_file():
         if path.suffix == ".gguf":
             return from_gguf(path, tokenizer, dtype, attention)
         if path.suffix == ".safetensors":
-            raise ValueError(f"{path} holds weights without their config: give the folder with {CONFIG} and {WEIGHTS}")
-        raise ValueError(f"{path} is none of the files that are read: give a folder with {CONFIG} and {WEIGHTS}, or a .gguf file")
+            raise ValueError(
+                f"{path} holds weights without their config: give the folder with {CONFIG} and {WEIGHTS}"
+            )
+        raise ValueError(
+            f"{path} is none of the files that are read: give a folder with {CONFIG} and {WEIGHTS}, or a .gguf file"
+        )
     return _from_folder(path, dtype, attention), read_tokenizer(path) if tokenizer else None
 
 
 def from_gguf(
-    path: str | Path, tokenizer: bool = True, dtype: torch.dtype = torch.float32, attention: AttentionPath = "fused"
+    path: str | Path,
+    tokenizer: bool = True,
+    dtype: torch.dtype = torch.float32,
+    attention: AttentionPath = "fused",
 ) -> tuple[Transformer, BPETokenizer | None]:
     """The model of a GGUF file, its weights dequantised, and the tokenizer of its own tables."""
     file = gguf_file.File(Path(path))
@@ -75,12 +87,18 @@ def from_gguf(
 def _from_folder(folder: Path, dtype: torch.dtype, attention: AttentionPath) -> Transformer:
     if not (folder / CONFIG).is_file():
         inside = [p.name for p in folder.glob("*.gguf")]
-        remedy = f"give the file {folder / inside[0]}" if inside else "give the folder that holds it beside the weights"
+        remedy = (
+            f"give the file {folder / inside[0]}"
+            if inside
+            else "give the folder that holds it beside the weights"
+        )
         raise FileNotFoundError(f"{folder} has no {CONFIG}: {remedy}")
     settings = _json(folder / CONFIG)
     kind = settings.get("model_type")
     if kind not in [*ARCHITECTURES]:  # a list: what a damaged file says may have no hash
-        raise ValueError(f"{folder / CONFIG}: model_type={kind!r} is in no table: llmcore has {list(ARCHITECTURES)}")
+        raise ValueError(
+            f"{folder / CONFIG}: model_type={kind!r} is in no table: llmcore has {list(ARCHITECTURES)}"
+        )
     architecture = ARCHITECTURES[kind]
     weights = {architecture.full(name): tensor for name, tensor in _weights(folder).items()}
     with reading(folder / CONFIG, RuntimeError):  # torch's, of sizes that no tensor can have
@@ -99,34 +117,50 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     if (folder / INDEX).is_file():
         listed = _json(folder / INDEX).get("weight_map")
         weights: dict[str, Tensor] = {}
-        if not isinstance(listed, dict) or not all(isinstance(n, str) and SHARD.fullmatch(n) for n in listed.values()):
-            raise ValueError(f"{folder / INDEX} does not list files of this folder that end in .safetensors: get the folder again")
+        if not isinstance(listed, dict) or not all(
+            isinstance(n, str) and SHARD.fullmatch(n) for n in listed.values()
+        ):
+            raise ValueError(
+                f"{folder / INDEX} does not list files of this folder that end in .safetensors: get the folder again"
+            )
         for name in sorted(set(listed.values())):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} is missing, and {INDEX} lists it: get this shard too")
+                raise FileNotFoundError(
+                    f"{folder / name} is missing, and {INDEX} lists it: get this shard too"
+                )
             weights |= _read(folder / name)
         different = sorted(set(listed) ^ set(weights))
         if different:
-            raise ValueError(f"{folder}: {different[:5]} are in the index or in the shards, not in both: get the folder again")
+            raise ValueError(
+                f"{folder}: {different[:5]} are in the index or in the shards, not in both: get the folder again"
+            )
         return weights
     pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
     if pickles:
         raise FileNotFoundError(
             f"{folder} has no {WEIGHTS}, only {pickles[0]}, a pickle, which may run code when it is opened: get the safetensors file"
         )
-    raise FileNotFoundError(f"{folder} holds no weights: there is neither {WEIGHTS} nor {INDEX}; get the whole folder")
+    raise FileNotFoundError(
+        f"{folder} holds no weights: there is neither {WEIGHTS} nor {INDEX}; get the whole folder"
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         head = file.read(9)
     # torch.save's archive, or a pickle of protocol 2 to 5; a safetensors file has 8 bytes of length, then {
-    if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5" and head[8:] != b"{"):
-        raise ValueError(f"{path} is a pickle by another name, which may run code when it is opened: get the safetensors file")
+    if head.startswith(b"PK\x03\x04") or (
+        head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5" and head[8:] != b"{"
+    ):
+        raise ValueError(
+            f"{path} is a pickle by another name, which may run code when it is opened: get the safetensors file"
+        )
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no whole safetensors file ({error}): it is cut short or of another kind; get it again") from error
+        raise ValueError(
+            f"{path} is no whole safetensors file ({error}): it is cut short or of another kind; get it again"
+        ) from error
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -167,11 +201,20 @@ def save(
     if folder.exists():
         raise ValueError(f"{folder} exists: choose another folder, or remove it")
     table = ARCHITECTURES[architecture]
-    ends = {"pad_token_id": model.config.vocab_size - 1, "decoder_start_token_id": model.config.vocab_size - 1}
-    written = {**table.settings(model.config), **(ends if architecture == "marian" else {}), **(settings or {})}
+    ends = {
+        "pad_token_id": model.config.vocab_size - 1,
+        "decoder_start_token_id": model.config.vocab_size - 1,
+    }
+    written = {
+        **table.settings(model.config),
+        **(ends if architecture == "marian" else {}),
+        **(settings or {}),
+    }
     names = list(pairs(table.names, table.out_in, model.config.n_layers, model.state_dict()))
     if tokenizer is not None and not isinstance(tokenizer, BPETokenizer):
-        raise ValueError(f"a tokenizer of kind {tokenizer.kind!r} has no place in tokenizer.json: only byte-level BPE is written")
+        raise ValueError(
+            f"a tokenizer of kind {tokenizer.kind!r} has no place in tokenizer.json: only byte-level BPE is written"
+        )
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
@@ -187,4 +230,14 @@ def save(
     return folder
 
 
-__all__ = ["ARCHITECTURES", "REAL", "Architecture", "Files", "Wheel", "from_gguf", "load", "read_tokenizer", "save"]
+__all__ = [
+    "ARCHITECTURES",
+    "REAL",
+    "Architecture",
+    "Files",
+    "Wheel",
+    "from_gguf",
+    "load",
+    "read_tokenizer",
+    "save",
+]

@@ -56,9 +56,29 @@ NAMES = {"llama": LLAMA, "gpt2": GPT2}
 
 
 # the specification's types of a setting, by number; before a string or an array stands a count of 8 bytes
-SCALARS = {0: "u1", 1: "i1", 2: "u2", 3: "i2", 4: "u4", 5: "i4", 6: "f4", 7: "?", 10: "u8", 11: "i8", 12: "f8"}
+SCALARS = {
+    0: "u1",
+    1: "i1",
+    2: "u2",
+    3: "i2",
+    4: "u4",
+    5: "i4",
+    6: "f4",
+    7: "?",
+    10: "u8",
+    11: "i8",
+    12: "f8",
+}
 STRING, ARRAY = 8, 9
-PLAIN = {"F16": "f2", "F32": "f4", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8"}  # types that are no blocks
+PLAIN = {
+    "F16": "f2",
+    "F32": "f4",
+    "F64": "f8",
+    "I8": "i1",
+    "I16": "i2",
+    "I32": "i4",
+    "I64": "i8",
+}  # types that are no blocks
 AXES = 4  # of a tensor at most, by the specification
 
 
@@ -85,14 +105,18 @@ class Head:
             raise ValueError("it does not begin with GGUF")
         version = self.number("u4")
         if version & 0xFFFF == 0:
-            raise ValueError("its numbers have their greatest byte first, and the gguf package does not open such weights")
+            raise ValueError(
+                "its numbers have their greatest byte first, and the gguf package does not open such weights"
+            )
         if version not in (2, 3):
             raise ValueError(f"it has version {version}: 2 and 3 can be read")
 
     def need(self, count: int, size: int) -> None:
         left = len(self.data) - self.at
         if count * size > left:
-            raise ValueError(f"at byte {self.at} it announces {count} values of at least {size} bytes, and has {left} bytes left")
+            raise ValueError(
+                f"at byte {self.at} it announces {count} values of at least {size} bytes, and has {left} bytes left"
+            )
 
     def numbers(self, kind: str, count: int) -> np.ndarray:
         dtype = np.dtype(f"<{kind}")
@@ -127,7 +151,9 @@ class File:
         try:
             import gguf
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f'{path} is a GGUF file and needs the gguf package: pip install "llmcore[real]"') from error
+            raise ModuleNotFoundError(
+                f'{path} is a GGUF file and needs the gguf package: pip install "llmcore[real]"'
+            ) from error
         if not path.is_file():
             raise FileNotFoundError(f"{path} is no file: give a .gguf file")
         self.path, self._gguf = path, gguf
@@ -136,7 +162,9 @@ class File:
         try:
             self._read(Head(np.memmap(path, mode="r")))
         except (ValueError, LookupError, RecursionError) as error:
-            raise ValueError(f"{path} is no whole GGUF file ({error}): it is cut short or of another kind; get it again") from error
+            raise ValueError(
+                f"{path} is no whole GGUF file ({error}): it is cut short or of another kind; get it again"
+            ) from error
 
     def _read(self, head: Head) -> None:
         n_tensors, n_settings = head.number("u8"), head.number("u8")
@@ -152,7 +180,9 @@ class File:
             name, axes = head.text(), head.number("u4")
             if axes > AXES:
                 raise ValueError(f"{name} has {axes} axes: at most {AXES} can be")
-            listed.append((name, tuple(head.numbers("u8", axes).tolist()), head.number("u4"), head.number("u8")))
+            listed.append(
+                (name, tuple(head.numbers("u8", axes).tolist()), head.number("u4"), head.number("u8"))
+            )
         alignment = self.settings.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1:
             raise ValueError(f"general.alignment={alignment!r} is no count of bytes")
@@ -163,7 +193,9 @@ class File:
             head.at = start + place
             self.tensors[name] = self._stored(head, name, shape, kind)
         if sum(t.data.nbytes for t in self.tensors.values()) > len(head.data):
-            raise ValueError("its tensors have more bytes together than the file: they lie one over the other")
+            raise ValueError(
+                "its tensors have more bytes together than the file: they lie one over the other"
+            )
 
     def _stored(self, head: Head, name: str, shape: tuple[int, ...], kind: int) -> Stored:
         tensor_type = self._gguf.GGMLQuantizationType(kind)
@@ -172,15 +204,21 @@ class File:
             raise ValueError(f"{name} has shape {list(shape)}: an axis is empty")
         if plain is None:
             theirs = tuple(int(n) for n in self._gguf.quants.quant_shape_to_byte_shape(theirs, tensor_type))
-        return Stored(name, tensor_type, shape, head.numbers(plain or "u1", math.prod(theirs)).reshape(theirs))
+        return Stored(
+            name, tensor_type, shape, head.numbers(plain or "u1", math.prod(theirs)).reshape(theirs)
+        )
 
     def tensor(self, name: str) -> Tensor:
         """A weight as fp32, rows as the file has them: (out, in)."""
         stored = self.tensors[name]
         try:
-            return torch.from_numpy(np.array(self._gguf.quants.dequantize(stored.data, stored.tensor_type), dtype=np.float32))
+            return torch.from_numpy(
+                np.array(self._gguf.quants.dequantize(stored.data, stored.tensor_type), dtype=np.float32)
+            )
         except NotImplementedError as error:
-            raise ValueError(f"{self.path}: {name} has type {stored.tensor_type.name}, which the gguf package cannot open") from error
+            raise ValueError(
+                f"{self.path}: {name} has type {stored.tensor_type.name}, which the gguf package cannot open"
+            ) from error
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.settings:
@@ -214,7 +252,9 @@ def read_config(file: File) -> ModelConfig:
         rotary_base=_short(get("rope.freq_base", 10000.0)), bias="blk.0.attn_q.bias" in file.tensors,
     )  # fmt: skip
     if get("rope.dimension_count", config.d_head) != config.d_head:
-        raise ValueError(f"{file.path} turns {get('rope.dimension_count', 0)} of {config.d_head} dimensions a head: llmcore turns all")
+        raise ValueError(
+            f"{file.path} turns {get('rope.dimension_count', 0)} of {config.d_head} dimensions a head: llmcore turns all"
+        )
     if "rope_freqs.weight" in file.tensors:
         config = config.with_(rotary_scaling=_scaling(file, config))
     return config
@@ -231,7 +271,9 @@ def _scaling(file: File, config: ModelConfig) -> RotaryScaling:
     theta = frequencies(config.d_head, config.rotary_base)
     scaling = RotaryScaling(factor=round(float(divisors.max()), 3))
     if not torch.allclose(theta / scale_frequencies(theta, scaling), divisors, rtol=1e-4):
-        raise ValueError(f"{file.path} scales its rotary frequencies otherwise than Llama 3 ({scaling}): it cannot be loaded")
+        raise ValueError(
+            f"{file.path} scales its rotary frequencies otherwise than Llama 3 ({scaling}): it cannot be loaded"
+        )
     return scaling
 
 
@@ -259,7 +301,9 @@ def _model(file: File, dtype: torch.dtype, attention: AttentionPath) -> Transfor
         for name in list(weights):
             part = name.split(".")[-2]
             if part in ("attn_q", "attn_k"):
-                weights[name] = halves(weights[name], config.n_heads if part == "attn_q" else config.n_kv_heads)
+                weights[name] = halves(
+                    weights[name], config.n_heads if part == "attn_q" else config.n_kv_heads
+                )
     model = blank(config, len(weights))
     table = list(pairs(NAMES[kind], True, config.n_layers, model.state_dict()))
     return fill(model, table, weights, str(file.path), dtype)
@@ -283,8 +327,12 @@ def _tokenizer(file: File) -> BPETokenizer | None:
         )
     tokens, types = file["tokenizer.ggml.tokens"], file["tokenizer.ggml.token_type"]
     table = {token: i for i, token in enumerate(tokens)}
-    special = {token: i for i, (token, t) in enumerate(zip(tokens, types, strict=True)) if t in (CONTROL, USER)}
+    special = {
+        token: i for i, (token, t) in enumerate(zip(tokens, types, strict=True)) if t in (CONTROL, USER)
+    }
     merges = [tuple(hide(part) for part in line.split(" ")) for line in file["tokenizer.ggml.merges"]]
     unknown = file.settings.get("tokenizer.ggml.unknown_token_id")
     unknown = unknown if unknown in special.values() else None
-    return byte_level(table, merges, PUBLISHED[before], special, str(file.path), unknown, before == "llama-bpe")  # type: ignore[arg-type]
+    return byte_level(
+        table, merges, PUBLISHED[before], special, str(file.path), unknown, before == "llama-bpe"
+    )  # type: ignore[arg-type]

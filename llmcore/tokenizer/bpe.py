@@ -48,16 +48,24 @@ class BPETokenizer(Tokenizer):
         super().__init__(special_tokens)
         missing = [b for b in range(256) if bytes([b]) not in ranks]
         if missing and unknown is None:
-            raise ValueError(f"{len(missing)} single bytes have no id, {missing[0]:#04x} first: byte-level BPE needs all 256")
+            raise ValueError(
+                f"{len(missing)} single bytes have no id, {missing[0]:#04x} first: byte-level BPE needs all 256"
+            )
         if unknown is not None and unknown not in self._special_names:
-            raise ValueError(f"unknown={unknown} is no special token of {self.special_tokens}: add one with that id")
+            raise ValueError(
+                f"unknown={unknown} is no special token of {self.special_tokens}: add one with that id"
+            )
         taken = [*ranks.values(), *self.special_tokens.values()]
         if len(set(taken)) != len(taken) or min(taken) < 0:
-            raise ValueError(f"{len(taken)} entries with {len(set(taken))} ids: each needs its own id of at least 0")
+            raise ValueError(
+                f"{len(taken)} entries with {len(set(taken))} ids: each needs its own id of at least 0"
+            )
         self.ranks, self.pattern, self.merges = dict(ranks), pattern, merges
         self.unknown, self.whole = unknown, whole
         self._regex = compiled(pattern)
-        self._bytes_of = {i: b for b, i in self.ranks.items()} | {i: s.encode() for i, s in self._special_names.items()}
+        self._bytes_of = {i: b for b, i in self.ranks.items()} | {
+            i: s.encode() for i, s in self._special_names.items()
+        }
         self._first = [self.ranks.get(bytes([b]), -1 if unknown is None else unknown) for b in range(256)]
         self._pairs = self._pair_table()
         self._decider = decider(self._regex)
@@ -82,7 +90,9 @@ class BPETokenizer(Tokenizer):
         if backend == "python":
             return cls._learn(count_chunks(texts, split, names), vocab_size, names, pattern, progress, ties)
         if backend != "rustbpe" or ties != "ids":
-            raise ValueError(f"backend={backend!r} with ties={ties!r}: choose python, or rustbpe with ties='ids'")
+            raise ValueError(
+                f"backend={backend!r} with ties={ties!r}: choose python, or rustbpe with ties='ids'"
+            )
         texts = list(several(texts, "texts"))
         ranks = learn_rustbpe(texts, split, names, cls._room(vocab_size, names))
         if ranks is None:
@@ -96,12 +106,20 @@ class BPETokenizer(Tokenizer):
     ) -> "BPETokenizer":  # fmt: skip
         """train on a file larger than memory: several processes count parts that end at special tokens."""
         names = _names(special_tokens)
-        counts = count_file(path, SPLIT_PATTERNS.get(pattern, pattern), names, processes, chunk_bytes, progress)
+        counts = count_file(
+            path, SPLIT_PATTERNS.get(pattern, pattern), names, processes, chunk_bytes, progress
+        )
         return cls._learn(counts, vocab_size, names, pattern, progress)
 
     @classmethod
     def _learn(
-        cls, counts: dict[bytes, int], vocab_size: int, names: list[str], pattern: str, progress: bool, ties: str = "bytes"
+        cls,
+        counts: dict[bytes, int],
+        vocab_size: int,
+        names: list[str],
+        pattern: str,
+        progress: bool,
+        ties: str = "bytes",
     ) -> "BPETokenizer":
         return cls.from_merges(learn(counts, cls._room(vocab_size, names), progress, ties), names, pattern)
 
@@ -110,11 +128,15 @@ class BPETokenizer(Tokenizer):
         """The number of merges that vocab_size leaves room for."""
         room = vocab_size - 256 - len(names)
         if room < 0:
-            raise ValueError(f"vocab_size={vocab_size} is below 256 bytes and {len(names)} special tokens: make it larger")
+            raise ValueError(
+                f"vocab_size={vocab_size} is below 256 bytes and {len(names)} special tokens: make it larger"
+            )
         return room
 
     @classmethod
-    def from_merges(cls, merges: Iterable[Merge], special_tokens: Iterable[str] = (), pattern: str = "gpt4-han") -> "BPETokenizer":
+    def from_merges(
+        cls, merges: Iterable[Merge], special_tokens: Iterable[str] = (), pattern: str = "gpt4-han"
+    ) -> "BPETokenizer":
         """ids 0..255 are the bytes; then one id per merge, in the order learned; then the special tokens."""
         ranks = {bytes([b]): b for b in range(256)}
         for merge in merges:
@@ -128,7 +150,9 @@ class BPETokenizer(Tokenizer):
             table = {}
             for rank, (left, right) in enumerate(self.merges):
                 if left not in ranks or right not in ranks or left + right not in ranks:
-                    raise ValueError(f"merge {rank} joins {left!r} and {right!r}: both and their join must be in the vocabulary")
+                    raise ValueError(
+                        f"merge {rank} joins {left!r} and {right!r}: both and their join must be in the vocabulary"
+                    )
                 table[ranks[left], ranks[right]] = (rank, ranks[left + right])
             return table
         # try only cuts whose two lengths occur among the tokens: a token may be 100,000 bytes long
@@ -149,14 +173,18 @@ class BPETokenizer(Tokenizer):
         """
         if backend not in ("python", "tiktoken"):
             raise ValueError(f"backend={backend!r} is unknown: choose python or tiktoken")
-        other = BPETokenizer(self.ranks, self.pattern, self.special_tokens, self.merges, self.unknown, self.whole)
+        other = BPETokenizer(
+            self.ranks, self.pattern, self.special_tokens, self.merges, self.unknown, self.whole
+        )
         other.cache_bytes = self.cache_bytes
         if backend == "tiktoken":
             if self.merges is not None or self.unknown is not None:
                 raise ValueError(
                     "backend='tiktoken' merges by ranks and has all 256 bytes: this vocabulary has merges or an unknown token"
                 )
-            astray = None if self.whole else next((t for t, i in self.ranks.items() if self.merge(t) != [i]), None)
+            astray = (
+                None if self.whole else next((t for t, i in self.ranks.items() if self.merge(t) != [i]), None)
+            )
             if astray is not None:
                 raise ValueError(
                     f"backend='tiktoken' takes {astray!r} whole, merging gives {self.merge(astray)}: use whole=True or python"
@@ -288,7 +316,9 @@ class BPETokenizer(Tokenizer):
     def _from_state(cls, state: dict[str, Any], special_tokens: dict[str, int]) -> "BPETokenizer":
         merges = state["merges"] and [(bytes.fromhex(a), bytes.fromhex(b)) for a, b in state["merges"]]
         ranks = dict(zip(map(bytes.fromhex, state["tokens"]), state["ids"], strict=True))
-        return cls(ranks, state["pattern"], special_tokens, merges, state.get("unknown"), state.get("whole", False))
+        return cls(
+            ranks, state["pattern"], special_tokens, merges, state.get("unknown"), state.get("whole", False)
+        )
 
 
 def _names(special_tokens: Iterable[str]) -> list[str]:

@@ -112,7 +112,9 @@ def count_file(
     return dict(total)
 
 
-def learn(counts: dict[bytes, int], merges: int, progress: bool = False, ties: str = "bytes") -> Iterator[Merge]:
+def learn(
+    counts: dict[bytes, int], merges: int, progress: bool = False, ties: str = "bytes"
+) -> Iterator[Merge]:
     """Yield merges one at a time, the most frequent pair first.
 
     Of equally frequent pairs, the lexicographically greater pair of byte strings comes first (ties="bytes")

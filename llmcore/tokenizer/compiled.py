@@ -15,19 +15,29 @@ from llmcore.tokenizer.cutting import COVERING
 
 def _package(name: str, pattern: str) -> Any:
     if pattern not in COVERING:
-        raise ValueError(f'backend={name!r} leaves out what a pattern does not match, which {pattern!r} may: use "python"')
+        raise ValueError(
+            f'backend={name!r} leaves out what a pattern does not match, which {pattern!r} may: use "python"'
+        )
     try:
         return __import__(name)
     except ImportError as error:
-        raise ValueError(f'backend={name!r} needs the package {name}: pip install "llmcore[fast]", or use "python"') from error
+        raise ValueError(
+            f'backend={name!r} needs the package {name}: pip install "llmcore[fast]", or use "python"'
+        ) from error
 
 
 def tiktoken_encoder(ranks: dict[bytes, int], pattern: str) -> Callable[[str], list[int]]:
     """text -> ids by tiktoken, which merges by ranks, without a list of merges; pattern is written out."""
-    return _package("tiktoken", pattern).Encoding("llmcore", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+    return (
+        _package("tiktoken", pattern)
+        .Encoding("llmcore", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        .encode_ordinary
+    )
 
 
-def learn_rustbpe(texts: Iterable[str], pattern: str, special_tokens: Iterable[str], merges: int) -> dict[bytes, int] | None:
+def learn_rustbpe(
+    texts: Iterable[str], pattern: str, special_tokens: Iterable[str], merges: int
+) -> dict[bytes, int] | None:
     """bytes -> id of 256 bytes and `merges` merges, ties to the lower ids.
 
     None if two merges made the same bytes: rustbpe gives them two ids and goes on from there, where

@@ -14,7 +14,9 @@ T = TypeVar("T")
 # of two scripts.
 SPLIT_PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "gpt4": (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"),
+    "gpt4": (
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+    ),
     "gpt4-han": (
         r"'(?i:[sdmt]|ll|ve|re)|\p{Han}+|[^\r\n\p{L}\p{N}]?+[\p{L}--\p{Han}]+|\p{N}{1,3}"
         r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -53,7 +55,9 @@ ANCHORS = {"^": r"(?:\A|(?<=\n)(?=[\s\S]))", "$": r"(?![^\n])"}
 # Parts that both read alike: ESCAPE in sets and outside, ALIKE outside, ALIKE_SET a whole set. They leave
 # out {2}? and {2}+, \h, \v, \Z, flags inside a pattern, and references to a group.
 ESCAPE = r"\\(?:[pP]\{\^?[A-Za-z_]+\}|x[0-7][0-9A-Fa-f]|u[0-9A-Fa-f]{4}|[sSdDwWrntf]|[^\w\s]| )"
-ALIKE = regex.compile(rf"{ESCAPE}|\\[AbB]|{GROUP}|[*+?][+?]?|\{{\d+(?:,\d*)?\}}|\{{\d+,\d*\}}\?|[^\\\[({{*+?]")
+ALIKE = regex.compile(
+    rf"{ESCAPE}|\\[AbB]|{GROUP}|[*+?][+?]?|\{{\d+(?:,\d*)?\}}|\{{\d+,\d*\}}\?|[^\\\[({{*+?]"
+)
 ALIKE_SET = regex.compile(rf"\[\^?(?![\]:])(?:{ESCAPE}|(?!--|\|\||~~|&&)[^\\\[\]]|(?R))+\]")
 
 # Whether later text can change a chunk is known only for patterns of these parts: characters and sets,
@@ -81,7 +85,9 @@ def portable(pattern: str) -> str:
         if part[:2] == "(?" and part[2] in "-aims":  # flags: only i means the same to both
             fits = part in ("(?i:", "(?-i:") or (part == "(?i)" and not out)
         if not fits:
-            raise ValueError(f"pattern {pattern!r} holds {part!r}, which Hugging Face's regular expressions may read otherwise")
+            raise ValueError(
+                f"pattern {pattern!r} holds {part!r}, which Hugging Face's regular expressions may read otherwise"
+            )
         out.append(ANCHORS.get(part, part))
     return "".join(out)
 
@@ -104,14 +110,20 @@ def compiled(pattern: str) -> regex.Pattern[str]:
     unusual = next((a + b for a, b in itertools.pairwise(parts(text)) if a == "(" and b[0] == "?"), None)
     if unusual:  # (?R) can exhaust memory, (?r) skips text, (?#...) hides its content from parts()
         allowed = "( (?: (?= (?! (?<= (?<! (?> (?i: (?<name>"
-        raise ValueError(f"pattern {pattern!r} has a group that begins with {unusual!r}: use one of {allowed}")
+        raise ValueError(
+            f"pattern {pattern!r} has a group that begins with {unusual!r}: use one of {allowed}"
+        )
     size = unrolled(text)
     if size > UNROLLED:
-        raise ValueError(f"pattern {pattern!r} has {size:,} parts once its repetitions are written out: {UNROLLED:,} at most")
+        raise ValueError(
+            f"pattern {pattern!r} has {size:,} parts once its repetitions are written out: {UNROLLED:,} at most"
+        )
     try:
         return regex.compile(text, regex.V1)
     except (regex.error, RecursionError) as error:
-        raise ValueError(f"pattern {pattern!r} is no regular expression that can be read ({error}): correct it") from error
+        raise ValueError(
+            f"pattern {pattern!r} is no regular expression that can be read ({error}): correct it"
+        ) from error
 
 
 def parts(pattern: str) -> list[str]:
@@ -157,7 +169,11 @@ def cut(pattern: regex.Pattern[str], text: str) -> list[str]:
     """
     if pattern.pattern in COVERING:
         return pattern.findall(text)
-    inner = in_time(pattern.pattern, text, lambda timeout: [b for m in pattern.finditer(text, timeout=timeout) for b in m.span()])
+    inner = in_time(
+        pattern.pattern,
+        text,
+        lambda timeout: [b for m in pattern.finditer(text, timeout=timeout) for b in m.span()],
+    )
     return [text[a:b] for a, b in itertools.pairwise([0, *inner, len(text)]) if a < b]
 
 

@@ -25,22 +25,33 @@ class DictionaryTokenizer(Tokenizer):
 
     kind: ClassVar[str] = "dictionary"
 
-    def __init__(self, vocabulary: dict[str, int], special_tokens: dict[str, int] | None = None, unknown: str | None = None):
+    def __init__(
+        self,
+        vocabulary: dict[str, int],
+        special_tokens: dict[str, int] | None = None,
+        unknown: str | None = None,
+    ):
         super().__init__(special_tokens)
         check_entries(vocabulary)
         if "" in vocabulary:
             raise ValueError("the vocabulary holds the empty text: it would match everywhere; remove it")
         all_ids = [*vocabulary.values(), *self.special_tokens.values()]
         if not all_ids or len(set(all_ids)) != len(all_ids):
-            raise ValueError(f"{len(all_ids)} entries with {len(set(all_ids))} ids: each needs its own id of at least 0")
+            raise ValueError(
+                f"{len(all_ids)} entries with {len(set(all_ids))} ids: each needs its own id of at least 0"
+            )
         if unknown is not None and unknown not in self.special_tokens:
-            raise ValueError(f"unknown={unknown!r} is none of the special tokens {list(self.special_tokens)}: add it to them")
+            raise ValueError(
+                f"unknown={unknown!r} is none of the special tokens {list(self.special_tokens)}: add it to them"
+            )
         self.vocabulary, self.unknown = dict(vocabulary), unknown
         self._text_of = {i: t for t, i in self.vocabulary.items()} | self._special_names
         self._longest = max(map(len, self.vocabulary), default=1)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int | None = None, special_tokens: Iterable[str] = ()) -> "DictionaryTokenizer":
+    def train(
+        cls, texts: Iterable[str], vocab_size: int | None = None, special_tokens: Iterable[str] = ()
+    ) -> "DictionaryTokenizer":
         """Special tokens first (the unknown one is 0), then the most frequent pieces, ties by code point."""
         counts: Counter[str] = Counter()
         for text in several(texts, "texts"):
@@ -48,14 +59,20 @@ class DictionaryTokenizer(Tokenizer):
             counts.update(cls._split(text))
         names = list(dict.fromkeys([UNKNOWN, *several(special_tokens, "special_tokens")]))
         if vocab_size is not None and vocab_size <= len(names):
-            raise ValueError(f"vocab_size={vocab_size} leaves no room beside {len(names)} special tokens: make it larger")
-        pieces = sorted(counts, key=lambda p: (-counts[p], p))[: None if vocab_size is None else vocab_size - len(names)]
+            raise ValueError(
+                f"vocab_size={vocab_size} leaves no room beside {len(names)} special tokens: make it larger"
+            )
+        pieces = sorted(counts, key=lambda p: (-counts[p], p))[
+            : None if vocab_size is None else vocab_size - len(names)
+        ]
         special = {name: i for i, name in enumerate(names)}
         return cls({p: i + len(names) for i, p in enumerate(pieces)}, special, UNKNOWN)
 
     @classmethod
     def _split(cls, text: str) -> list[str]:
-        raise ValueError(f"{cls.__name__} learns nothing: give it a vocabulary, or train CharTokenizer or WordTokenizer")
+        raise ValueError(
+            f"{cls.__name__} learns nothing: give it a vocabulary, or train CharTokenizer or WordTokenizer"
+        )
 
     def pieces(self, text: str) -> list[str]:
         """The text cut into entries; a character that begins no entry is a piece of its own."""
@@ -75,7 +92,9 @@ class DictionaryTokenizer(Tokenizer):
         found = self.vocabulary.get(piece)
         if found is None:
             if self.unknown is None:
-                raise ValueError(f"{piece!r} is in no entry and there is no unknown token: add one, or use byte-level BPE")
+                raise ValueError(
+                    f"{piece!r} is in no entry and there is no unknown token: add one, or use byte-level BPE"
+                )
             found = self.special_tokens[self.unknown]
         return found
 

@@ -45,7 +45,9 @@ def hide(text: str) -> bytes:
     try:
         return bytes(BYTE[c] for c in text)
     except KeyError as error:
-        raise ValueError(f"{text!r} holds {error.args[0]!r}, which stands for no byte: this is no byte-level vocabulary") from error
+        raise ValueError(
+            f"{text!r} holds {error.args[0]!r}, which stands for no byte: this is no byte-level vocabulary"
+        ) from error
 
 
 def _json(path: Path) -> Any:
@@ -65,10 +67,14 @@ def listed_merges(tokenizer: BPETokenizer) -> list[tuple[bytes, bytes]]:
             continue
         parts = [bytes([b]) for b in token]
         while len(parts) > 2:  # the last two parts are the pair whose merge made the token
-            joined = [(tokenizer.ranks.get(a + b, rank), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
+            joined = [
+                (tokenizer.ranks.get(a + b, rank), i) for i, (a, b) in enumerate(itertools.pairwise(parts))
+            ]
             best, i = min(joined)
             if best >= rank:
-                raise ValueError(f"token {token!r} is not the join of two of lower rank: these ranks were not learned by merging")
+                raise ValueError(
+                    f"token {token!r} is not the join of two of lower rank: these ranks were not learned by merging"
+                )
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
         merges.append((parts[0], parts[1]))
     return merges
@@ -82,7 +88,12 @@ def write_gpt2(tokenizer: BPETokenizer, vocab: str | Path, merges: str | Path) -
     write_whole(Path(merges), "\n".join(["#version: 0.2", *lines, ""]))
 
 
-def read_gpt2(vocab: str | Path, merges: str | Path, pattern: str = "gpt2", special: tuple[str, ...] = ("<|endoftext|>",)):
+def read_gpt2(
+    vocab: str | Path,
+    merges: str | Path,
+    pattern: str = "gpt2",
+    special: tuple[str, ...] = ("<|endoftext|>",),
+):
     """The tokenizer in the two files; entries named in `special` become special tokens."""
     table = _json(Path(vocab))
     if not isinstance(table, dict):
@@ -94,7 +105,9 @@ def read_gpt2(vocab: str | Path, merges: str | Path, pattern: str = "gpt2", spec
                 continue
             parts = line.split(" ")
             if len(parts) != 2:
-                raise ValueError(f"{merges}, line {number}: {line!r} is no pair of two spellings: download it again")
+                raise ValueError(
+                    f"{merges}, line {number}: {line!r} is no pair of two spellings: download it again"
+                )
             pairs.append((hide(parts[0]), hide(parts[1])))
     with reading(vocab):
         return byte_level(table, pairs, pattern, {s: table[s] for s in special if s in table}, str(vocab))
@@ -110,7 +123,9 @@ def byte_level(
     ranks = {hide(t): i for t, i in table.items() if t not in special}
     needed = sum(len(t) > 1 for t in ranks)
     if len(pairs) < needed and not whole:
-        raise ValueError(f"{where}: {len(ranks)} entries need {needed} merges, there are {len(pairs)}: a file is cut short")
+        raise ValueError(
+            f"{where}: {len(ranks)} entries need {needed} merges, there are {len(pairs)}: a file is cut short"
+        )
     return BPETokenizer(ranks, pattern, special, pairs, unknown, whole)
 
 
@@ -123,7 +138,9 @@ def write_tiktoken(tokenizer: BPETokenizer, path: str | Path) -> None:
     write_whole(Path(path), "".join(f"{base64.b64encode(t).decode()} {i}\n" for t, i in ordered))
 
 
-def read_tiktoken(path: str | Path, pattern: str = "gpt4", special_tokens: dict[str, int] | None = None) -> BPETokenizer:
+def read_tiktoken(
+    path: str | Path, pattern: str = "gpt4", special_tokens: dict[str, int] | None = None
+) -> BPETokenizer:
     """The tokenizer in a rank file; pattern and special tokens must be known from elsewhere."""
     ranks: dict[bytes, int] = {}
     content = Path(path).read_bytes()
@@ -138,7 +155,9 @@ def read_tiktoken(path: str | Path, pattern: str = "gpt4", special_tokens: dict[
             if len(ranks) != number:
                 raise ValueError("a second time")
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {line[:40]!r} is not `base64 rank` ({error}): download it again") from error
+            raise ValueError(
+                f"{path}, line {number}: {line[:40]!r} is not `base64 rank` ({error}): download it again"
+            ) from error
     with reading(path):
         check_entries(ranks)
         return BPETokenizer(ranks, pattern, special_tokens)
@@ -151,9 +170,19 @@ def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
     """
     pattern = SPLIT_PATTERNS.get(tokenizer.pattern, tokenizer.pattern).replace(*HAN)
     if pattern != portable(pattern):
-        raise ValueError(f"pattern {pattern!r} means something else to Hugging Face: write {portable(pattern)!r}")
+        raise ValueError(
+            f"pattern {pattern!r} means something else to Hugging Face: write {portable(pattern)!r}"
+        )
     added = [
-        {"id": i, "content": s, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        {
+            "id": i,
+            "content": s,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
         for s, i in sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
     ]
     # the special tokens are in the vocabulary too, so that they keep their ids
@@ -191,13 +220,19 @@ def _hugging_face(state: dict[str, Any], path: str | Path) -> BPETokenizer | Wor
     model = state.get("model", {})
     if model.get("type") not in ("BPE", "WordPiece") or model.get("byte_fallback"):
         kind = "BPE with byte_fallback" if model.get("type") == "BPE" else model.get("type")
-        raise ValueError(f"{path} holds a model of type {kind!r}: only byte-level BPE by merges, and WordPiece, can be read")
-    special = _added_tokens(state.get("added_tokens") or [], model["vocab"], _steps(state.get("normalizer"), "normalizers"), path)
+        raise ValueError(
+            f"{path} holds a model of type {kind!r}: only byte-level BPE by merges, and WordPiece, can be read"
+        )
+    special = _added_tokens(
+        state.get("added_tokens") or [], model["vocab"], _steps(state.get("normalizer"), "normalizers"), path
+    )
     if model["type"] == "WordPiece":
         return _word_piece(state, model, special, path)
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
-            raise ValueError(f"{path}: {option}={model[option]!r} is not done here: only BPE without it can be read")
+            raise ValueError(
+                f"{path}: {option}={model[option]!r} is not done here: only BPE without it can be read"
+            )
     for step in _steps(state.get("normalizer"), "normalizers"):
         raise ValueError(f"{path} normalises the text first ({step.get('type')}): that would be ignored here")
     pattern = _pattern(_steps(state.get("pre_tokenizer"), "pretokenizers"), path)
@@ -207,14 +242,20 @@ def _hugging_face(state: dict[str, Any], path: str | Path) -> BPETokenizer | Wor
     unknown = special.get(name) if name else None
     if model.get("fuse_unk") and any(c not in model["vocab"] for c in BYTE):
         raise ValueError(f"{path}: fuse_unk makes one id of several unknown bytes, which is not done here")
-    return byte_level(model["vocab"], merges, pattern, special, str(path), unknown, bool(model.get("ignore_merges")))
+    return byte_level(
+        model["vocab"], merges, pattern, special, str(path), unknown, bool(model.get("ignore_merges"))
+    )
 
 
 def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
     """A normalizer or pre-tokenizer as a list of steps, nested sequences flattened."""
     if part is None:
         return []
-    return [s for step in part[inside] for s in _steps(step, inside)] if part.get("type") == "Sequence" else [part]
+    return (
+        [s for step in part[inside] for s in _steps(step, inside)]
+        if part.get("type") == "Sequence"
+        else [part]
+    )
 
 
 def _added_tokens(
@@ -227,23 +268,35 @@ def _added_tokens(
         if normalizers and token.get("normalized"):
             flags.append("normalized")
         if flags:
-            raise ValueError(f"{path}: added token {content!r} has {flags[0]}, which is not done here: only plain tokens can be read")
+            raise ValueError(
+                f"{path}: added token {content!r} has {flags[0]}, which is not done here: only plain tokens can be read"
+            )
         # the id that Hugging Face assigns on loading: the vocabulary's, else the next free one
         last = max(found.values(), default=-1)
         theirs = vocabulary.get(content, last + 1 if last >= len(vocabulary) else len(vocabulary))
         if token["id"] != theirs or content in found:
-            raise ValueError(f"{path}: added token {content!r} with id {token['id']!r} gets id {theirs} where the file is loaded")
+            raise ValueError(
+                f"{path}: added token {content!r} with id {token['id']!r} gets id {theirs} where the file is loaded"
+            )
         found[content] = theirs
-    early, late = ([t["content"] for t in added if bool(t.get("normalized")) is kind] for kind in (False, True))
+    early, late = (
+        [t["content"] for t in added if bool(t.get("normalized")) is kind] for kind in (False, True)
+    )
     clash = next(((a, b) for a in early for b in late if _overlap(a, b)), None)
     if clash:
-        raise ValueError(f"{path}: added tokens {clash[0]!r} and {clash[1]!r} overlap, and only the second is normalized")
+        raise ValueError(
+            f"{path}: added tokens {clash[0]!r} and {clash[1]!r} overlap, and only the second is normalized"
+        )
     return found
 
 
 def _overlap(a: str, b: str) -> bool:
     """Whether a and b can overlap in a text."""
-    return a in b or b in a or any(x.endswith(y[:n]) for x, y in ((a, b), (b, a)) for n in range(1, min(len(a), len(b))))
+    return (
+        a in b
+        or b in a
+        or any(x.endswith(y[:n]) for x, y in ((a, b), (b, a)) for n in range(1, min(len(a), len(b))))
+    )
 
 
 def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
@@ -260,16 +313,24 @@ def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
     if step.get("type") == "Digits":
         single = step.get("individual_digits", False)
         if published and not single:
-            raise ValueError(f"{path} splits by runs of Digits and then by ByteLevel's own pattern, which is not done here")
+            raise ValueError(
+                f"{path} splits by runs of Digits and then by ByteLevel's own pattern, which is not done here"
+            )
         return PUBLISHED["smollm"] if published else r"\p{N}" if single else r"\p{N}+"
     if step.get("type") != "Split" or "Regex" not in step.get("pattern", {}):
-        raise ValueError(f"{path} splits by {step.get('type')!r}: only Split by a Regex, or Digits, can be read")
+        raise ValueError(
+            f"{path} splits by {step.get('type')!r}: only Split by a Regex, or Digits, can be read"
+        )
     if published:
-        raise ValueError(f"{path} splits by its own Regex and then by ByteLevel's: only ByteLevel with use_regex=false can be read")
+        raise ValueError(
+            f"{path} splits by its own Regex and then by ByteLevel's: only ByteLevel with use_regex=false can be read"
+        )
     pattern, behavior, inverted = step["pattern"]["Regex"], step.get("behavior"), bool(step.get("invert"))
     # "Removed", inverted, removes the gaps between matches, of which a covering pattern leaves none
     if behavior != "Isolated" and not (pattern in COVERING and behavior == "Removed" and inverted):
-        raise ValueError(f"{path} splits with behavior {behavior!r}, invert={inverted}: only 'Isolated' can be read")
+        raise ValueError(
+            f"{path} splits with behavior {behavior!r}, invert={inverted}: only 'Isolated' can be read"
+        )
     ours = next((name for name, known in SPLIT_PATTERNS.items() if pattern == known.replace(*HAN)), None)
     return ours or portable(pattern)
 
@@ -281,13 +342,25 @@ def _beside(path: Path, name: str) -> str | None:
     return value.get("content") if isinstance(value, dict) else value
 
 
-def _word_piece(state: dict[str, Any], model: dict[str, Any], special: dict[str, int], path: str | Path) -> WordPieceTokenizer:
+def _word_piece(
+    state: dict[str, Any], model: dict[str, Any], special: dict[str, int], path: str | Path
+) -> WordPieceTokenizer:
     plain, before = state.get("normalizer") or {}, state.get("pre_tokenizer") or {}
     as_bert = {"clean_text": True, "handle_chinese_chars": True}
     lower = plain.get("lowercase", True)
     fits = plain.get("type") == "BertNormalizer" and before.get("type") == "BertPreTokenizer"
-    fits = fits and all(plain.get(k, v) == v for k, v in as_bert.items()) and plain.get("strip_accents") in (None, lower)
-    if not fits or model.get("continuing_subword_prefix", "##") != "##" or model.get("max_input_chars_per_word", 100) != 100:
-        raise ValueError(f"{path} makes text plain or splits it otherwise than BERT does: that would be ignored here")
+    fits = (
+        fits
+        and all(plain.get(k, v) == v for k, v in as_bert.items())
+        and plain.get("strip_accents") in (None, lower)
+    )
+    if (
+        not fits
+        or model.get("continuing_subword_prefix", "##") != "##"
+        or model.get("max_input_chars_per_word", 100) != 100
+    ):
+        raise ValueError(
+            f"{path} makes text plain or splits it otherwise than BERT does: that would be ignored here"
+        )
     vocabulary = {t: i for t, i in model["vocab"].items() if t not in special}
     return WordPieceTokenizer(vocabulary, special, model.get("unk_token", "[UNK]"), lower)

@@ -32,7 +32,9 @@ def is_white(c: str) -> bool:
 
 def is_punctuation(c: str) -> bool:
     """Unicode's punctuation, and every ASCII sign that is no letter, digit or space, so also $+<=>^`|~"""
-    return unicodedata.category(c).startswith("P") or (c.isascii() and c.isprintable() and not c.isalnum() and c != " ")
+    return unicodedata.category(c).startswith("P") or (
+        c.isascii() and c.isprintable() and not c.isalnum() and c != " "
+    )
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -45,16 +47,26 @@ class WordPieceTokenizer(Tokenizer):
 
     kind: ClassVar[str] = "wordpiece"
 
-    def __init__(self, vocabulary: dict[str, int], special_tokens: dict[str, int], unknown: str = "[UNK]", lower: bool = True):
+    def __init__(
+        self,
+        vocabulary: dict[str, int],
+        special_tokens: dict[str, int],
+        unknown: str = "[UNK]",
+        lower: bool = True,
+    ):
         super().__init__(special_tokens)
         check_entries(vocabulary)
         if type(lower) is not bool:
             raise ValueError(f"lower={lower!r} is neither true nor false: say whether letters are made small")
         all_ids = [*vocabulary.values(), *self.special_tokens.values()]
         if len(set(all_ids)) != len(all_ids):
-            raise ValueError(f"{len(all_ids)} entries with {len(set(all_ids))} ids: each needs its own id of at least 0")
+            raise ValueError(
+                f"{len(all_ids)} entries with {len(set(all_ids))} ids: each needs its own id of at least 0"
+            )
         if unknown not in self.special_tokens:
-            raise ValueError(f"unknown={unknown!r} is none of the special tokens {list(self.special_tokens)}: add it to them")
+            raise ValueError(
+                f"unknown={unknown!r} is none of the special tokens {list(self.special_tokens)}: add it to them"
+            )
         self.vocabulary, self.unknown, self.lower = dict(vocabulary), unknown, lower
         self._entry = {i: t for t, i in self.vocabulary.items()} | self._special_names
         self._longest = max(map(len, self.vocabulary), default=0)
@@ -70,7 +82,9 @@ class WordPieceTokenizer(Tokenizer):
         text = "".join(plain)
         if self.lower:
             # letter by letter, because str.lower of a whole word gives a final Greek sigma another form
-            text = "".join(c.lower() for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
+            text = "".join(
+                c.lower() for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn"
+            )
         return "".join(f" {c} " if is_punctuation(c) else c for c in text).split()
 
     def pieces(self, word: str) -> list[str]:

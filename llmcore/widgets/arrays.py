@@ -32,25 +32,37 @@ def as_array(values: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(values)
         if isinstance(values, list | tuple) and array.dtype.kind == "f" and (np.abs(array) >= 2**63).any():
-            exact = np.asarray(values, dtype=object)  # numpy makes floats of a list of integers above and below 2^63
+            exact = np.asarray(
+                values, dtype=object
+            )  # numpy makes floats of a list of integers above and below 2^63
             array = exact if all(isinstance(x, int) for x in exact.flat) else array
     except Exception as error:
-        raise ValueError(f"{name}: rows of unequal length ({error}); pad them or show them one by one") from error
+        raise ValueError(
+            f"{name}: rows of unequal length ({error}); pad them or show them one by one"
+        ) from error
     if not 1 <= array.ndim <= 4 and array.dtype.kind in "biufO":
-        raise ValueError(f"{name} has {array.ndim} axes, shape {array.shape}: 1 to 4 can be shown; index or reshape it first")
+        raise ValueError(
+            f"{name} has {array.ndim} axes, shape {array.shape}: 1 to 4 can be shown; index or reshape it first"
+        )
     if array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}: it is empty, there is nothing to show")
     if array.size > READ:
-        raise ValueError(f"{name} has {array.size} numbers, more than {READ}: show a part, such as {name}[:1000]")
+        raise ValueError(
+            f"{name} has {array.size} numbers, more than {READ}: show a part, such as {name}[:1000]"
+        )
     if np.ma.is_masked(values):
-        raise ValueError(f"{name} is masked at {np.ma.count_masked(values)} places: fill them, as {name}.filled(0) does")
+        raise ValueError(
+            f"{name} is masked at {np.ma.count_masked(values)} places: fill them, as {name}.filled(0) does"
+        )
     if array.dtype.kind == "O" and all(isinstance(x, int) and not isinstance(x, bool) for x in array.flat):
         largest = max(map(abs, array.flat))
         if largest >= 2**1023:
             raise ValueError(f"{name} holds integers beyond float64: scale them first")
         return array if largest >= 2**63 else array.astype(np.int64)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} has dtype {array.dtype}: a widget shows numbers; convert it with numpy.asarray(..., dtype=float)")
+        raise ValueError(
+            f"{name} has dtype {array.dtype}: a widget shows numbers; convert it with numpy.asarray(..., dtype=float)"
+        )
     if array.dtype.kind == "u" and array.max() >= 2**63:
         return array.astype(object)
     if array.dtype.kind in "biu":
@@ -65,20 +77,26 @@ def as_array(values: Any, name: str) -> np.ndarray:
 def _from_torch(tensor: Any, name: str) -> np.ndarray:
     """A tensor's numbers: float64 for every float type, the integer type as it is."""
     if str(tensor.layout) != "torch.strided" or getattr(tensor, "is_nested", False):
-        raise ValueError(f"{name} is sparse or nested, layout {tensor.layout}: show {name}.to_dense(), or a part of it")
+        raise ValueError(
+            f"{name} is sparse or nested, layout {tensor.layout}: show {name}.to_dense(), or a part of it"
+        )
     if tensor.device.type == "meta":
         raise ValueError(f"{name} is on the meta device, where a tensor has no numbers: make it on the CPU")
     if tensor.is_quantized:
         raise ValueError(f"{name} is quantized: show {name}.dequantize()")
     if tensor.numel() > READ:
-        raise ValueError(f"{name} has {tensor.numel()} numbers, more than {READ}: show a part, such as {name}[:1000]")
+        raise ValueError(
+            f"{name} has {tensor.numel()} numbers, more than {READ}: show a part, such as {name}[:1000]"
+        )
     if tensor.is_complex():
         raise ValueError(f"{name} has dtype {tensor.dtype}, complex: show {name}.abs(), .real or .imag")
     try:
         tensor = tensor.detach().cpu().resolve_neg()  # numpy() refuses a view with the sign bit pending
         return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
     except (RuntimeError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"{name} has dtype {tensor.dtype}, which torch cannot hand over ({error}): convert it to float32") from error
+        raise ValueError(
+            f"{name} has dtype {tensor.dtype}, which torch cannot hand over ({error}): convert it to float32"
+        ) from error
 
 
 def is_whole(array: np.ndarray) -> bool:
@@ -101,7 +119,9 @@ def check_labels(given: Any, shape: tuple[int, ...], name: str) -> list[list[str
         return [None] * len(shape)
     axes = items(given, f"labels of {name}", most=8)
     if len(axes) != len(shape):
-        raise ValueError(f"{name} has {len(shape)} axes and labels for {len(axes)}: give one list, or None, for each axis")
+        raise ValueError(
+            f"{name} has {len(shape)} axes and labels for {len(axes)}: give one list, or None, for each axis"
+        )
     where = [f"labels of {name}, axis {axis}" for axis in range(len(axes))]
     return [None if x is None else [seen(y) for y in labels(x, w, n)] for x, w, n in zip(axes, where, shape)]
 
@@ -151,9 +171,13 @@ def reduce(array: np.ndarray, most: int = MOST) -> tuple[np.ndarray, tuple[int, 
     block = [1] * array.ndim
     size = lambda: math.prod(math.ceil(n / b) for n, b in zip(array.shape, block))
     while size() > most:
-        axis = max(range(max(0, array.ndim - 2), array.ndim), key=lambda a: math.ceil(array.shape[a] / block[a]))
+        axis = max(
+            range(max(0, array.ndim - 2), array.ndim), key=lambda a: math.ceil(array.shape[a] / block[a])
+        )
         if array.shape[axis] <= block[axis]:
-            raise ValueError(f"{array.shape[:-2]} leading places are more than {most}: show a part, such as array[:8]")
+            raise ValueError(
+                f"{array.shape[:-2]} leading places are more than {most}: show a part, such as array[:8]"
+            )
         block[axis] *= 2
     exact = is_whole(array) and max(abs(int(array.max())), abs(int(array.min()))) * max(block) >= EXACT
     for axis, width in enumerate(block):
@@ -196,7 +220,9 @@ def ship(
     if axes is not None:
         axes = [text(x, "a name of axes") for x in items(axes, "axes", most=8)]
         if len(axes) != array.ndim:
-            raise ValueError(f"{name} has {array.ndim} axes and {len(axes)} names for them: give one for each axis")
+            raise ValueError(
+                f"{name} has {array.ndim} axes and {len(axes)} names for them: give one for each axis"
+            )
     small, block = reduce(array, most)
     for axis, width in enumerate(block):
         if width > 1:
@@ -225,14 +251,18 @@ def table(shipped: dict[str, Any]) -> Markup:
     """An array as an HTML table, for where no script runs; of more than two axes the first slice, of a large one a corner."""
     shape, labels = shipped["shape"], shipped["labels"]
     rows, columns = (1, shape[0]) if len(shape) == 1 else shape[-2:]
-    row_names = [""] if len(shape) == 1 else labels[-2] or [str(i * shipped["block"][-2]) for i in range(rows)]
+    row_names = (
+        [""] if len(shape) == 1 else labels[-2] or [str(i * shipped["block"][-2]) for i in range(rows)]
+    )
     column_names = labels[-1] or [str(i * shipped["block"][-1]) for i in range(columns)]
     R, C = min(rows, TABLE[0]), min(columns, TABLE[1])
     more = [] if columns == C else ["…"]
     cells = [[str(x) for x in shipped["data"][r * columns : r * columns + C]] + more for r in range(R)]
     if rows > R:
         cells.append(["…"] * (C + len(more)))
-    title = shipped["name"] + (f", slice {[0] * (len(shape) - 2)} of shape {tuple(shipped['full'])}" if len(shape) > 2 else "")
+    title = shipped["name"] + (
+        f", slice {[0] * (len(shape) - 2)} of shape {tuple(shipped['full'])}" if len(shape) > 2 else ""
+    )
     return rows_table(cells, [*row_names[:R], "…"][: len(cells)], [*column_names[:C], *more], title)
 
 

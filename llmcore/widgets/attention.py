@@ -28,32 +28,52 @@ class AttentionInspector(Widget):
         self, layers: Mapping[str, tuple[Any, Any]], tokens: Sequence[Any], key_tokens: Sequence[Any] | None = None,
         causal: bool = False, real: tuple[int, int] | None = None, caption: str = "",
     ):  # fmt: skip
-        pairs = {name: items(both, f"{name}: (q, k)", 2) for name, both in named(layers, "layers", 200).items()}
-        arrays = {name: (as_array(q, f"{name}: q"), as_array(k, f"{name}: k")) for name, (q, k) in pairs.items()}
+        pairs = {
+            name: items(both, f"{name}: (q, k)", 2) for name, both in named(layers, "layers", 200).items()
+        }
+        arrays = {
+            name: (as_array(q, f"{name}: q"), as_array(k, f"{name}: k")) for name, (q, k) in pairs.items()
+        }
         q0, k0 = next(iter(arrays.values()))
         for name, (q, k) in arrays.items():
             if q.ndim != 3 or k.ndim != 3 or q.shape[0] != k.shape[0] or q.shape[2] != k.shape[2]:
-                raise ValueError(f"{name}: q {q.shape} and k {k.shape} must be (heads, queries, d_head) and (heads, keys, d_head)")
+                raise ValueError(
+                    f"{name}: q {q.shape} and k {k.shape} must be (heads, queries, d_head) and (heads, keys, d_head)"
+                )
             if q.shape != q0.shape or k.shape != k0.shape:
                 raise ValueError(
                     f"{name}: q {q.shape}, k {k.shape} differ from the first layer's {q0.shape}, {k0.shape}: show them apart"
                 )
         size = sum(q.size + k.size for q, k in arrays.values())
         if size > MOST:
-            raise ValueError(f"{size} numbers of queries and keys, more than {MOST}: show fewer layers, heads or tokens")
+            raise ValueError(
+                f"{size} numbers of queries and keys, more than {MOST}: show fewer layers, heads or tokens"
+            )
         (H, T), S = q0.shape[:2], k0.shape[1]
         queries = labels(tokens, "tokens", T)
-        keys = labels(tokens, "tokens, which name the keys too,", S) if key_tokens is None else labels(key_tokens, "key_tokens", S)
+        keys = (
+            labels(tokens, "tokens, which name the keys too,", S)
+            if key_tokens is None
+            else labels(key_tokens, "key_tokens", S)
+        )
         start, stop = _part(real, S)
         if flag(causal, "causal") and T > S:
-            raise ValueError(f"causal with {T} queries and {S} keys: the queries are the last of the keys; give causal=False")
+            raise ValueError(
+                f"causal with {T} queries and {S} keys: the queries are the last of the keys; give causal=False"
+            )
         rule = {"causal": bool(causal), "before": S - T, "start": start, "stop": stop}
         send = lambda x, name, labels: ship(x, name, [None, labels, None], digits=6, most=MOST)
-        shipped = [{"name": name, "q": send(q, "q", queries), "k": send(k, "k", keys)} for name, (q, k) in arrays.items()]
+        shipped = [
+            {"name": name, "q": send(q, "q", queries), "k": send(k, "k", keys)}
+            for name, (q, k) in arrays.items()
+        ]
         weights = attend(q0[0], k0[0], causal, (start, stop))
         cells = [[str(number(w, 3)) for w in row[:10]] for row in weights[:12].tolist()]
         still = rows_table(
-            cells, [seen(x) for x in queries[:12]], [seen(x) for x in keys[:10]], f"weights of head 0, {next(iter(arrays))}"
+            cells,
+            [seen(x) for x in queries[:12]],
+            [seen(x) for x in keys[:10]],
+            f"weights of head 0, {next(iter(arrays))}",
         )
         shape = f"{len(arrays)} layer{'s' * (len(arrays) > 1)} x {H} heads x {T} queries x {S} keys"
         super().__init__({"layers": shipped, "rule": rule}, still, shape, caption)
@@ -78,18 +98,24 @@ class AttentionInspector(Widget):
             if path.startswith(f"{stack}.blocks.") and path.endswith(f".{part}.q"):
                 base = path.removesuffix("q")
                 if base + "k" not in traced:
-                    raise ValueError(f"the trace has {path} and no {base}k: pass it whole, as llmcore.trace gives it")
+                    raise ValueError(
+                        f"the trace has {path} and no {base}k: pass it whole, as llmcore.trace gives it"
+                    )
                 q, k = take(traced[path], path), take(traced[base + "k"], base + "k")
                 layers[f"block {path.split('.')[2]}"] = (q, k)
                 if base + "weights" in traced:
                     given = take(traced[base + "weights"], base + "weights")
-                    computed = np.stack([attend(a, b, flag(causal, "causal"), _part(real, k.shape[1])) for a, b in zip(q, k)])
+                    computed = np.stack(
+                        [attend(a, b, flag(causal, "causal"), _part(real, k.shape[1])) for a, b in zip(q, k)]
+                    )
                     if not np.allclose(given, computed, atol=1e-4):
                         raise ValueError(
                             f"{base}weights are not softmax of the scores under causal={causal}, real={real}: say how it was masked"
                         )
         if not layers:
-            raise ValueError(f"the trace has no {stack}.blocks.*.{part}.q: choose stack and cross for what the model has")
+            raise ValueError(
+                f"the trace has no {stack}.blocks.*.{part}.q: choose stack and cross for what the model has"
+            )
         return cls(layers, tokens, key_tokens, causal, real, caption)
 
 
@@ -115,5 +141,7 @@ def _part(real: Any, S: int) -> tuple[int, int]:
 def _sequence(array: np.ndarray, path: str, batch: int) -> np.ndarray:
     """One sequence of a traced tensor (B, H, ...)."""
     if array.ndim != 4:
-        raise ValueError(f"{path} has shape {array.shape}: a trace of attention has (batch, heads, places, numbers)")
+        raise ValueError(
+            f"{path} has shape {array.shape}: a trace of attention has (batch, heads, places, numbers)"
+        )
     return array[whole(batch, "batch", -len(array), len(array) - 1)]

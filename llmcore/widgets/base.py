@@ -61,7 +61,9 @@ class Widget(anywidget.AnyWidget):
         data = {**data, "text/plain": repr(self), "text/html": self.figure()}
         return (data, *rest) if rest else data
 
-    if hasattr(anywidget.AnyWidget, "_ipython_display_"):  # ipywidgets 7, which Colab has: it displays itself and asks for no bundle
+    if hasattr(
+        anywidget.AnyWidget, "_ipython_display_"
+    ):  # ipywidgets 7, which Colab has: it displays itself and asks for no bundle
 
         def _ipython_display_(self, **options: Any) -> None:
             made = self._repr_mimebundle_()
@@ -73,10 +75,16 @@ class Widget(anywidget.AnyWidget):
 def _json(name: str, state: dict[str, Any], traits: dict[str, Any]) -> str:
     """What the page reads. The checks of each widget come before; this holds for all: JSON without NaN, UTF-8, and not too long."""
     try:
-        made = json.dumps({"state": state, "traits": traits}, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        made = json.dumps(
+            {"state": state, "traits": traits}, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        )
         size = len(made.encode())
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name} holds what no page can read ({plain(str(error))}): give finite numbers and whole texts") from error
+        raise ValueError(
+            f"{name} holds what no page can read ({plain(str(error))}): give finite numbers and whole texts"
+        ) from error
     if size > BYTES:
-        raise ValueError(f"{name} would put {size} bytes into a page, more than {BYTES}: show a part, or shorter names")
+        raise ValueError(
+            f"{name} would put {size} bytes into a page, more than {BYTES}: show a part, or shorter names"
+        )
     return made

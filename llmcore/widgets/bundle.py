@@ -13,7 +13,9 @@ from importlib.resources.abc import Traversable
 FOLDER = resources.files("llmcore.widgets")
 IMPORT = re.compile(r'^import \{ ([\w, ]+) \} from "\./(\w+)\.js";$', re.MULTILINE)
 EXPORT = re.compile(r"^export (function|const|class) (\w+)", re.MULTILINE)
-COMMENT = re.compile(r"^[ \t]*(?:/\*\*.*?\*/[ \t]*\n|//[^\n]*\n)", re.MULTILINE | re.DOTALL)  # whole lines of comment
+COMMENT = re.compile(
+    r"^[ \t]*(?:/\*\*.*?\*/[ \t]*\n|//[^\n]*\n)", re.MULTILINE | re.DOTALL
+)  # whole lines of comment
 ANY = re.compile(r"^(import|export)\b.*$", re.MULTILINE)
 
 
@@ -26,10 +28,14 @@ def _module(name: str, folder: Traversable, done: dict[str, str]) -> None:
     for _, other in IMPORT.findall(source):
         _module(other, folder, done)
         if not done[other]:
-            raise ValueError(f"{name}.js and {other}.js import each other: put what both need into a third file")
+            raise ValueError(
+                f"{name}.js and {other}.js import each other: put what both need into a third file"
+            )
     for line in ANY.finditer(source):
         if not IMPORT.fullmatch(line.group()) and not EXPORT.match(line.group()):
-            raise ValueError(f"{name}.js: {line.group()!r} is module syntax that the bundle does not read; see bundle.py")
+            raise ValueError(
+                f"{name}.js: {line.group()!r} is module syntax that the bundle does not read; see bundle.py"
+            )
     names = ", ".join(exported for _, exported in EXPORT.findall(source))
     body = EXPORT.sub(r"\1 \2", IMPORT.sub(r"const { \1 } = $\2;", source))
     body = COMMENT.sub("", body)  # what is read by people stays in js/

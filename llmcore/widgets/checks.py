@@ -38,7 +38,9 @@ def real(value: Any, name: str, least: float = -BIG, most: float = BIG, above: b
     x = _scalar(value)
     if x is None or not (least < x if above else least <= x) or not x <= most:
         low = f"above {least:g}" if above else f"from {least:g}"
-        raise ValueError(f"{name}={brief(value)}: give a finite number {low} {'and at most' if above else 'to'} {most:g}")
+        raise ValueError(
+            f"{name}={brief(value)}: give a finite number {low} {'and at most' if above else 'to'} {most:g}"
+        )
     return x
 
 
@@ -98,24 +100,40 @@ def label(value: Any, name: str) -> str:
     try:
         given = str(value)
     except Exception as error:
-        raise ValueError(f"{name}: a {type(value).__name__} in it has no text ({type(error).__name__}): pass texts") from error
+        raise ValueError(
+            f"{name}: a {type(value).__name__} in it has no text ({type(error).__name__}): pass texts"
+        ) from error
     cut = given if len(given) <= LABEL else given[: LABEL - 1] + "…"
     return text(cut, name)
 
 
 def items(values: Any, name: str, n: int | None = None, most: int = 10_000) -> list[Any]:
     """The items of a sequence: n of them, or 1 to `most`. A set or a mapping has no order and is refused."""
-    if isinstance(values, Set | Mapping) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+    if (
+        isinstance(values, Set | Mapping)
+        or not isinstance(values, Iterable)
+        or getattr(values, "ndim", 1) == 0
+    ):
         raise ValueError(f"{name}={brief(values)}: give a list")
     try:
         given = list(islice(values, (most if n is None else n) + 1))
     except Exception as error:
-        raise ValueError(f"{name}={brief(values)} cannot be read ({type(error).__name__}): give a list") from error
+        raise ValueError(
+            f"{name}={brief(values)} cannot be read ({type(error).__name__}): give a list"
+        ) from error
     if n is not None and len(given) != n:
-        count = len(values) if isinstance(values, Sequence) else len(given) if len(given) < n else f"more than {n}"
+        count = (
+            len(values)
+            if isinstance(values, Sequence)
+            else len(given)
+            if len(given) < n
+            else f"more than {n}"
+        )
         raise ValueError(f"{name}={brief(values)} has {count} items: give {n}")
     if not given or len(given) > most:
-        raise ValueError(f"{name}={brief(values)} has {len(given) or 'no'} items{' or more' * bool(given)}: give 1 to {most}")
+        raise ValueError(
+            f"{name}={brief(values)} has {len(given) or 'no'} items{' or more' * bool(given)}: give 1 to {most}"
+        )
     return given
 
 
@@ -147,5 +165,7 @@ def finite(array: np.ndarray, name: str, most: float = BIG) -> np.ndarray:
     wrong = ~(np.abs(array) <= most)
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"{name}{list(at)} is {array[at]:g}: give finite numbers of at most {most:g} in size")
+        raise ValueError(
+            f"{name}{list(at)} is {array[at]:g}: give finite numbers of at most {most:g} in size"
+        )
     return array

@@ -39,15 +39,26 @@ class CollectiveSimulator(Widget):
             )
         ranks = whole(ranks, "ranks", 2, N)  # as many as values has rows at most
         n_bytes = whole(n_bytes, "n_bytes", 1)
-        latency, bandwidth = real(latency, "latency", 0, 1e6), real(bandwidth, "bandwidth", 0, 1e18, above=True)
-        plain = lambda steps: [[[s.source, s.destination, s.chunk, int(s.add)] for s in step] for step in steps]
+        latency, bandwidth = (
+            real(latency, "latency", 0, 1e6),
+            real(bandwidth, "bandwidth", 0, 1e18, above=True),
+        )
+        plain = lambda steps: [
+            [[s.source, s.destination, s.chunk, int(s.add)] for s in step] for step in steps
+        ]
         state = {
             "collective": collective, "ranks": ranks, "values": [[number(x) for x in row] for row in start.tolist()],
             "n_bytes": n_bytes, "latency": latency, "bandwidth": bandwidth,
             "schedules": {name: {str(p): plain(make(p)) for p in range(2, N + 1)} for name, make in COLLECTIVES.items()},
         }  # fmt: skip
-        lines = [[str(step_count(name, ranks)), f"{bytes_per_rank(name, ranks, n_bytes):,.0f}"] for name in COLLECTIVES]
+        lines = [
+            [str(step_count(name, ranks)), f"{bytes_per_rank(name, ranks, n_bytes):,.0f}"]
+            for name in COLLECTIVES
+        ]
         still = rows_table(
-            lines, list(COLLECTIVES), ["steps", "bytes sent by the busiest rank"], f"{ranks} ranks, a buffer of {n_bytes:,} bytes"
+            lines,
+            list(COLLECTIVES),
+            ["steps", "bytes sent by the busiest rank"],
+            f"{ranks} ranks, a buffer of {n_bytes:,} bytes",
         )
         super().__init__(state, still, f"{collective}, {ranks} ranks", caption)

@@ -31,12 +31,20 @@ class LossSurface(Widget):
     ):  # fmt: skip
         p = floats(points, "points", 2, most=1e6)
         if p.shape[1] != 2 or not 2 <= len(p) <= POINTS:
-            raise ValueError(f"points of shape {p.shape}: give at least two finite pairs (x, y), at most {POINTS}")
-        begin, lr, span = pair(start, "start"), real(lr, "lr", 0, 1000, above=True), real(span, "span", 1e-3, 1e6)
+            raise ValueError(
+                f"points of shape {p.shape}: give at least two finite pairs (x, y), at most {POINTS}"
+            )
+        begin, lr, span = (
+            pair(start, "start"),
+            real(lr, "lr", 0, 1000, above=True),
+            real(span, "span", 1e-3, 1e6),
+        )
         line = np.linalg.lstsq(np.stack([p[:, 0], np.ones(len(p))], 1), p[:, 1], rcond=None)[0]
         w, b = line if around is None else pair(around, "around")
         if span < 0.01 * max(abs(w), abs(b)):  # both ends of the map are rounded to four digits
-            raise ValueError(f"span={span} around w={w:g}, b={b:g}: is below a hundredth of them; choose a wider map")
+            raise ValueError(
+                f"span={span} around w={w:g}, b={b:g}: is below a hundredth of them; choose a wider map"
+            )
         cells = [[str(number(x)) for x in row] for row in p.tolist()]
         state = {
             "points": p.tolist(), "from": [number(w - span), number(b - span)], "to": [number(w + span), number(b + span)],
@@ -59,15 +67,27 @@ class OptimizerRace(Widget):
     shared = ("selection", "losses")
 
     def __init__(
-        self, land: str = "bowl", condition: float = 10.0, steps: int = 40, lr: Mapping[str, float] | None = None, caption: str = ""
+        self,
+        land: str = "bowl",
+        condition: float = 10.0,
+        steps: int = 40,
+        lr: Mapping[str, float] | None = None,
+        caption: str = "",
     ):
         rates = {"sgd": 0.05, "momentum": 0.02, "adam": 0.1}
         if lr is not None and not (isinstance(lr, Mapping) and set(lr) <= set(rates)):
             raise ValueError(f"lr={brief(lr)}: give {{name: rate}} with names of {list(rates)}")
         rates |= {name: real(rate, f"lr of {name}", 0, 1000, above=True) for name, rate in (lr or {}).items()}
-        land, condition, steps = one_of(land, "land", LANDSCAPES), real(condition, "condition", 1, 100), whole(steps, "steps", 1, 300)
+        land, condition, steps = (
+            one_of(land, "land", LANDSCAPES),
+            real(condition, "condition", 1, 100),
+            whole(steps, "steps", 1, 300),
+        )
         still = rows_table(
-            [[str(r)] for r in rates.values()], list(rates), ["learning rate"], f"{land}, condition number {condition:g}"
+            [[str(r)] for r in rates.values()],
+            list(rates),
+            ["learning rate"],
+            f"{land}, condition number {condition:g}",
         )
         state = {"land": land, "condition": condition, "steps": steps, "lr": rates}
         super().__init__(state, still, f"{land}, condition {condition:g}, {steps} steps", caption)

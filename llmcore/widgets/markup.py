@@ -35,7 +35,9 @@ def element(tag: str, attributes: dict[str, str], *children: Any) -> Markup:
 
 def join(*children: Any) -> Markup:
     """Several children, one after the other."""
-    return Markup("".join(c if isinstance(c, Markup) else html.escape(str(c)).translate(CONTROLS) for c in children))
+    return Markup(
+        "".join(c if isinstance(c, Markup) else html.escape(str(c)).translate(CONTROLS) for c in children)
+    )
 
 
 def data(json: str) -> Markup:

@@ -44,39 +44,63 @@ class OperationInspector(Widget):
             raise ValueError(f"op={op!r} with operands {list(given)}: it takes {list(known)}")
         if options is not None and not isinstance(options, Mapping):
             raise ValueError(f"options={brief(options)}: give {{name: value}}, or None")
-        shipped = {key: self._ship(*items(operand, f"operands[{key!r}]", 3)) for key, operand in given.items()}
+        shipped = {
+            key: self._ship(*items(operand, f"operands[{key!r}]", 3)) for key, operand in given.items()
+        }
         out = self._ship(*items(result, "result", 3))
         shape = f"{op}, {' and '.join(_size(s) for s in shipped.values())} -> {_size(out)}"
         still = join(*[table(s) for s in (*shipped.values(), out)])
-        super().__init__({"op": op, "operands": shipped, "result": out, "options": dict(options or {})}, still, shape, caption)
+        super().__init__(
+            {"op": op, "operands": shipped, "result": out, "options": dict(options or {})},
+            still,
+            shape,
+            caption,
+        )
 
     @staticmethod
     def _ship(values: Any, name: str, labels: Sequence[Names] | None) -> dict[str, Any]:
-        return ship(_operand(values, text(name, "a name of operands or result")), name, labels, digits=7, most=MOST)
+        return ship(
+            _operand(values, text(name, "a name of operands or result")), name, labels, digits=7, most=MOST
+        )
 
     @classmethod
     def matmul(cls, A: Any, B: Any, bias: Any = None, *, names: Sequence[str] = ("A", "B", "y", "b"), rows: Names = None,
                inner: Names = None, columns: Names = None, result: Any = None, caption: str = "") -> "OperationInspector":  # fmt: skip
         """y = A @ B (+ bias). A and B have 2 axes, or more that agree; names: of A, B, the result and the bias."""
-        names = _names(names, 3 if bias is None and len(names) == 3 else 4)  # without a bias its name may be left out
+        names = _names(
+            names, 3 if bias is None and len(names) == 3 else 4
+        )  # without a bias its name may be left out
         a, b = _operand(A, names[0]), _operand(B, names[1])
         if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-            raise ValueError(f"{names[0]} {a.shape} @ {names[1]} {b.shape}: the inner sizes must agree; transpose one of them?")
+            raise ValueError(
+                f"{names[0]} {a.shape} @ {names[1]} {b.shape}: the inner sizes must agree; transpose one of them?"
+            )
         more, fewer = sorted((a.shape[:-2], b.shape[:-2]), key=len, reverse=True)
         if more[len(more) - len(fewer) :] != fewer:
-            raise ValueError(f"{names[0]} {a.shape} @ {names[1]} {b.shape}: the axes before the last two must be the same")
+            raise ValueError(
+                f"{names[0]} {a.shape} @ {names[1]} {b.shape}: the axes before the last two must be the same"
+            )
         size = math.prod(more) * a.shape[-2] * b.shape[-1]
         if size > MOST:
-            raise ValueError(f"{names[2]} would have {size} numbers, more than {MOST}: explain a part of {names[0]} or {names[1]}")
-        operands = {"A": (a, names[0], _labels(a, rows, inner)), "B": (b, names[1], _labels(b, inner, columns))}
+            raise ValueError(
+                f"{names[2]} would have {size} numbers, more than {MOST}: explain a part of {names[0]} or {names[1]}"
+            )
+        operands = {
+            "A": (a, names[0], _labels(a, rows, inner)),
+            "B": (b, names[1], _labels(b, inner, columns)),
+        }
         terms: list[np.ndarray] = []
         if bias is not None:
             c = _operand(bias, names[3])
             if c.shape != (b.shape[-1],):
-                raise ValueError(f"{names[3]} has shape {c.shape}: a bias has one number for each column, ({b.shape[-1]},)")
+                raise ValueError(
+                    f"{names[3]} has shape {c.shape}: a bias has one number for each column, ({b.shape[-1]},)"
+                )
             operands["b"], terms = (c, names[3], [columns]), [c]
         y = _computed(lambda a, b, *c: sum(c, start=a @ b), [a, b, *terms], a.shape[-1] + 1, names[2])
-        return cls("matmul", operands, (_given(result, y), names[2], _labels(y, rows, columns)), caption=caption)
+        return cls(
+            "matmul", operands, (_given(result, y), names[2], _labels(y, rows, columns)), caption=caption
+        )
 
     @classmethod
     def one_hot(
@@ -89,9 +113,13 @@ class OperationInspector(Widget):
         if e.ndim != 2:
             raise ValueError(f"{names[1]} has shape {e.shape}: give a table of two axes, a row for each id")
         if i.ndim != 1 or i.dtype.kind != "i" or i.min() < 0 or i.max() >= len(e):
-            raise ValueError(f"ids {brief(i.tolist())} for {len(e)} rows of {names[1]}: pass whole numbers from 0 to {len(e) - 1}")
+            raise ValueError(
+                f"ids {brief(i.tolist())} for {len(e)} rows of {names[1]}: pass whole numbers from 0 to {len(e) - 1}"
+            )
         if len(i) * len(e) > MOST or len(i) * e.shape[1] > MOST:
-            raise ValueError(f"{len(i)} ids of {e.shape[0]} x {e.shape[1]} numbers make a matrix of more than {MOST}: pass fewer ids")
+            raise ValueError(
+                f"{len(i)} ids of {e.shape[0]} x {e.shape[1]} numbers make a matrix of more than {MOST}: pass fewer ids"
+            )
         hot = (i[:, None] == np.arange(len(e))).astype(np.int64)
         rows = [str(x) for x in i] if rows is None else rows
         operands = {"A": (hot, names[0], [rows, entries]), "B": (e, names[1], [entries, columns])}
@@ -118,7 +146,12 @@ class OperationInspector(Widget):
         names = _names(names, 2)
         a = _floats(x, names[0])
         labels = _labels(a, rows, columns)
-        return cls("softmax", {"A": (a, names[0], labels)}, (_given(result, softmax(a)), names[1], labels), caption=caption)
+        return cls(
+            "softmax",
+            {"A": (a, names[0], labels)},
+            (_given(result, softmax(a)), names[1], labels),
+            caption=caption,
+        )
 
     @classmethod
     def layer_norm(
@@ -131,7 +164,9 @@ class OperationInspector(Widget):
         with np.errstate(invalid="ignore", divide="ignore"):
             centred = a - a.mean(-1, keepdims=True)
             y = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
-        return cls._norm("layer_norm", a, y, {"weight": weight, "bias": bias}, eps, names, rows, columns, result, caption)
+        return cls._norm(
+            "layer_norm", a, y, {"weight": weight, "bias": bias}, eps, names, rows, columns, result, caption
+        )
 
     @classmethod
     def rms_norm(cls, x: Any, weight: Any = None, eps: float = 1e-5, *, names: Sequence[str] = ("x", "RMS(x)"), rows: Names = None,
@@ -152,7 +187,9 @@ class OperationInspector(Widget):
             if values is not None:
                 gain = _squared(values, key)
                 if gain.shape != a.shape[-1:]:
-                    raise ValueError(f"{key} has shape {gain.shape}: a norm over {a.shape[-1]} numbers needs ({a.shape[-1]},)")
+                    raise ValueError(
+                        f"{key} has shape {gain.shape}: a norm over {a.shape[-1]} numbers needs ({a.shape[-1]},)"
+                    )
                 with np.errstate(invalid="ignore"):
                     y = y * gain if key == "weight" else y + gain
                 operands[key] = (gain, key, [columns])
@@ -165,13 +202,21 @@ class OperationInspector(Widget):
         names, causal = _names(names, 3), flag(causal, "causal")
         a, b = _floats(q, names[0]), _floats(k, names[1])
         if a.ndim < 2 or a.shape[-1] != b.shape[-1] or a.shape[:-2] != b.shape[:-2]:
-            raise ValueError(f"{names[0]} {a.shape} and {names[1]} {b.shape}: queries and keys need one width and the same heads")
+            raise ValueError(
+                f"{names[0]} {a.shape} and {names[1]} {b.shape}: queries and keys need one width and the same heads"
+            )
         T, S = a.shape[-2], b.shape[-2]
         if causal and T > S:
-            raise ValueError(f"causal with {T} queries and {S} keys: the queries are the last of the keys; give causal=False")
+            raise ValueError(
+                f"causal with {T} queries and {S} keys: the queries are the last of the keys; give causal=False"
+            )
         if math.prod(a.shape[:-1]) * S > MOST:
-            raise ValueError(f"{names[2]} would have more than {MOST} numbers: explain a part of {names[0]} or {names[1]}")
-        y = _computed(lambda a, b: a @ np.swapaxes(b, -1, -2) / np.sqrt(a.shape[-1]), [a, b], a.shape[-1], names[2])
+            raise ValueError(
+                f"{names[2]} would have more than {MOST} numbers: explain a part of {names[0]} or {names[1]}"
+            )
+        y = _computed(
+            lambda a, b: a @ np.swapaxes(b, -1, -2) / np.sqrt(a.shape[-1]), [a, b], a.shape[-1], names[2]
+        )
         if causal:
             y = np.where(np.arange(S) > np.arange(S - T, S)[:, None], -np.inf, y)
         columns = columns if columns is not None else rows if T == S else None
@@ -198,11 +243,15 @@ class OperationInspector(Widget):
         names, n_heads = _names(names, 2), whole(n_heads, "n_heads", 1, MOST)
         a = _operand(x, names[0])
         if a.ndim != 2 or a.shape[1] % n_heads:
-            raise ValueError(f"{names[0]} {a.shape} into {n_heads} heads: needs two axes, the second a multiple of the heads")
+            raise ValueError(
+                f"{names[0]} {a.shape} into {n_heads} heads: needs two axes, the second a multiple of the heads"
+            )
         y = a.reshape(len(a), n_heads, -1).transpose(1, 0, 2)
         heads = [f"head {h}" for h in range(n_heads)]
         result_of = (_given(result, y), names[1], [heads, rows, None])
-        return cls("split_heads", {"A": (a, names[0], [rows, None])}, result_of, {"d_head": y.shape[-1]}, caption)
+        return cls(
+            "split_heads", {"A": (a, names[0], [rows, None])}, result_of, {"d_head": y.shape[-1]}, caption
+        )
 
     @classmethod
     def concat_heads(cls, heads: Any, *, names: Sequence[str] = ("heads", "concat"), rows: Names = None,
@@ -214,7 +263,13 @@ class OperationInspector(Widget):
             raise ValueError(f"{names[0]} has shape {a.shape}: concat takes (heads, tokens, d_head)")
         y = a.transpose(1, 0, 2).reshape(a.shape[1], -1)
         operands = {"A": (a, names[0], [[f"head {h}" for h in range(len(a))], rows, None])}
-        return cls("concat_heads", operands, (_given(result, y), names[1], [rows, None]), {"d_head": a.shape[-1]}, caption)
+        return cls(
+            "concat_heads",
+            operands,
+            (_given(result, y), names[1], [rows, None]),
+            {"d_head": a.shape[-1]},
+            caption,
+        )
 
     @classmethod
     def relu(cls, x: Any, *, names: Sequence[str] = ("x", "relu(x)"), rows: Names = None, columns: Names = None,
@@ -223,7 +278,12 @@ class OperationInspector(Widget):
         names = _names(names, 2)
         a = _operand(x, names[0])
         labels = _labels(a, rows, columns)
-        return cls("relu", {"A": (a, names[0], labels)}, (_given(result, np.maximum(a, 0)), names[1], labels), caption=caption)
+        return cls(
+            "relu",
+            {"A": (a, names[0], labels)},
+            (_given(result, np.maximum(a, 0)), names[1], labels),
+            caption=caption,
+        )
 
 
 def _names(names: Any, n: int) -> list[str]:
@@ -234,7 +294,9 @@ def _names(names: Any, n: int) -> list[str]:
 def _operand(values: Any, name: str) -> np.ndarray:
     array = as_array(values, name)
     if array.size > MOST:
-        raise ValueError(f"{name} has {array.size} numbers, more than {MOST}: explain a part, such as {name}[:8, :8]")
+        raise ValueError(
+            f"{name} has {array.size} numbers, more than {MOST}: explain a part, such as {name}[:8, :8]"
+        )
     return array
 
 
@@ -242,7 +304,9 @@ def _floats(values: Any, name: str) -> np.ndarray:
     """An operand in float64, each number as it was given."""
     array = _operand(values, name)
     if is_whole(array) and max(abs(int(array.max())), abs(int(array.min()))) > EXACT:
-        raise ValueError(f"{name} holds integers beyond 2^53, which float64 rounds: scale them, or convert them yourself")
+        raise ValueError(
+            f"{name} holds integers beyond 2^53, which float64 rounds: scale them, or convert them yourself"
+        )
     return array.astype(np.float64)
 
 
@@ -250,7 +314,9 @@ def _squared(values: Any, name: str) -> np.ndarray:
     """An operand whose finite numbers have finite squares."""
     array = _floats(values, name)
     if np.abs(array, where=np.isfinite(array), out=np.zeros_like(array)).max() > SQUARED:
-        raise ValueError(f"{name} holds numbers above {SQUARED:g}, whose squares are beyond float64: scale them first")
+        raise ValueError(
+            f"{name} holds numbers above {SQUARED:g}, whose squares are beyond float64: scale them first"
+        )
     return array
 
 
@@ -270,7 +336,9 @@ def _computed(f: Callable[..., np.ndarray], operands: list[np.ndarray], terms: i
     y, sizes = f(*[x.astype(object) for x in operands]), f(*[abs(x.astype(object)) for x in operands])
     for value, size in zip(y.flat, sizes.flat):
         if abs(value) >= 2**1023 or (size > EXACT and size * (terms + 3) * 10**5 > abs(value) * 2**53):
-            raise ValueError(f"{name} is {brief(value)} where terms add up to {brief(size)}: float64 loses it; scale the operands")
+            raise ValueError(
+                f"{name} is {brief(value)} where terms add up to {brief(size)}: float64 loses it; scale the operands"
+            )
     return as_array(y, name)
 
 

@@ -29,12 +29,19 @@ class PipelineSchedule(Widget):
         backward: float = 2.0, caption: str = "",
     ):  # fmt: skip
         schedule = one_of(schedule, "schedule", SCHEDULES)
-        stages, microbatches = whole(stages, "stages", 1, MOST[0]), whole(microbatches, "microbatches", 1, MOST[1])
+        stages, microbatches = (
+            whole(stages, "stages", 1, MOST[0]),
+            whole(microbatches, "microbatches", 1, MOST[1]),
+        )
         chunks = whole(chunks, "chunks", 1, 4)
         if (schedule == "interleaved") != (chunks > 1):
-            raise ValueError(f"chunks={chunks} with schedule={schedule!r}: interleaved takes 2 to 4 chunks, the others 1")
+            raise ValueError(
+                f"chunks={chunks} with schedule={schedule!r}: interleaved takes 2 to 4 chunks, the others 1"
+            )
         forward, backward = real(forward, "forward", *TIMES), real(backward, "backward", *TIMES)
-        orders = gpipe(stages, microbatches) if schedule == "gpipe" else interleaved(stages, microbatches, chunks)
+        orders = (
+            gpipe(stages, microbatches) if schedule == "gpipe" else interleaved(stages, microbatches, chunks)
+        )
         share = bubble(timeline(orders, forward, backward))
         state = {
             "schedule": schedule, "stages": stages, "microbatches": microbatches, "chunks": chunks, "forward": forward,

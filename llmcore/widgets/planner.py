@@ -36,8 +36,12 @@ class MemoryPlanner(Widget):
         known: dict[str, ModelConfig] = named(MODELS if models is None else models, "models", 12)
         for name, config in known.items():
             if not isinstance(config, ModelConfig) or config.family == "encoder-decoder":
-                raise ValueError(f"models[{name!r}]={brief(config)}: give the ModelConfig of a decoder or an encoder")
-        plan = Plan(data=4, tensor=2, zero=1, microbatches=16, sequence_parallel=True) if plan is None else plan
+                raise ValueError(
+                    f"models[{name!r}]={brief(config)}: give the ModelConfig of a decoder or an encoder"
+                )
+        plan = (
+            Plan(data=4, tensor=2, zero=1, microbatches=16, sequence_parallel=True) if plan is None else plan
+        )
         if not isinstance(plan, Plan):
             raise ValueError(f"plan={brief(plan)}: give a Plan, such as Plan(data=4)")
         model, hardware = one_of(model, "model", known), one_of(hardware, "hardware", HARDWARE)
@@ -50,7 +54,12 @@ class MemoryPlanner(Widget):
             "model": model, "gpu": hardware, "attention": known[model].attention, "plan": asdict(plan), "B": B, "T": T,
             "efficiency": efficiency,
         }  # fmt: skip
-        still = rows_table([[str(number(x / 1e9))] for x in size.values()], list(size), ["GB"], f"{model} on {plan.ranks} GPUs")
+        still = rows_table(
+            [[str(number(x / 1e9))] for x in size.values()],
+            list(size),
+            ["GB"],
+            f"{model} on {plan.ranks} GPUs",
+        )
         super().__init__(state, still, f"{model}, {plan.ranks} GPUs", caption, plan=asdict(plan))
 
 
@@ -80,7 +89,10 @@ def _counts(rank: ModelConfig) -> dict[str, Any]:
     weights, outside = per_block(parameters, rank)
     norm = weights["norms"] // 2
     short = replace(rank, context_length=4)  # long enough for the lengths at which polynomials are read off
-    kept = {(b, T, n): per_block(partial(activation_bytes, B=b, T=T, bytes_per_number=n), short) for b, T, n in POINTS}
+    kept = {
+        (b, T, n): per_block(partial(activation_bytes, B=b, T=T, bytes_per_number=n), short)
+        for b, T, n in POINTS
+    }
     work = {(b, T): per_block(partial(flops, B=b, T=T), short) for b, T, n in POINTS if n == 1}
     sizes = {
         "block": lambda block, ends: sum(block.values()), "norms": lambda block, ends: block["norms"],
@@ -116,7 +128,10 @@ def polynomial(count: dict[tuple[int, int, int], int]) -> tuple[list[int], list[
     for first, second in ((-1, 1), (2, -1)):  # f(2) - f(1) is the numbers, 2 f(1) - f(2) the flags
         f = {(b, T): first * count[b, T, 1] + second * count[b, T, 2] for b, T, _ in POINTS}
         coefficients = []
-        for g in ({T: f[2, T] - f[1, T] for T in (2, 4)}, {T: 2 * f[1, T] - f[2, T] for T in (2, 4)}):  # with b, without it
+        for g in (
+            {T: f[2, T] - f[1, T] for T in (2, 4)},
+            {T: 2 * f[1, T] - f[2, T] for T in (2, 4)},
+        ):  # with b, without it
             square = (g[4] // 4 - g[2] // 2) // 2  # g(T) = a T + c T^2
             coefficients += [g[2] // 2 - 2 * square, square]
         a, c, alone, squares = coefficients

@@ -37,10 +37,16 @@ class PositionExplorer(Widget):
                 f"d_model={d_model}, q {a.shape}, k {b.shape}: pairs need even widths, and q and k one width of at most {MOST[1]}"
             )
         if d_model * positions > MOST[0]:
-            raise ValueError(f"{positions} positions x {d_model} dimensions are more than {MOST[0]} cells: make one of them smaller")
+            raise ValueError(
+                f"{positions} positions x {d_model} dimensions are more than {MOST[0]} cells: make one of them smaller"
+            )
         angles = np.arange(min(positions, 8))[:, None] * base ** (-np.arange(0, min(d_model, 8), 2) / d_model)
         table = np.stack([np.sin(angles), np.cos(angles)], -1).reshape(len(angles), -1)
         cells = [[str(number(x)) for x in row] for row in table.tolist()]
-        still = rows_table(cells, [str(p) for p in range(len(table))], [str(j) for j in range(table.shape[1])], "P")
+        still = rows_table(
+            cells, [str(p) for p in range(len(table))], [str(j) for j in range(table.shape[1])], "P"
+        )
         state = {"d_model": d_model, "positions": positions, "base": base, "q": a.tolist(), "k": b.tolist()}
-        super().__init__(state, still, f"D={d_model}, {positions} positions, base {base:g}", caption, view=view)
+        super().__init__(
+            state, still, f"D={d_model}, {positions} positions, base {base:g}", caption, view=view
+        )

@@ -27,11 +27,17 @@ class SamplingExplorer(Widget):
     def __init__(self, logits: Any, tokens: Sequence[Any], caption: str = ""):
         x = floats(logits, "logits", 1, most=1e300)
         if not 2 <= len(x) <= MOST:
-            raise ValueError(f"logits of shape {x.shape}: needs one row of 2 to {MOST} finite numbers, such as logits[0, -1]")
+            raise ValueError(
+                f"logits of shape {x.shape}: needs one row of 2 to {MOST} finite numbers, such as logits[0, -1]"
+            )
         names = [seen(t) for t in labels(tokens, "tokens", len(x))]
         p = softmax(x)
         top = np.argsort(-x, kind="stable")[:12]
         cells = [[str(number(x[i])), str(number(p[i]))] for i in top.tolist()]
-        still = rows_table(cells, [names[i] for i in top], ["logit", "softmax"], f"the {len(top)} most probable of {len(x)}")
+        still = rows_table(
+            cells, [names[i] for i in top], ["logit", "softmax"], f"the {len(top)} most probable of {len(x)}"
+        )
         state = {"logits": [number(v, 6) for v in x.tolist()], "tokens": names}
-        super().__init__(state, still, f"{len(x)} logits", caption, probabilities=[number(v, 6) for v in p.tolist()])
+        super().__init__(
+            state, still, f"{len(x)} logits", caption, probabilities=[number(v, 6) for v in p.tolist()]
+        )

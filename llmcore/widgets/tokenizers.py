@@ -30,10 +30,20 @@ class TokenizerExplorer(Widget):
     ids: Any = traitlets.List().tag(sync=True)
     shared = ("selection", "text", "ids")
 
-    def __init__(self, tokenizers: Mapping[str, Tokenizer], text: str, samples: Mapping[str, str] | None = None, caption: str = ""):
+    def __init__(
+        self,
+        tokenizers: Mapping[str, Tokenizer],
+        text: str,
+        samples: Mapping[str, str] | None = None,
+        caption: str = "",
+    ):
         tokenizers = named(tokenizers, "tokenizers", 8)
         text = _sample(text, "text")
-        offered = {} if samples is None or (isinstance(samples, Mapping) and not samples) else named(samples, "samples", 50)
+        offered = (
+            {}
+            if samples is None or (isinstance(samples, Mapping) and not samples)
+            else named(samples, "samples", 50)
+        )
         offered = {name: _sample(sample, f"samples[{name!r}]") for name, sample in offered.items()}
         first = next(iter(tokenizers.values()))
         shipped = [ship_tokenizer(t, name) for name, t in tokenizers.items()]
@@ -41,7 +51,10 @@ class TokenizerExplorer(Widget):
         for t in tokenizers.values():
             tokens = t.encode(text, "all")
             lengths.append(len(tokens))
-            rows.append([f"{label(t.token(i), 'token')} {i}" for i in tokens[:12]] + (["…"] if len(tokens) > 12 else []))
+            rows.append(
+                [f"{label(t.token(i), 'token')} {i}" for i in tokens[:12]]
+                + (["…"] if len(tokens) > 12 else [])
+            )
         width = max(map(len, rows))
         cells = [[str(n), *row, *[""] * (width - len(row))] for n, row in zip(lengths, rows)]
         still = rows_table(cells, list(tokenizers), ["tokens", *[str(i) for i in range(width)]], text)
@@ -55,19 +68,27 @@ def _sample(given: Any, name: str) -> str:
     """A text that the page cuts whole."""
     given = check_text(given, name, TEXT)
     if len(given.encode("utf-16-le")) // 2 > TEXT:
-        raise ValueError(f"{name}={brief(given)} has more than {TEXT} characters as UTF-16 counts them: shorten it")
+        raise ValueError(
+            f"{name}={brief(given)} has more than {TEXT} characters as UTF-16 counts them: shorten it"
+        )
     return given
 
 
 def ship_tokenizer(t: Tokenizer, name: str) -> dict[str, Any]:
     """A tokenizer as encode.js reads it."""
     if not isinstance(t, Tokenizer):
-        raise ValueError(f"tokenizers[{name!r}]={brief(t)}: give a tokenizer, such as CharTokenizer.train([text])")
+        raise ValueError(
+            f"tokenizers[{name!r}]={brief(t)}: give a tokenizer, such as CharTokenizer.train([text])"
+        )
     if len(t.ids()) > MOST:
-        raise ValueError(f"{name} has {len(t.ids())} entries, more than {MOST}: train a smaller one for a page")
+        raise ValueError(
+            f"{name} has {len(t.ids())} entries, more than {MOST}: train a smaller one for a page"
+        )
     if isinstance(t, BPETokenizer):
         if t.pattern not in PATTERNS:
-            raise ValueError(f"{name} splits by {t.pattern!r}: the page knows {PATTERNS}; train with one of them")
+            raise ValueError(
+                f"{name} splits by {t.pattern!r}: the page knows {PATTERNS}; train with one of them"
+            )
         ordered = [bytes([b]) for b in sorted(range(256), key=lambda b: t.ranks[bytes([b])])]
         pairs = listed_merges(t)
         place = {token: i for i, token in enumerate([*ordered, *(a + b for a, b in pairs)])}
@@ -79,7 +100,17 @@ def ship_tokenizer(t: Tokenizer, name: str) -> dict[str, Any]:
             "by_rank": t.merges is None, "special": t.special_tokens,
         }  # fmt: skip
     if not isinstance(t, DictionaryTokenizer):
-        raise ValueError(f"{name} is a {type(t).__name__}: the page knows dictionary, character, word and byte-pair tokenizers")
-    kind = "char" if isinstance(t, CharTokenizer) else "word" if isinstance(t, WordTokenizer) else "dictionary"
+        raise ValueError(
+            f"{name} is a {type(t).__name__}: the page knows dictionary, character, word and byte-pair tokenizers"
+        )
+    kind = (
+        "char" if isinstance(t, CharTokenizer) else "word" if isinstance(t, WordTokenizer) else "dictionary"
+    )
     unknown = None if t.unknown is None else t.special_tokens[t.unknown]
-    return {"name": name, "kind": kind, "entries": list(t.vocabulary.items()), "unknown": unknown, "special": t.special_tokens}
+    return {
+        "name": name,
+        "kind": kind,
+        "entries": list(t.vocabulary.items()),
+        "unknown": unknown,
+        "special": t.special_tokens,
+    }

@@ -27,7 +27,12 @@ class TraceExplorer(Widget):
     shared = ("selection", "path")
 
     def __init__(
-        self, traced: Mapping[str, Any], tokens: Sequence[Any] | None = None, batch: int = 0, caption: str = "", path: str = ""
+        self,
+        traced: Mapping[str, Any],
+        tokens: Sequence[Any] | None = None,
+        batch: int = 0,
+        caption: str = "",
+        path: str = "",
     ):
         if isinstance(traced, Mapping) and not traced:
             raise ValueError("the trace is empty: run the model inside `with trace(model) as seen`")
@@ -45,7 +50,11 @@ class TraceExplorer(Widget):
                 names if names is not None and n == len(names) and axis >= shown.ndim - 2 else None
                 for axis, n in enumerate(shown.shape)
             ]
-            if len(called) >= 2 and called[-1] is not None and not name.endswith(("scores", "weights", "attention.dropout")):
+            if (
+                len(called) >= 2
+                and called[-1] is not None
+                and not name.endswith(("scores", "weights", "attention.dropout"))
+            ):
                 called[-1] = None  # a width that happens to equal the number of tokens
             shipped = ship(shown, name.split(".")[-1], called, most=most)
             rows, columns = ([1] + shipped["block"])[-2:]

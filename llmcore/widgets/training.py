@@ -43,7 +43,10 @@ class TrainingStep(Widget):
     ):  # fmt: skip
         if not isinstance(parameters, Mapping):
             raise ValueError(f"parameters={brief(parameters)}: pass toy_model().state_dict()")
-        missing, surplus = [n for n in NAMES if n not in parameters], [n for n in parameters if n not in NAMES]
+        missing, surplus = (
+            [n for n in NAMES if n not in parameters],
+            [n for n in parameters if n not in NAMES],
+        )
         if missing or surplus:
             raise ValueError(
                 f"missing {missing[:2]}, surplus {brief(surplus[:2])}: the page knows a decoder of one pre-norm block with layer "
@@ -54,19 +57,31 @@ class TrainingStep(Widget):
         size = sum(a.size for a in arrays.values())
         n_heads = whole(n_heads, "n_heads", 1, D)
         if size > MOST or D % n_heads or D % 2:
-            raise ValueError(f"{size} numbers, {n_heads} heads of D={D}: at most {MOST} numbers, an even D, and heads that divide D")
+            raise ValueError(
+                f"{size} numbers, {n_heads} heads of D={D}: at most {MOST} numbers, an even D, and heads that divide D"
+            )
         words = _words(vocabulary, V)
         tokens = [whole(i, "an id of ids", 0, V - 1) for i in items(ids, "ids", most=IDS)]
         if len(tokens) < 2 or not set(tokens) <= set(words):
-            raise ValueError(f"ids {tokens}: at least two, each from 0 to {V - 1} and with a text in the vocabulary")
+            raise ValueError(
+                f"ids {tokens}: at least two, each from 0 to {V - 1} and with a text in the vocabulary"
+            )
         norm_eps, lr = real(norm_eps, "norm_eps", 0, 1), real(lr, "lr", 0, 1000, above=True)
-        weights = {name: {"shape": list(a.shape), "data": [number(x, 7) for x in a.ravel().tolist()]} for name, a in arrays.items()}
+        weights = {
+            name: {"shape": list(a.shape), "data": [number(x, 7) for x in a.ravel().tolist()]}
+            for name, a in arrays.items()
+        }
         cells = [[" x ".join(map(str, a.shape))] for a in arrays.values()]
         state = {
             "weights": weights, "ids": tokens, "vocabulary": [[i, seen(t)] for i, t in words.items()],
             "config": {"n_heads": n_heads, "norm_eps": norm_eps}, "lr": lr,
         }  # fmt: skip
-        super().__init__(state, rows_table(cells, list(arrays), ["shape"]), f"{len(tokens)} ids, {size} parameters", caption)
+        super().__init__(
+            state,
+            rows_table(cells, list(arrays), ["shape"]),
+            f"{len(tokens)} ids, {size} parameters",
+            caption,
+        )
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -74,14 +89,24 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
     arrays = {name: as_array(given[name], name) for name in NAMES}
     table, up = arrays["embedding.table"], arrays[f"{BLOCK}feed_forward.up.weight"]
     if table.ndim != 2 or up.ndim != 2:
-        raise ValueError(f"embedding.table {table.shape}, feed_forward.up.weight {up.shape}: give (V, D) and (D, F)")
+        raise ValueError(
+            f"embedding.table {table.shape}, feed_forward.up.weight {up.shape}: give (V, D) and (D, F)"
+        )
     (V, D), F = table.shape, up.shape[1]
-    wide = {"embedding.table": (V, D), "head.table": (V, D), "up.weight": (D, F), "up.bias": (F,), "down.weight": (F, D)}
+    wide = {
+        "embedding.table": (V, D),
+        "head.table": (V, D),
+        "up.weight": (D, F),
+        "up.bias": (F,),
+        "down.weight": (F, D),
+    }
     for name, array in arrays.items():
         usual = (D, D) if ".W_" in name and name.endswith("weight") else (D,)
         shape = next((s for end, s in wide.items() if name.endswith(end)), usual)
         if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}: beside an embedding.table of {table.shape} it needs {shape}")
+            raise ValueError(
+                f"{name} has shape {array.shape}: beside an embedding.table of {table.shape} it needs {shape}"
+            )
         floats(array, name, array.ndim, most=BIG)
     return arrays
 

@@ -33,12 +33,22 @@ class VocabularyExplorer(Widget):
     def __init__(self, tokenizers: Mapping[str, Tokenizer], text: str, held_out: str, caption: str = ""):
         text, held_out = check_text(text, "text", TEXT), check_text(held_out, "held_out", TEXT)
         if not text or not held_out:
-            raise ValueError("text and held_out must both hold something: ranks are counted in the first, coverage in the second")
+            raise ValueError(
+                "text and held_out must both hold something: ranks are counted in the first, coverage in the second"
+            )
         tokenizers = named(tokenizers, "tokenizers", 8)
         methods = [_method(name, t, text, held_out) for name, t in tokenizers.items()]
-        note = f"Of each vocabulary the {MOST} most frequent tokens are listed." if any(m["entries"] > MOST for m in methods) else ""
-        cells = [[f"{m['entries']:,}", f"{m['total']:,}", " ".join(t[0] for t in m["tokens"][:8])] for m in methods]
-        still = rows_table(cells, list(tokenizers), ["different tokens", "tokens in the text", "most frequent"])
+        note = (
+            f"Of each vocabulary the {MOST} most frequent tokens are listed."
+            if any(m["entries"] > MOST for m in methods)
+            else ""
+        )
+        cells = [
+            [f"{m['entries']:,}", f"{m['total']:,}", " ".join(t[0] for t in m["tokens"][:8])] for m in methods
+        ]
+        still = rows_table(
+            cells, list(tokenizers), ["different tokens", "tokens in the text", "most frequent"]
+        )
         super().__init__({"methods": methods, "note": note}, still, ", ".join(tokenizers), caption)
 
 
@@ -55,7 +65,9 @@ def coverage(ranked: list[tuple[int, int]], held_out: list[int]) -> np.ndarray:
 
 def _method(name: str, t: Tokenizer, text: str, held_out: str) -> dict[str, Any]:
     if not isinstance(t, Tokenizer):
-        raise ValueError(f"tokenizers[{name!r}]={brief(t)}: give a tokenizer, such as CharTokenizer.train([text])")
+        raise ValueError(
+            f"tokenizers[{name!r}]={brief(t)}: give a tokenizer, such as CharTokenizer.train([text])"
+        )
     unknown = getattr(t, "unknown", None)
     lost = t.special_tokens[unknown] if unknown else None
     ranked = [(i, n) for i, n in rank_counts(t, text) if i != lost]

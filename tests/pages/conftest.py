@@ -13,7 +13,15 @@ import pytest
 from tools.browser import ARGUMENTS, find
 
 ROOT = Path(__file__).resolve().parents[2]
-LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src"}
+LOADS = {
+    "script": "src",
+    "link": "href",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "audio": "src",
+}
 
 
 class Page(HTMLParser):
@@ -38,7 +46,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope="session")
 def html(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("book") / "_build"
-    result = subprocess.run([sys.executable, "-m", "book", "build", folder], capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run(
+        [sys.executable, "-m", "book", "build", folder], capture_output=True, text=True, cwd=ROOT
+    )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return folder / "html"
 

@@ -26,7 +26,9 @@ def test_links_inside_the_book_lead_somewhere(html, pages):
     for path, page in pages.items():
         for link in [u for u in page.links + page.loads if not urlsplit(u).scheme and not u.startswith("//")]:
             parts = urlsplit(link)
-            if path.name == "404.html":  # it is sent for an address of any depth: its links begin at the site's own folder
+            if (
+                path.name == "404.html"
+            ):  # it is sent for an address of any depth: its links begin at the site's own folder
                 assert parts.path.startswith(urlsplit(SITE).path) or not parts.path
                 parts = parts._replace(path=parts.path.removeprefix(urlsplit(SITE).path))
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
@@ -45,10 +47,17 @@ def test_a_warning_fails_the_build(tmp_path):
     shutil.copy(ROOT / "_config.yml", tmp_path)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: chapters/index\n", encoding="utf-8")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    result = subprocess.run([sys.executable, "-m", "book", "build", tmp_path / "_build"], capture_output=True, text=True, cwd=tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-m", "book", "build", tmp_path / "_build"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert result.returncode != 0
     said = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout + result.stderr)
-    assert re.findall(r"WARNING: (.*)", said) == ["'myst' cross-reference target not found: 'nothing-here' [myst.xref_missing]"]
+    assert re.findall(r"WARNING: (.*)", said) == [
+        "'myst' cross-reference target not found: 'nothing-here' [myst.xref_missing]"
+    ]
 
 
 # code and what it prints, hidden or not, where one must scroll sideways to read it; a printed table may
@@ -71,8 +80,16 @@ def test_every_page_in_a_browser(browser, html, pages, server, home, scheme):
         page = context.new_page()
         page.on("console", lambda m, errors=errors: errors.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e, errors=errors: errors.append(str(e)))
-        page.on("response", lambda r, errors=errors: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-        page.on("request", lambda r, out=outside: out.append(r.url) if not r.url.startswith((base, "data:", "blob:")) else None)
+        page.on(
+            "response",
+            lambda r, errors=errors: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None,
+        )
+        page.on(
+            "request",
+            lambda r, out=outside: (
+                out.append(r.url) if not r.url.startswith((base, "data:", "blob:")) else None
+            ),
+        )
         page.goto(f"{base}/chapters/{path.name}", wait_until="load")
         if page.locator(".math").count():
             page.wait_for_selector("mjx-container", state="attached", timeout=20_000)
@@ -83,8 +100,16 @@ def test_every_page_in_a_browser(browser, html, pages, server, home, scheme):
         assert page.evaluate(CUT_OFF) == [], path.name
         page.set_viewport_size({"width": 1280, "height": 740})
         assert page.evaluate(CUT_OFF) == [], path.name
-        texts = [e.get_text() for e in BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").select("article .highlight pre")]
-        assert page.locator("article .highlight pre").evaluate_all("all => all.map((e) => e.textContent)") == texts
+        texts = [
+            e.get_text()
+            for e in BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").select(
+                "article .highlight pre"
+            )
+        ]
+        assert (
+            page.locator("article .highlight pre").evaluate_all("all => all.map((e) => e.textContent)")
+            == texts
+        )
         page.close()
     context.close()
 
@@ -116,7 +141,11 @@ def test_the_copy_button_gives_the_code_as_it_is_stored(browser, server):
     page = context.new_page()
     page.goto(f"{server}/chapters/2-3-1-gradient-descent.html")
     cells = nbformat.read(ROOT / "chapters/2-3-1-gradient-descent.ipynb", 4).cells
-    code = next(c.source for c in cells if c.cell_type == "code" and len(c.source) > 600 and not c.metadata.get("tags"))
+    code = next(
+        c.source
+        for c in cells
+        if c.cell_type == "code" and len(c.source) > 600 and not c.metadata.get("tags")
+    )
     texts = page.locator("div.cell_input pre").evaluate_all("all => all.map((e) => e.textContent.trim())")
     box = page.locator("div.cell_input .highlight").nth(texts.index(code))
     assert box.locator(".long").count() > 3
@@ -129,10 +158,17 @@ def test_the_copy_button_gives_the_code_as_it_is_stored(browser, server):
 def test_the_button_to_colab_leads_to_the_pages_own_notebook(html, pages):
     """The address is that of [project.urls], the branch and the file those of the repository."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    repository, notebooks = ADDRESS.removeprefix("https://github.com/"), sorted((ROOT / "chapters").glob("*.ipynb"))
+    repository, notebooks = (
+        ADDRESS.removeprefix("https://github.com/"),
+        sorted((ROOT / "chapters").glob("*.ipynb")),
+    )
     assert len(repository.split("/")) == 2
     assert notebooks
     for notebook in notebooks:
         path = notebook.relative_to(ROOT).as_posix()
-        buttons = {u for u in pages[html / path.replace(".ipynb", ".html")].links if "colab" in urlsplit(u).netloc}
-        assert buttons == {f"https://colab.research.google.com/github/{repository}/blob/{config['repository']['branch']}/{path}"}
+        buttons = {
+            u for u in pages[html / path.replace(".ipynb", ".html")].links if "colab" in urlsplit(u).netloc
+        }
+        assert buttons == {
+            f"https://colab.research.google.com/github/{repository}/blob/{config['repository']['branch']}/{path}"
+        }

@@ -51,18 +51,29 @@ STRANGERS = "document.querySelectorAll('figure.llmcore :is(img, iframe, b, style
 @pytest.fixture(scope="module")
 def show(browser, tmp_path_factory):
     """show(figures, with_script): a page of figures in a browser; what ran, what was thrown and what was asked for is noted."""
-    folder, context = tmp_path_factory.mktemp("hostile"), browser.new_context(viewport={"width": 1100, "height": 900})
+    folder, context = (
+        tmp_path_factory.mktemp("hostile"),
+        browser.new_context(viewport={"width": 1100, "height": 900}),
+    )
 
     def show_(figures, with_script=True):
         script = f"<script>{bundle.for_pages()}</script>" if with_script else ""
         head = f'<meta charset="utf-8"><style>{bundle.style()}</style><script>window.done = []; ran = x => done.push(x);</script>'
         path = folder / "page.html"
-        path.write_text(f"<!doctype html><html><head>{head}</head><body>{''.join(figures)}{script}</body></html>", encoding="utf-8")
+        path.write_text(
+            f"<!doctype html><html><head>{head}</head><body>{''.join(figures)}{script}</body></html>",
+            encoding="utf-8",
+        )
         page = context.new_page()
         page.wrong = []
         page.on("pageerror", lambda error: page.wrong.append(str(error)))
-        page.on("console", lambda message: page.wrong.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: page.wrong.append(request.url) if request.url != path.as_uri() else None)
+        page.on(
+            "console", lambda message: page.wrong.append(message.text) if message.type == "error" else None
+        )
+        page.on(
+            "request",
+            lambda request: page.wrong.append(request.url) if request.url != path.as_uri() else None,
+        )
         page.on("dialog", lambda dialog: (page.wrong.append(dialog.message), dialog.dismiss()))
         page.goto(path.as_uri())
         return page
@@ -125,7 +136,9 @@ def test_what_is_not_refused_is_drawn(show, as_a_reader_calls_it):
     assert len(figures) > 200
     for part in pages(list(figures.values())):
         page = show([figure for _, figure in part])
-        broken = page.locator("figure[data-widget]").evaluate_all("all => all.flatMap((f, i) => f.matches('.ll-live') ? [] : [i])")
+        broken = page.locator("figure[data-widget]").evaluate_all(
+            "all => all.flatMap((f, i) => f.matches('.ll-live') ? [] : [i])"
+        )
         assert [part[i][0] for i in broken] == []
         page.evaluate(USE)
         assert page.wrong == []
@@ -154,7 +167,10 @@ def test_a_broken_figure_says_so_and_stops_no_other(show, what):
         assert said.count() == 1
         assert said.inner_text().startswith("This figure cannot be drawn: ")
         assert figures.nth(n).locator(".ll-still table").is_visible()  # its table is still there
-        assert figures.nth(n).locator("figcaption, .ll-still, script, p").count() == figures.nth(n).locator("> *").count()
+        assert (
+            figures.nth(n).locator("figcaption, .ll-still, script, p").count()
+            == figures.nth(n).locator("> *").count()
+        )
     for n in (1, 3):
         figures.nth(n).locator("td[data-r='1'][data-c='0']").click()
         assert "good[1, 0] = 3" in figures.nth(n).locator(".ll-readout").inner_text()
@@ -186,14 +202,24 @@ def test_a_slider_says_the_value_that_is_used(show):
         OptimizerRace(condition=30, lr=rates).figure(), LossSurface([(0, 1), (1, 2)], start=(0.123, 9.0), lr=7.0).figure(),
         PositionExplorer(4, 2, view="rotary").figure(), PipelineSchedule(forward=1.0, backward=8.0).figure(),
     ])  # fmt: skip
-    said = lambda label: page.locator(".ll-control", has_text=label).locator("visible=true").locator("output").first.inner_text()
+    said = lambda label: (
+        page.locator(".ll-control", has_text=label)
+        .locator("visible=true")
+        .locator("output")
+        .first.inner_text()
+    )
     assert [said(f"lr {name}") for name in ("SGD", "momentum", "Adam")] == ["1e-5", "0.0333", "50"]
     assert said("condition number k") == "30"
     assert said("learning rate") == "7"
     assert said("backward / forward") == "8"
-    sliders = page.locator("figure[data-widget=surface] .ll-control", has=page.locator("label", has_text=re.compile("^[wb]$")))
+    sliders = page.locator(
+        "figure[data-widget=surface] .ll-control", has=page.locator("label", has_text=re.compile("^[wb]$"))
+    )
     assert sliders.locator("output").all_inner_texts() == ["0.123", "9"]
     assert said("position of q") == "1"  # positions are 0 and 1
-    assert "q at 1, k at 1, offset 0" in page.locator("figure[data-widget=position] .ll-readout:visible").inner_text()
+    assert (
+        "q at 1, k at 1, offset 0"
+        in page.locator("figure[data-widget=position] .ll-readout:visible").inner_text()
+    )
     assert page.wrong == []
     page.close()

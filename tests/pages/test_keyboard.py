@@ -29,12 +29,16 @@ def open_page(browser, html):
     contexts = []
 
     def open_(name=PAGE, **options):
-        context = browser.new_context(**({"viewport": {"width": 1200, "height": 800}, "reduced_motion": "reduce"} | options))
+        context = browser.new_context(
+            **({"viewport": {"width": 1200, "height": 800}, "reduced_motion": "reduce"} | options)
+        )
         contexts.append(context)
         page = context.new_page()
         page.goto((html / f"chapters/{name}.html").as_uri(), wait_until="load")
         page.wait_for_selector("figure.llmcore.ll-live")
-        page.add_style_tag(content="*, *::before, *::after { transition: none !important; }")  # a mark that fades in is seen at once
+        page.add_style_tag(
+            content="*, *::before, *::after { transition: none !important; }"
+        )  # a mark that fades in is seen at once
         return page
 
     yield open_
@@ -56,10 +60,15 @@ def test_tab_walks_through_the_whole_page(open_page, width, scheme):
         if step is None:
             break
         steps.append(step)
-    assert [number for number, *_ in steps] == list(range(len(offered)))  # each once, in the page's order, and out at the end: no trap
+    assert [number for number, *_ in steps] == list(
+        range(len(offered))
+    )  # each once, in the page's order, and out at the end: no trap
     assert [text for _, marked, _, text in steps if not marked] == []
     assert [text for _, _, inside, text in steps if not inside] == []
-    assert page.locator("figure.llmcore input, figure.llmcore button, figure.llmcore td[tabindex='0']").count() > 5
+    assert (
+        page.locator("figure.llmcore input, figure.llmcore button, figure.llmcore td[tabindex='0']").count()
+        > 5
+    )
     page.keyboard.press("Shift+Tab")
     assert page.evaluate(WHERE)[0] == len(offered) - 1  # and back in
 

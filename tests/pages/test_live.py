@@ -44,7 +44,9 @@ def lab(tmp_path_factory):
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "spaces"),
     }
     log = (folder / "log").open("w")
-    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], stdout=log, stderr=log, env=environment)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", *options], stdout=log, stderr=log, env=environment
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(120):
@@ -93,6 +95,7 @@ def test_traits_flow_both_ways(lab, browser):
     run(5)
     page.get_by_text("python has set the step", exact=True).wait_for(timeout=20_000)
     page.wait_for_function(
-        "[...document.querySelectorAll('figure.llmcore')].some(f => f.textContent.includes('4 of 6'))", timeout=20_000
+        "[...document.querySelectorAll('figure.llmcore')].some(f => f.textContent.includes('4 of 6'))",
+        timeout=20_000,
     )
     page.close()

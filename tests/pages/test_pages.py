@@ -39,7 +39,11 @@ def widget(page, kind, n=0):
 
 
 def names_with_widgets(html) -> list[str]:
-    return sorted(p.stem for p in (html / "chapters").glob("*.html") if 'class="llmcore"' in p.read_text(encoding="utf-8"))
+    return sorted(
+        p.stem
+        for p in (html / "chapters").glob("*.html")
+        if 'class="llmcore"' in p.read_text(encoding="utf-8")
+    )
 
 
 def test_a_matrix_by_mouse_and_keyboard(open_page):
@@ -72,7 +76,9 @@ def test_copy_as_text(open_page):
     matrix.get_by_role("button", name="copy as text").click()
     page.wait_for_function("document.querySelector('.ll-said').textContent !== ''")
     said = matrix.locator(".ll-said").inner_text()
-    if said != "copied":  # the clipboard is closed to a page from a file: then the text stands there, selected
+    if (
+        said != "copied"
+    ):  # the clipboard is closed to a page from a file: then the text stands there, selected
         assert len(matrix.locator("textarea").input_value().splitlines()) == 6
 
 
@@ -105,7 +111,12 @@ def test_an_operation_marks_the_cells_that_it_used(open_page):
     assert marked.count() == 2  # the 1 of the one-hot row, and one number of E
     assert marked.nth(1).evaluate("e => e.closest('tr').querySelector('th').textContent") == "104"
     page.keyboard.press("ArrowDown")
-    assert operation.locator("td.ll-mark").nth(1).evaluate("e => e.closest('tr').querySelector('th').textContent") == "105"
+    assert (
+        operation.locator("td.ll-mark")
+        .nth(1)
+        .evaluate("e => e.closest('tr').querySelector('th').textContent")
+        == "105"
+    )
 
 
 def test_a_text_is_cut_while_it_is_typed(open_page):
@@ -254,7 +265,11 @@ def test_a_trace_opens_any_tensor(open_page):
         if summary.locator("xpath=..").get_attribute("open") is None:
             summary.click()
     leaf.click()
-    assert explorer.locator(".ll-opened .ll-title").first.inner_text().startswith("decoder.blocks.0.attention.weights")
+    assert (
+        explorer.locator(".ll-opened .ll-title")
+        .first.inner_text()
+        .startswith("decoder.blocks.0.attention.weights")
+    )
     assert leaf.get_attribute("aria-pressed") == "true"
     explorer.locator(".ll-opened td[data-r='1'][data-c='0']").click()
     assert "weights[0, 1, 0] = " in explorer.locator(".ll-opened .ll-readout").inner_text()
@@ -281,7 +296,9 @@ def test_sampling_rules_live(open_page):
 def test_a_training_step_is_walked_and_changed(open_page):
     page = open_page(STEP)
     step = widget(page, "training")
-    loss = lambda: float(re.findall(r"\d+\.\d+(?:e-\d+)?", step.locator(".ll-readout").first.inner_text())[-1])
+    loss = lambda: float(
+        re.findall(r"\d+\.\d+(?:e-\d+)?", step.locator(".ll-readout").first.inner_text())[-1]
+    )
     step.get_by_role("button", name="after backward").click()
     step.locator("summary", has_text="parameters").click()
     step.locator("button[data-name='W_q']").click()
@@ -393,7 +410,12 @@ def test_partial_sums_become_the_row_that_one_process_computes(open_page):
     ring.get_by_label("step", exact=True).focus()
     page.keyboard.press("End")
     row = [float(ring.locator(f"td[data-r='2'][data-c='{c}']").inner_text().split()[0]) for c in range(4)]
-    assert [round(x, 3) for x in row] == [-0.708, 0.098, 0.564, 1.418]  # what the chapter prints for the whole product
+    assert [round(x, 3) for x in row] == [
+        -0.708,
+        0.098,
+        0.564,
+        1.418,
+    ]  # what the chapter prints for the whole product
 
 
 def test_a_schedule_is_chosen_and_followed(open_page):
@@ -418,11 +440,15 @@ def test_a_published_plan_is_changed(open_page):
     recompute = planner.get_by_label("recompute")
     recompute.focus()
     recompute.select_option("none")
-    assert "71.7 GB on the fullest, fits into 80 GB" in verdict.inner_text()  # fused attention keeps no squares
+    assert (
+        "71.7 GB on the fullest, fits into 80 GB" in verdict.inner_text()
+    )  # fused attention keeps no squares
     planner.get_by_label("attention").select_option("explicit")
     assert "too much for 80 GB" in verdict.inner_text()
     planner.get_by_label("ZeRO stage").select_option("1")
     planner.get_by_label("data", exact=True).select_option("32")
     planner.get_by_label("pipeline").select_option("4")
     planner.get_by_label("microbatches").fill("48")
-    assert "1,024 GPUs: 71 GB on the fullest, fits" in verdict.inner_text()  # a shorter pipeline instead of recomputation
+    assert (
+        "1,024 GPUs: 71 GB on the fullest, fits" in verdict.inner_text()
+    )  # a shorter pipeline instead of recomputation

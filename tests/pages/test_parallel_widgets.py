@@ -23,9 +23,7 @@ def address(tmp_path_factory) -> str:
     ]
     text = "".join(w.figure() for w in widgets)
     path = tmp_path_factory.mktemp("demo") / "page.html"
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Ranks</title><style>{bundle.style()}</style>'
-    )
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Ranks</title><style>{bundle.style()}</style>'
     path.write_text(
         f'<!doctype html><html lang="en"><head>{head}</head><body><main><h1>Ranks</h1>{text}</main>'
         f"<script>{bundle.for_pages()}</script></body></html>",
@@ -45,7 +43,10 @@ def open_demo(browser, address):
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith("file:") else None)
+        page.on(
+            "request",
+            lambda request: wrong.append(request.url) if not request.url.startswith("file:") else None,
+        )
         page.goto(address)
         page.wait_for_selector("figure.llmcore.ll-live")
         return page
@@ -110,7 +111,9 @@ def test_a_pipeline_by_keyboard_and_mouse(open_demo):
     pipe.locator("[data-work=B0][data-stage='3']").click()
     assert said.inner_text().startswith("time 4:")
     assert "stage 3 does B0" in said.inner_text()
-    assert pipe.locator(".ll-work:not(.ll-faded)").count() == 8  # microbatch 0, forward and backward on four stages
+    assert (
+        pipe.locator(".ll-work:not(.ll-faded)").count() == 8
+    )  # microbatch 0, forward and backward on four stages
     pipe.get_by_label("time", exact=True).focus()
     page.keyboard.press("End")
     assert said.inner_text().count("is done, holds 0") == 4
@@ -156,7 +159,9 @@ def test_touch(open_demo):
     pipe, ring = widget(page, "pipeline"), widget(page, "collective")
     ring.get_by_role("button", name="→").tap()
     ring.locator("td[data-r='1'][data-c='3']").tap()
-    assert "rank 1, chunk 3: 16 = 3 of rank 0 + 13 of rank 1" in ring.locator(".ll-readout").first.inner_text()
+    assert (
+        "rank 1, chunk 3: 16 = 3 of rank 0 + 13 of rank 1" in ring.locator(".ll-readout").first.inner_text()
+    )
     pipe.locator("[data-work=F1][data-stage='1']").tap()
     assert "stage 1 does F1" in pipe.locator(".ll-readout").nth(1).inner_text()
 
@@ -172,5 +177,7 @@ def test_axe_finds_no_serious_violation_and_nothing_overflows(open_demo, theme, 
     page.add_script_tag(path=AXE)
     found = page.evaluate("axe.run('figure.llmcore', {resultTypes: ['violations']})")
     serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical")]
-    assert not serious, [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"]) for v in serious]
+    assert not serious, [
+        (v["id"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"]) for v in serious
+    ]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

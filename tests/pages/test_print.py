@@ -20,7 +20,9 @@ CHAPTERS = ["1-2-embedding", "2-1-concepts"]  # widgets, formulas, figures; the 
 @pytest.fixture(scope="module")
 def path(html, browser, tmp_path_factory) -> Path:  # browser: skips where there is none
     out = tmp_path_factory.mktemp("pdf") / "two.pdf"
-    done = subprocess.run([*PDF, "--html", html, "--out", out, *CHAPTERS], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [*PDF, "--html", html, "--out", out, *CHAPTERS], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     return out
 
@@ -38,7 +40,11 @@ def headings(pdf, items=None) -> list[tuple[str, int]]:
     """The outline: each heading and its page."""
     out = []
     for item in pdf.outline if items is None else items:
-        out += headings(pdf, item) if isinstance(item, list) else [(item.title, pdf.get_destination_page_number(item) + 1)]
+        out += (
+            headings(pdf, item)
+            if isinstance(item, list)
+            else [(item.title, pdf.get_destination_page_number(item) + 1)]
+        )
     return out
 
 
@@ -56,12 +62,16 @@ def test_outline_contents_and_pages_agree(pdf, html):
     outline = headings(pdf)
     wanted = []
     for name in CHAPTERS:
-        article = BeautifulSoup((html / f"chapters/{name}.html").read_text(encoding="utf-8"), "html.parser").article
+        article = BeautifulSoup(
+            (html / f"chapters/{name}.html").read_text(encoding="utf-8"), "html.parser"
+        ).article
         wanted += [h.get_text().rstrip("#").strip() for h in article.find_all(["h1", "h2", "h3"])]
     assert [title for title, _ in outline] == wanted
     contents = squeezed(pdf.pages[1].extract_text())
     for title, number in outline:
-        assert squeezed(title) in squeezed(pdf.pages[number - 1].extract_text()), f"{title} is not on page {number}"
+        assert squeezed(title) in squeezed(pdf.pages[number - 1].extract_text()), (
+            f"{title} is not on page {number}"
+        )
         assert f"{squeezed(title)}{number}" in contents
 
 
@@ -77,7 +87,9 @@ def test_links_between_chapters_stay_inside(path, pdf):
     assert "1-2-embedding" in inside
     assert all(target in places for target in inside)
     assert not [uri for uri in outside if uri.startswith("file:")]
-    assert [uri for uri in outside if "/chapters/2-1-concepts.html#exercises" in uri], "a hidden answer is one link away"
+    assert [uri for uri in outside if "/chapters/2-1-concepts.html#exercises" in uri], (
+        "a hidden answer is one link away"
+    )
 
 
 def test_formulas_text_and_figures_are_there(pdf):
@@ -100,7 +112,9 @@ def test_what_cannot_be_printed_is_named(html, tmp_path):
     assert run("nowhere").stdout.strip() == "nowhere holds no built book: run make book first"
     done = run(html, "1-2-embeding")
     assert done.returncode == 2
-    assert done.stdout.startswith("['1-2-embeding'] are no chapters of this book: name some of ['index', '0-vocabulary'")
+    assert done.stdout.startswith(
+        "['1-2-embeding'] are no chapters of this book: name some of ['index', '0-vocabulary'"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -134,10 +148,17 @@ def test_a_page_printed_from_the_browser_loses_nothing(browser, html, name):
     page.emulate_media(media="print")
     assert page.evaluate(CUT) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 672
-    assert page.locator(".cut").count() <= 2  # matrices of the whole vocabulary: no one could read them if they were made to fit
-    shown = page.locator(".bd-header-article, .bd-sidebar-primary, .headerlink, .copybtn, #pst-back-to-top, .prev-next-footer")
+    assert (
+        page.locator(".cut").count() <= 2
+    )  # matrices of the whole vocabulary: no one could read them if they were made to fit
+    shown = page.locator(
+        ".bd-header-article, .bd-sidebar-primary, .headerlink, .copybtn, #pst-back-to-top, .prev-next-footer"
+    )
     assert [e for e in shown.all() if e.is_visible()] == []
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") in (
+        "rgb(255, 255, 255)",
+        "rgba(0, 0, 0, 0)",
+    )
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.close()

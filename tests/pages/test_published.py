@@ -80,7 +80,9 @@ def site(html):
 def found(page, address: str, words: str) -> list[str]:
     """The names of the pages that the search lists, in its order."""
     page.goto(f"{address}?q={quote(words)}")
-    page.wait_for_function("/finished|did not match/.test(document.querySelector('.search-summary')?.innerText ?? '')")
+    page.wait_for_function(
+        "/finished|did not match/.test(document.querySelector('.search-summary')?.innerText ?? '')"
+    )
     links = page.eval_on_selector_all("ul.search > li > a", "all => all.map(a => a.getAttribute('href'))")
     return list(dict.fromkeys(Path(urlsplit(link).path).stem for link in links))
 
@@ -147,16 +149,25 @@ def test_every_page_has_one_description_and_one_card(html, pages):
     for name in listed():
         notebook = ROOT / f"{name}.ipynb"
         if notebook.exists():
-            assert nbformat.read(notebook, as_version=4).metadata["myst"]["html_meta"]["description"] == descriptions[name]
+            assert (
+                nbformat.read(notebook, as_version=4).metadata["myst"]["html_meta"]["description"]
+                == descriptions[name]
+            )
 
 
 def meaningful(text: str | None, least: int) -> bool:
     """An alternative that says something: no address, no file's name, no hash."""
-    return bool(text) and len(text) >= least and not re.search(r"_images/|\.(png|svg|jpe?g)\b|[0-9a-f]{16}", text)
+    return (
+        bool(text)
+        and len(text) >= least
+        and not re.search(r"_images/|\.(png|svg|jpe?g)\b|[0-9a-f]{16}", text)
+    )
 
 
 def test_every_figure_has_an_alternative(pages):
-    assert not meaningful("../_images/f6f08fc454cca17cc70c2326cad524658d647b3da287500d4a69da6718c19e3b.png", 1)
+    assert not meaningful(
+        "../_images/f6f08fc454cca17cc70c2326cad524658d647b3da287500d4a69da6718c19e3b.png", 1
+    )
     outputs = 0
     for path in pages:
         for image in soup(path).find_all("img"):
@@ -190,7 +201,9 @@ def test_an_unknown_address_leads_back(browser, site, address):
     assert response.status == 404
     assert missing == [site + address]  # and nothing that it loads
     assert page.locator("h1:visible").inner_text() == "There is no page here"
-    assert page.evaluate("getComputedStyle(document.querySelector('.bd-main')).display") == "flex"  # the style sheets have come
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.bd-main')).display") == "flex"
+    )  # the style sheets have come
     links = page.eval_on_selector_all("#unknown li a", "all => all.map(a => a.href)")
     assert links == [f"{site}{name}.html" for name in listed()]
     page.get_by_label("Search this book", exact=True).fill("softmax")
@@ -224,7 +237,8 @@ def test_changes_and_versions_are_those_of_this_book(html):
     date = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["date-released"]
     assert f"{PROJECT['version']}, {date}" in [h.get_text().rstrip("#") for h in page.find_all("h3")]
     tables = [
-        [[c.get_text(" ").strip() for c in row.find_all(["td", "th"])] for row in t.find_all("tr")] for t in page.find_all("table")
+        [[c.get_text(" ").strip() for c in row.find_all(["td", "th"])] for row in t.find_all("tr")]
+        for t in page.find_all("table")
     ]
     corrected, _, versions = tables
     assert corrected[0] == ["chapter", "it said", "it says"]
@@ -243,7 +257,9 @@ def test_each_foot_names_the_version(html):
     for name in listed():
         foot = soup(html / f"{name}.html").select_one(".bd-footer-content .version")
         assert PROJECT["version"] in foot.get_text()
-        assert foot.a["href"].endswith("appendix-changes.html") or (name.endswith("changes") and foot.a["href"] == "#")
+        assert foot.a["href"].endswith("appendix-changes.html") or (
+            name.endswith("changes") and foot.a["href"] == "#"
+        )
 
 
 @pytest.mark.parametrize("name", ["404", "search", "chapters/appendix-changes"])
@@ -252,6 +268,12 @@ def test_axe_finds_nothing_on_the_pages_around_the_chapters(browser, site, name,
     page = browser.new_page(color_scheme=scheme)
     page.goto(f"{site}{name}.html?q=softmax", wait_until="load")
     page.add_script_tag(path=AXE)
-    result = page.evaluate("axe.run({include: ['main'], exclude: ['.bd-header-article']}, {resultTypes: ['violations']})")
-    assert [(v["id"], v["nodes"][0]["html"][:160]) for v in result["violations"] if v["impact"] in ("serious", "critical")] == []
+    result = page.evaluate(
+        "axe.run({include: ['main'], exclude: ['.bd-header-article']}, {resultTypes: ['violations']})"
+    )
+    assert [
+        (v["id"], v["nodes"][0]["html"][:160])
+        for v in result["violations"]
+        if v["impact"] in ("serious", "critical")
+    ] == []
     page.close()

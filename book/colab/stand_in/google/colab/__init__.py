@@ -10,4 +10,7 @@ from google.colab import output
 
 def seen() -> dict:
     """For the test, after the last cell: who enabled the widget manager, and from where llmcore was imported."""
-    return {"managers": output._widgets.callers, "llmcore_file": getattr(sys.modules.get("llmcore.device"), "__file__", "")}
+    return {
+        "managers": output._widgets.callers,
+        "llmcore_file": getattr(sys.modules.get("llmcore.device"), "__file__", ""),
+    }

@@ -24,5 +24,7 @@ def enable_custom_widget_manager() -> None:
 def _mark(message: dict) -> dict:
     content = message.get("content") or {}
     if VIEW in content.get("data", {}):
-        content.setdefault("metadata", {})[VIEW] = {"colab": {"custom_widget_manager": {"url": _installed_url}}}
+        content.setdefault("metadata", {})[VIEW] = {
+            "colab": {"custom_widget_manager": {"url": _installed_url}}
+        }
     return message
