@@ -19,6 +19,7 @@ from sphinx.util import logging
 from sphinx.util.osutil import relative_uri
 
 from book.sphinx.cards import HEIGHT, WIDTH, card
+from llmcore.widgets.picture import PARTS, machine
 
 LOGGER = logging.getLogger(__name__)
 CARDS = {}  # of this build, by the page's name: its title and description
@@ -40,6 +41,7 @@ ROOT = re.compile(r'(data-content_root=")[^"]*(")')
 def setup(app):
     app.connect("config-inited", one_header)
     app.connect("doctree-read", name_figures)
+    app.connect("doctree-read", open_with_the_machine)
     app.connect("html-collect-pages", unknown_address)
     app.connect("html-page-context", foot, priority=400)
     app.connect("html-page-context", describe)
@@ -125,6 +127,47 @@ def name_figures(app, doctree):
     for node in images:
         if said.get(Path(node["uri"]).stem):
             node["alt"] = said[Path(node["uri"]).stem]
+
+
+# the parts of the machine that a chapter is about
+FORWARD = ("text", "ids", "vectors", "attention", "feed-forward", "probabilities")
+LIT = {
+    "0-vocabulary": ("text", "ids"),
+    "1-1-tokenization": ("text", "ids"),
+    "1-2-embedding": ("vectors",),
+    "2-1-concepts": ("gradients", "update"),
+    "2-2-training-process": FORWARD,
+    "2-2-1-1-architecture": ("attention", "feed-forward"),
+    "2-2-1-2-1-self-attention": ("attention",),
+    "2-2-1-2-2-residual-norm": ("attention", "feed-forward"),
+    "2-2-1-2-3-feed-forward": ("feed-forward",),
+    "2-2-1-2-4-encoder-block": ("attention", "feed-forward"),
+    "2-2-1-3-decoder-block": ("attention", "feed-forward"),
+    "2-2-2-output-layer": ("probabilities", "loss"),
+    "2-3-1-gradient-descent": ("update",),
+    "2-3-2-backpropagation": ("gradients",),
+    "2-3-3-one-training-step": PARTS,
+    "2-4-1-collectives": ("gradients",),
+    "2-4-2-data-parallel": ("gradients",),
+    "2-4-3-sharding": ("gradients", "update"),
+    "2-4-4-tensor-parallel": ("attention", "feed-forward", "gradients"),
+    "2-4-5-pipeline": ("attention", "feed-forward", "gradients"),
+    "2-4-6-putting-it-together": PARTS,
+    "3-1-train-a-language-model": PARTS,
+    "3-2-generation": FORWARD,
+    "3-3-real-weights": FORWARD,
+    "3-4-how-fast": PARTS,
+}
+
+
+def open_with_the_machine(app, doctree):
+    """Below a chapter's title the machine of chapter 0.0, with the parts that this chapter is about lit."""
+    lit = LIT.get(Path(app.env.docname).name)
+    if lit is None:
+        return
+    title = next(doctree.findall(nodes.title))
+    picture = nodes.raw("", f'<div class="machine">{machine(*lit).html}</div>', format="html")
+    title.parent.insert(title.parent.index(title) + 1, picture)
 
 
 # ----------------------------------------------------------------------------------------------------------------- the site

@@ -8,8 +8,14 @@ page js/dom.js has the same part.
 import html
 from typing import Any
 
-TAGS = frozenset(("caption", "div", "figcaption", "figure", "p", "table", "tbody", "td", "th", "thead", "tr"))
-ATTRIBUTES = frozenset(("class", "data-widget", "scope"))  # none that a browser would run or load
+TABLES = ("caption", "div", "figcaption", "figure", "p", "style", "table", "tbody", "td", "th", "thead", "tr")
+DRAWINGS = ("circle", "line", "polygon", "rect", "svg", "text", "title")
+TAGS = frozenset((*TABLES, *DRAWINGS))
+PLACES = ("cx", "cy", "height", "points", "r", "rx", "viewBox", "width", "x", "x1", "x2", "y", "y1", "y2")
+LOOKS = ("fill", "fill-opacity", "font-family", "font-size", "font-weight", "stroke", "stroke-opacity")
+LOOKS = (*LOOKS, "stroke-width", "text-anchor")
+# none that a browser would run or load
+ATTRIBUTES = frozenset(("class", "data-widget", "role", "scope", *PLACES, *LOOKS))
 
 # HTML has no place for these: ␀ stands for NUL, and so on
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}
