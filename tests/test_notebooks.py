@@ -146,6 +146,15 @@ def test_the_table_of_contents_lists_exactly_the_chapters():
     assert listed == there
 
 
+def test_the_text_on_the_first_page_is_what_the_model_of_3_1_wrote():
+    first = (ROOT / "chapters" / "index.md").read_text(encoding="utf-8")
+    quoted = " ".join(line.removeprefix("> ") for line in first.splitlines() if line.startswith("> "))
+    told = nbformat.read(ROOT / "chapters" / "3-1-train-a-language-model.ipynb", as_version=4)
+    printed = [o.get("text", "") for c in told.cells if c.cell_type == "code" for o in c.outputs]
+    assert len(quoted) > 300
+    assert any(quoted in " ".join(text.split()) for text in printed)
+
+
 def test_the_address_stands_in_one_place():
     assert differences() == []
 
