@@ -48,7 +48,7 @@ def flops(config: ModelConfig, B: int, T: int, S: int = 0) -> dict[str, int]:
     Operations outside matrix products (norms, softmax, activations) are left out: at real sizes they are
     below 1 %. S is an encoder-decoder's source length.
     """
-    _lengths(config, B, T, S)
+    check_lengths(config, B, T, S)
     D, F, L = config.d_model, config.d_ff, config.n_layers
     q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
     ups = 2 if config.feed_forward == "swiglu" else 1
@@ -109,7 +109,7 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
         raise ValueError(
             "activation_bytes with family='encoder-decoder': count its two stacks as an encoder and a decoder"
         )
-    _lengths(config, B, T, 0)
+    check_lengths(config, B, T)
     count(bytes_per_number=bytes_per_number)
     D, F, H, q = config.d_model, config.d_ff, config.n_heads, config.n_heads * config.d_head
     rows, L, rotary = B * T, config.n_layers, config.position.startswith("rotary")
@@ -146,14 +146,17 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     return {name: saved.numbers * bytes_per_number + saved.flags for name, saved in parts.items()}
 
 
-def _lengths(config: ModelConfig, B: int, T: int, S: int) -> None:
+def check_lengths(config: ModelConfig, B: int, T: int, S: int = 0) -> None:
+    """Raise ValueError for a batch or a length that a model of this config cannot read."""
     count(B=B)
     count(0, T=T, S=S)
     if (S > 0) != (config.family == "encoder-decoder"):
         raise ValueError(
-            f"S={S} with family={config.family!r}: a source length belongs to an encoder-decoder, and only there"
+            f"S={S} with family={config.family!r}: "
+            "a source length belongs to an encoder-decoder, and only there"
         )
     if not 1 <= T <= config.context_length or config.context_length < S:
         raise ValueError(
-            f"T={T}, S={S} with context_length={config.context_length}: a model reads 1 to context_length tokens"
+            f"T={T}, S={S} with context_length={config.context_length}: "
+            "a model reads 1 to context_length tokens"
         )

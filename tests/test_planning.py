@@ -20,23 +20,14 @@ from llmcore.distributed.schedules import (
 )
 from llmcore.functional import cross_entropy
 from llmcore.model import Transformer
-from llmcore.planning import (
-    A100,
-    CONTRASTS,
-    H100,
-    MODELS,
-    PUBLISHED,
-    Plan,
-    communication,
-    hardware_flops,
-    held,
-    layers,
-    memory,
-    ring_rate,
-    step_time,
-    training_days,
-    utilization,
-)
+from llmcore.planning.hardware import A100, H100
+from llmcore.planning.memory import memory, microbatches_held
+from llmcore.planning.models import MODELS
+from llmcore.planning.plan import Plan, layers
+from llmcore.planning.published import CONTRASTS, PUBLISHED
+from llmcore.planning.stages import stages
+from llmcore.planning.traffic import communication, ring_rate
+from llmcore.planning.work import hardware_flops, stage_flops, step_time, training_days, utilization
 
 WIDE = BASE.with_(n_layers=12, d_ff=32, vocab_size=32)
 PIPES = [
@@ -119,17 +110,12 @@ def test_a_tensor_rank_holds_its_share_of_every_split_matrix(name, tensor):
 @pytest.mark.parametrize("plan", PIPES)
 def test_stages_together_hold_the_model(plan, tied):
     """A tied table lies on two stages. The fullest rank is told; here all stages are asked, by ends that outweigh one another."""
-    from llmcore.planning import _stages
-
-    config = WIDE.with_(tied=tied)
-    stages = _stages(config, plan, plan.microbatches, 7)
-    assert sum(s.parameters for s in stages) == sum(parameters(config).values()) + tied * 32 * 16
-    assert sum(s.flops for s in stages) * plan.microbatches == training_flops(config, plan.microbatches, 7)
-    bytes_of = {part: 2 * s.parameters for part, s in zip(("first", "last"), (stages[0], stages[-1]))}
-    assert memory(config, plan, plan.microbatches, 7)["parameters"] in {
-        *bytes_of.values(),
-        2 * stages[1].parameters,
-    }
+    config, m = WIDE.with_(tied=tied), plan.microbatches
+    parts = stages(config, plan)
+    assert sum(s.parameters for s in parts) == sum(parameters(config).values()) + tied * 32 * 16
+    assert sum(stage_flops(config, plan, m, 7)) * m == training_flops(config, m, 7)
+    sizes = {2 * s.parameters for s in (parts[0], parts[1], parts[-1])}
+    assert memory(config, plan, m, 7)["parameters"] in sizes
 
 
 @pytest.mark.parametrize(
@@ -139,7 +125,7 @@ def test_what_a_stage_holds_is_counted_in_its_schedule(plan):
     orders = interleaved(plan.pipeline, plan.microbatches, plan.chunks)
     if plan.chunks == 1:
         assert orders == one_forward_one_backward(plan.pipeline, plan.microbatches)
-    assert [held(plan, s) for s in range(plan.pipeline)] == [
+    assert [microbatches_held(plan, s) for s in range(plan.pipeline)] == [
         most_held(order) / plan.chunks for order in orders
     ]
 
