@@ -19,7 +19,10 @@ from llmcore.quantities import amount, count
 
 @dataclass(frozen=True)
 class Cost:
-    """A computation's floating-point operations, and the bytes that must move between memory and processor at least once."""
+    """A computation's floating-point operations, and the bytes that must at least move to and from memory.
+
+    Raises ValueError for a number below 0, and for no bytes.
+    """
 
     flops: float
     bytes: float
@@ -35,9 +38,11 @@ class Cost:
 
 
 def product(m: int, k: int, n: int, bytes_per_number: int = 4) -> Cost:
-    """(m, k) @ (k, n): 2 m k n operations; both factors are read once, the result is written once
+    """(m, k) @ (k, n): 2 m k n operations; both factors are read once, the result is written once.
 
-    >>> product(6, 4, 4), round(product(1, 768, 3072).intensity, 3)  # one row: 2 operations for the 4 bytes of a weight
+    With one row there are 2 operations for the 4 bytes of a weight.
+
+    >>> product(6, 4, 4), round(product(1, 768, 3072).intensity, 3)
     (Cost(flops=192, bytes=256), 0.499)
     """
     count(m=m, k=k, n=n, bytes_per_number=bytes_per_number)
