@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def names(source: str) -> set[str]:
-    """What a cell assigns and defines at its top level."""
+    """The names that a cell assigns or defines at its top level."""
     found = set()
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved rounds, ratios of seconds, the description of the machine."""
+"""Shared by the benchmarks: interleaved rounds, ratios of seconds, the description of the machine."""
 
 import platform
 import random

@@ -67,8 +67,8 @@ def flops(config: ModelConfig, B: int, T: int, S: int = 0) -> dict[str, int]:
 def training_flops(config: ModelConfig, B: int, T: int, S: int = 0) -> int:
     """Three times the forward pass: y = x W is one product, and its backward two (dx = dy W^T, dW = x^T dy).
 
-    About 6 N per token while T is small beside D, N the parameters outside the
-    embedding  [Kaplan et al. 2020]
+    About 6 N per token while T is small beside D; N counts the parameters outside the embedding
+    [Kaplan et al. 2020].
     """
     return 3 * sum(flops(config, B, T, S).values())
 
@@ -99,11 +99,12 @@ class Saved:
 
 
 def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int = 4) -> dict[str, int]:
-    """Bytes of the tensors that a forward pass of a decoder or encoder keeps for backward, by part
+    """Bytes of the tensors that a forward pass of a decoder or encoder keeps for backward, by part.
 
     Counted for llmcore as written (no dropout, no padding, no autocast), up to the logits, without the loss.
     The explicit path keeps two T x T squares per head and block, the T^2 term; fused and tiled keep none.
-    [Korthikanti et al. 2022] do the same count for Megatron's kernels.
+    [Korthikanti et al. 2022] do the same count for Megatron's kernels. Raises ValueError for an
+    encoder-decoder, and for a batch or a length that the model cannot read.
     """
     if config.family == "encoder-decoder":
         raise ValueError(
@@ -122,9 +123,8 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     # the mask and its complement; a single token needs no mask
     masks = 2 * T * T if config.family == "decoder" and T > 1 else 0
     # explicit keeps exp(scores - max), weights and row sums; fused and tiled keep the log of the row sums
-    squares = (
-        Saved(2 * B * H * T * T + B * H * T, masks) if config.attention == "explicit" else Saved(B * H * T)
-    )
+    explicit = config.attention == "explicit"
+    squares = Saved(2 * B * H * T * T + B * H * T, masks) if explicit else Saved(B * H * T)
     hidden = {
         "relu": Saved(rows * F, rows * F),  # its result, and a boolean per entry: x <= 0
         "gelu": Saved(rows * 2 * F),  # its input and its result

@@ -29,7 +29,7 @@ MARKS = {  # longer marks first: UTF-16's is the beginning of UTF-32's
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-# what a parser raises of wrong contents, besides ValueError
+# errors that a parser raises for wrong contents, besides ValueError
 GARBLED = (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 

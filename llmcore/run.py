@@ -112,7 +112,7 @@ def prepare(
     if not other and all(_is_whole(folder, known, name) for name in FILES):
         return []
     known["origin"]["corpus"] = wanted.corpus  # the same text may lie elsewhere now
-    if not trained:  # what was made before belongs to nothing
+    if not trained:  # no checkpoint needs the files made before
         known |= {"origin": asdict(wanted), "files": {}}
     return _make(folder, known, text, tokenizer, level, vocab_size)
 

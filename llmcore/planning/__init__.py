@@ -1,4 +1,4 @@
-"""What a training step costs on many GPUs, predicted without one: bytes held and sent, FLOPs, seconds.
+"""The cost of a training step on many GPUs, predicted without one: bytes held and sent, FLOPs, seconds.
 
 plan       how a step is split, and whether a model can be split that way
 hardware   two GPUs and their links, from the data sheets

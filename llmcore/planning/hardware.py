@@ -27,7 +27,7 @@ class Hardware:
         amount(peak_bf16=self.peak_bf16, peak_fp32=self.peak_fp32, inside=self.inside, between=self.between)
 
     def peak(self, precision: Precision) -> float:
-        """FLOP/s."""
+        """FLOP/s at this precision."""
         return self.peak_bf16 if precision == "bf16" else self.peak_fp32
 
 

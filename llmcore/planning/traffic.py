@@ -40,7 +40,7 @@ def communication(config: ModelConfig, plan: Plan, B: int, T: int) -> dict[str, 
 
 
 def data_bytes(plan: Plan, stage: Stage) -> int:
-    """Per step, to the other data-parallel ranks.
+    """Bytes per step to the other data-parallel ranks.
 
     A reduce-scatter of the gradients and an all-gather. ZeRO 2 reduces after each microbatch; ZeRO 3 also
     gathers the weights twice in each.
@@ -56,7 +56,7 @@ def data_bytes(plan: Plan, stage: Stage) -> int:
 
 
 def tensor_bytes(config: ModelConfig, plan: Plan, stage: Stage, B: int, T: int) -> float:
-    """Per microbatch, to the other tensor-parallel ranks, forward and backward.
+    """Bytes per microbatch to the other tensor-parallel ranks, forward and backward.
 
     A block has two all-reduces forward and two backward  [Shoeybi et al. 2019], each of them two messages.
     Sequence parallelism sends as many bytes in halves, and gathers two inputs again for the weights'
@@ -72,7 +72,7 @@ def tensor_bytes(config: ModelConfig, plan: Plan, stage: Stage, B: int, T: int) 
 
 
 def pipeline_bytes(config: ModelConfig, plan: Plan, stage: Stage, B: int, T: int) -> float:
-    """Per microbatch, to the next stage and, backward, to the one before."""
+    """Bytes per microbatch to the next stage and, backward, to the one before."""
     if plan.pipeline == 1:
         return 0.0
     split = plan.tensor if plan.sequence_parallel else 1
@@ -80,7 +80,7 @@ def pipeline_bytes(config: ModelConfig, plan: Plan, stage: Stage, B: int, T: int
 
 
 def table_bytes(config: ModelConfig, plan: Plan, stage: Stage) -> int:
-    """Per step: a tied table lies on the first and the last stage, which all-reduce its gradient."""
+    """Bytes per step of a tied table's gradient, which the first and the last stage all-reduce."""
     if not config.tied or plan.pipeline == 1 or not (stage.first or stage.last):
         return 0
     return math.ceil(config.vocab_size / plan.tensor) * config.d_model * BYTES[plan.precision].gradient
