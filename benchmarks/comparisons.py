@@ -3,9 +3,10 @@
 python benchmarks/comparisons.py                                        all of them: half an hour on one core
 python benchmarks/comparisons.py chapters/2-2-1-2-2-residual-norm.ipynb
 
-A chapter keeps them as FOUND, {what is compared, the rate last: one figure for each start}, in the cell that also defines
-compare(*what, seed). Its code is run up to that cell, so what is computed here is what the page says. Prints every figure beside the
-stored one, and exits with 1 where one differs by more than the starts do: then the chapter's table and prose are to be read again.
+A chapter keeps them as FOUND, {what is compared, the rate last: one figure per start}, in the cell that also
+defines compare(*what, seed). Its code is run up to that cell, so what is computed here is what the page says.
+Prints every figure beside the stored one. Exits with 1 if one differs by more than the starts do: then the
+chapter's table and prose must be read again.
 """
 
 import ast
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def names(source: str) -> set[str]:
-    """What a cell assigns and defines at its top level."""
+    """The names that a cell assigns or defines at its top level."""
     found = set()
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
@@ -32,10 +33,12 @@ def names(source: str) -> set[str]:
 
 
 def cells(path: Path) -> list[str]:
-    """The code of a chapter up to the cell that holds FOUND and compare; [] where there is none. The Colab cell is left out."""
-    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"][
-        1:
-    ]
+    """The code of a chapter up to the cell that holds FOUND and compare, without the Colab cell.
+
+    [] where there is no such cell.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    _, *sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     for i, source in enumerate(sources):
         if {"FOUND", "compare"} <= names(source):
             return sources[: i + 1]
@@ -43,7 +46,10 @@ def cells(path: Path) -> list[str]:
 
 
 def again(path: Path) -> bool:
-    """Train everything that FOUND compares; is each figure within the spread of its three starts, at least 0.1, of the stored one?"""
+    """Train everything that FOUND compares. Does each figure lie near the stored one?
+
+    Near: within the spread of the stored starts, or 0.1 where that is smaller.
+    """
     space: dict[str, Any] = {"__name__": "chapter"}
     for source in cells(path):
         exec(compile(source, str(path), "exec"), space)
@@ -53,10 +59,8 @@ def again(path: Path) -> bool:
         found = np.array([space["compare"](*what, seed) for seed in range(len(stored))])
         agrees = bool((np.abs(found - before) <= np.maximum(0.1, np.ptp(before, axis=0))).all())
         same &= agrees
-        print(
-            f"{what}: {found.round(2).tolist()}, stored {before.tolist()}{'' if agrees else '  DIFFERS'}",
-            flush=True,
-        )
+        verdict = "" if agrees else "  DIFFERS"
+        print(f"{what}: {found.round(2).tolist()}, stored {before.tolist()}{verdict}", flush=True)
     return same
 
 

@@ -1,4 +1,4 @@
-"""What a machine can do, measured, and what the benchmarks share: interleaved rounds, medians, the description of the machine."""
+"""Shared by the benchmarks: interleaved rounds, ratios of seconds, the description of the machine."""
 
 import platform
 import random
@@ -28,9 +28,10 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def interleaved(
     work: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each, round after round: a slow minute of the machine meets all of them.
+    """Seconds of each, round after round, so that a slow minute of the machine meets all of them.
 
-    Each round has an order of its own, drawn from a fixed seed: what one leaves in caches and in the heap meets every other one.
+    Each round has an order of its own, drawn from a fixed seed: what one leaves in caches and in the heap
+    then meets every other one.
     """
     taken: dict[str, list[float]] = {name: [] for name in work}
     order = random.Random(0)
@@ -44,7 +45,7 @@ def interleaved(
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as a peer: median over rounds of peer's seconds / ours, and its quartiles."""
+    """How many times as fast as a peer: the median over rounds of its seconds / ours, and the quartiles."""
 
     median: float
     low: float
@@ -74,10 +75,9 @@ def describe(device: torch.device) -> dict[str, str]:
             versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             continue
+    on_cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"{cpu}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if on_cuda else f"{cpu}, {torch.get_num_threads()} threads",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": ", ".join(versions),
     }

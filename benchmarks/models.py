@@ -1,7 +1,7 @@
 """Training and generation: llmcore beside nanoGPT and Hugging Face, the same weights in all three.
 
-python benchmarks/models.py memory llmcore "GPT-2 124M" prints one peer's peak memory; bench.py calls it, a process each, because a
-process's largest resident size never falls.
+python benchmarks/models.py memory llmcore "GPT-2 124M" cpu prints one peer's peak memory. bench.py starts a
+process for each peer, because a process's largest resident size never falls.
 """
 
 import resource
@@ -22,20 +22,14 @@ from llmcore.model import Transformer
 from llmcore.roofline import measure, mfu
 from llmcore.sampling import complete
 
-# All three use the exact GELU (nanoGPT's; GPT-2's own is the tanh form) and no dropout, so that they do the same work.
+# All three use the exact GELU (nanoGPT's; GPT-2's own is the tanh form) and no dropout, to do the same work.
 BASE = GPT2.with_(dropout=0.0, feed_forward="gelu")
+TINY = BASE.with_(d_model=128, n_layers=4, n_heads=4, d_ff=512, vocab_size=1024, context_length=256)
+SMALL = BASE.with_(d_model=384, n_layers=6, n_heads=6, d_ff=1536, vocab_size=8192, context_length=256)
 # name: config, batch, tokens of a training step
 SIZES: dict[str, tuple[ModelConfig, int, int]] = {
-    "d 128 x 4 layers": (
-        BASE.with_(d_model=128, n_layers=4, n_heads=4, d_ff=512, vocab_size=1024, context_length=256),
-        16,
-        256,
-    ),
-    "d 384 x 6 layers": (
-        BASE.with_(d_model=384, n_layers=6, n_heads=6, d_ff=1536, vocab_size=8192, context_length=256),
-        8,
-        256,
-    ),
+    "d 128 x 4 layers": (TINY, 16, 256),
+    "d 384 x 6 layers": (SMALL, 8, 256),
     "GPT-2 124M": (BASE, 2, 512),
 }
 PEERS = ("llmcore", "nanoGPT", "Hugging Face")
@@ -54,13 +48,16 @@ def rounds_of(config: ModelConfig, rounds: int) -> int:
 
 
 def loss_of(name: str, model: nn.Module, ids: Tensor) -> Tensor:
-    """The mean next-token loss, as each is used: llmcore and nanoGPT make it themselves, Hugging Face's logits go to torch's loss."""
+    """The mean next-token loss, as each peer is used.
+
+    llmcore and nanoGPT compute it themselves; Hugging Face's logits go to torch's loss.
+    """
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     if name == "llmcore":
         return model(x, targets=y) / y.numel()
-    return (
-        model(x, y)[1] if name == "nanoGPT" else F.cross_entropy(model(x).logits.flatten(0, 1), y.flatten())
-    )
+    if name == "nanoGPT":
+        return model(x, y)[1]
+    return F.cross_entropy(model(x).logits.flatten(0, 1), y.flatten())
 
 
 def stepper(
@@ -94,55 +91,57 @@ def all_three(config: ModelConfig, path: Path | None, device: torch.device) -> d
 
 
 def show(title: str, row: dict[str, Any]) -> None:
-    print(
-        title,
-        {n: round(r, 1) for n, r in row["tokens/s"].items()},
-        {n: str(r) for n, r in row["ratio"].items()},
-        flush=True,
-    )
+    rates = {n: round(r, 1) for n, r in row["tokens/s"].items()}
+    print(title, rates, {n: str(r) for n, r in row["ratio"].items()}, flush=True)
+
+
+def random_ids(config: ModelConfig, *shape: int) -> Tensor:
+    return torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
 
 
 def training(device: torch.device, rounds: int, path: Path | None, sizes: list[str]) -> list[dict[str, Any]]:
-    """Tokens a second of one step, ratio to each peer, and the share of the measured rate of a large product (MFU)."""
+    """Tokens per second of a step, the ratio to each peer, and MFU.
+
+    MFU: the share that is reached of the measured rate of a large product.
+    """
     dtype, compiled = (torch.bfloat16, True) if device.type == "cuda" else (None, False)
     rows = []
     for size in sizes:
         config, batch, tokens = SIZES[size]
         if device.type == "cuda":
             batch, tokens = 16, config.context_length
-        ids = torch.randint(
-            config.vocab_size, (batch, tokens + 1), generator=torch.Generator().manual_seed(0)
-        ).to(device)
+        ids = random_ids(config, batch, tokens + 1).to(device)
         made = all_three(config, path, device)
-        taken = interleaved(
-            {n: stepper(n, m, ids, dtype, compiled) for n, m in made.items()},
-            rounds_of(config, rounds),
-            device,
-        )
+        steps = {n: stepper(n, m, ids, dtype, compiled) for n, m in made.items()}
+        taken = interleaved(steps, rounds_of(config, rounds), device)
         gemm = measure(device, dtype or torch.float32).flops
         medians = {n: statistics.median(s) for n, s in taken.items()}
-        rows.append(
-            {
-                "size": size, "batch x tokens": f"{batch} x {tokens}", "gemm": gemm,
-                "tokens/s": {n: batch * tokens / m for n, m in medians.items()},
-                "mfu": {n: mfu(config, batch, tokens, m, gemm) for n, m in medians.items()},
-                "ratio": {n: Ratio.of(taken["llmcore"], taken[n]) for n in PEERS[1:]},
-            }
-        )  # fmt: skip
-        show(size, rows[-1])
+        row = {
+            "size": size,
+            "batch x tokens": f"{batch} x {tokens}",
+            "gemm": gemm,
+            "tokens/s": {n: batch * tokens / m for n, m in medians.items()},
+            "mfu": {n: mfu(config, batch, tokens, m, gemm) for n, m in medians.items()},
+            "ratio": {n: Ratio.of(taken["llmcore"], taken[n]) for n in PEERS[1:]},
+        }
+        rows.append(row)
+        show(size, row)
     return rows
 
 
 def resident_peak(reset: bool = False) -> int:
-    """The largest resident size of this process, in bytes. Linux can forget the peak of the imports; elsewhere it stays in."""
-    if reset and sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")
+    """The largest resident size of this process so far, in bytes.
+
+    reset: forget the peak of the imports first, which only Linux can.
+    """
     if sys.platform == "linux":
-        line = next(
-            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
-        )
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        status = Path("/proc/self/status").read_text().splitlines()
+        line = next(line for line in status if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def memory(name: str, size: str, device: torch.device, path: Path | None) -> int:
@@ -159,50 +158,48 @@ def memory(name: str, size: str, device: torch.device, path: Path | None) -> int
 def writers(made: dict[str, nn.Module], ids: Tensor, greedy: bool) -> dict[str, Callable[[], Any]]:
     """NEW tokens after the same prompt, by each. nanoGPT always draws."""
     ours, nano, theirs = (made[n].eval() for n in PEERS)
-    options = {
-        "use_cache": True,
-        "pad_token_id": 0,
-        "do_sample": not greedy,
-        **({} if greedy else {"top_k": 0}),
-    }
-    seen = torch.ones_like(ids)
+    options = {"use_cache": True, "pad_token_id": 0, "do_sample": not greedy}
+    options |= {"attention_mask": torch.ones_like(ids), "max_new_tokens": NEW, "min_new_tokens": NEW}
+    if not greedy:
+        options["top_k"] = 0  # draw from all tokens
     return {
         "llmcore": lambda: complete(ours, ids.tolist(), NEW, greedy=greedy, seed=0),
         "nanoGPT": lambda: nano.generate(ids, NEW),
-        "Hugging Face": lambda: theirs.generate(
-            ids, attention_mask=seen, max_new_tokens=NEW, min_new_tokens=NEW, **options
-        ),
+        "Hugging Face": lambda: theirs.generate(ids, **options),
     }
 
 
 def generation(
     device: torch.device, rounds: int, path: Path | None, sizes: list[str]
 ) -> list[dict[str, Any]]:
-    """New tokens a second after a prompt of 32; at a batch of one each new token reads every weight once, so bandwidth bounds it."""
+    """New tokens per second after the prompt, one sequence.
+
+    Each new token then reads every weight once, so the bandwidth bounds the rate.
+    """
     rows = []
     for size in sizes:
         config = SIZES[size][0]
         made = all_three(config, path, device)
         weights = sum(p.nbytes for n, p in made["llmcore"].named_parameters() if "position" not in n)
-        ids = torch.randint(config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0)).to(
-            device
-        )
+        ids = random_ids(config, 1, PROMPT).to(device)
         for choice in ("greedy", "drawn"):
             work = writers(made, ids, choice == "greedy")
             if choice == "greedy":
-                assert work["llmcore"]()[0] == work["Hugging Face"]()[0, PROMPT:].tolist(), (
-                    "the greedy texts differ"
-                )
+                same = work["llmcore"]()[0] == work["Hugging Face"]()[0, PROMPT:].tolist()
+                assert same, "the greedy texts differ"
             taken = interleaved(work, rounds_of(config, rounds), device)
             rate = {n: NEW / statistics.median(s) for n, s in taken.items()}
             bound = measure(device).bandwidth / weights
-            rows.append(
-                {
-                    "size": size, "choice": choice, "tokens/s": rate, "bound": bound, "share": {n: r / bound for n, r in rate.items()},
-                    "ratio": {n: Ratio.of(taken["llmcore"], taken[n]) for n in PEERS[1:]},
-                }
-            )  # fmt: skip
-            show(f"{size}, {choice}", rows[-1])
+            row = {
+                "size": size,
+                "choice": choice,
+                "tokens/s": rate,
+                "bound": bound,
+                "share": {n: r / bound for n, r in rate.items()},
+                "ratio": {n: Ratio.of(taken["llmcore"], taken[n]) for n in PEERS[1:]},
+            }
+            rows.append(row)
+            show(f"{size}, {choice}", row)
     return rows
 
 

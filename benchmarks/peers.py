@@ -1,7 +1,8 @@
-"""The peers: Hugging Face's GPT-2, and nanoGPT's model and minbpe's algorithms written anew from their published description.
+"""The peers: Hugging Face's GPT-2, and nanoGPT's model and minbpe's algorithms as rewritten here.
 
-github.com/karpathy/nanoGPT and github.com/karpathy/minbpe are no packages. Where nanoGPT lies on this machine, nanogpt(path=...) takes
-its own model.py instead. `give` copies llmcore's weights into a peer, so that a benchmark can assert that both compute the same.
+github.com/karpathy/nanoGPT and github.com/karpathy/minbpe are no packages: both are written anew from their
+published description. Where nanoGPT lies on this machine, nanogpt(path=...) takes its own model.py instead.
+`give` copies llmcore's weights into a peer, so that a benchmark can assert that both compute the same.
 """
 
 import contextlib
@@ -60,8 +61,6 @@ class NanoGPT(nn.Module):
         parts = {
             "wte": nn.Embedding(c.vocab_size, c.d_model),
             "wpe": nn.Embedding(c.context_length, c.d_model),
-        }
-        parts |= {
             "h": nn.ModuleList(NanoBlock(c) for _ in range(c.n_layers)),
             "ln_f": nn.LayerNorm(c.d_model, bias=c.bias),
         }
@@ -70,16 +69,14 @@ class NanoGPT(nn.Module):
         self.lm_head.weight = self.transformer["wte"].weight
         for name, p in self.named_parameters():
             if p.ndim == 2:  # matrices that write into the residual stream start smaller
-                nn.init.normal_(
-                    p, std=0.02 / (2 * c.n_layers) ** 0.5 if name.endswith("c_proj.weight") else 0.02
-                )
+                scale = (2 * c.n_layers) ** 0.5 if name.endswith("c_proj.weight") else 1
+                nn.init.normal_(p, std=0.02 / scale)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
     def forward(self, ids, targets=None):
-        x = self.transformer["wte"](ids) + self.transformer["wpe"](
-            torch.arange(ids.shape[1], device=ids.device)
-        )
+        places = torch.arange(ids.shape[1], device=ids.device)
+        x = self.transformer["wte"](ids) + self.transformer["wpe"](places)
         for block in self.transformer["h"]:
             x = block(x)
         x = self.transformer["ln_f"](x)
@@ -106,43 +103,53 @@ def nanogpt(config: ModelConfig, path: Path | None = None) -> nn.Module:
         raise ValueError(f"--nanogpt {path}: there is no model.py; give the folder of nanoGPT's repository")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    sizes = {"block_size": config.context_length, "vocab_size": config.vocab_size, "n_layer": config.n_layers}
+    theirs = module.GPTConfig(
+        block_size=config.context_length,
+        vocab_size=config.vocab_size,
+        n_layer=config.n_layers,
+        n_head=config.n_heads,
+        n_embd=config.d_model,
+        dropout=0.0,
+        bias=config.bias,
+    )
     with contextlib.redirect_stdout(io.StringIO()):
-        return module.GPT(
-            module.GPTConfig(
-                **sizes, n_head=config.n_heads, n_embd=config.d_model, dropout=0.0, bias=config.bias
-            )
-        )
+        return module.GPT(theirs)
 
 
 def hugging_face(config: ModelConfig) -> nn.Module:
     """GPT-2 with torch's fused attention and the exact GELU, as in the other two."""
-    from transformers import (
-        GPT2Config,
-        GPT2LMHeadModel,
-    )  # here, because nanoGPT's process need not wait for it
+    # imported here, because nanoGPT's process need not wait for it
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     theirs = GPT2Config(
-        vocab_size=config.vocab_size, n_positions=config.context_length, n_embd=config.d_model, n_layer=config.n_layers,
-        n_head=config.n_heads, n_inner=config.d_ff, activation_function="gelu", resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
-        bos_token_id=None, eos_token_id=None, attn_implementation="sdpa",
-    )  # fmt: skip
+        vocab_size=config.vocab_size,
+        n_positions=config.context_length,
+        n_embd=config.d_model,
+        n_layer=config.n_layers,
+        n_head=config.n_heads,
+        n_inner=config.d_ff,
+        activation_function="gelu",
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+        bos_token_id=None,
+        eos_token_id=None,
+        attn_implementation="sdpa",
+    )
     return GPT2LMHeadModel(theirs)
 
 
 @torch.no_grad()
 def give(ours: Transformer, theirs: nn.Module) -> None:
-    """Put llmcore's weights into a peer. Hugging Face keeps matrices as llmcore does, nn.Linear their transposes."""
+    """Put llmcore's weights into a peer. Hugging Face's matrices are (in, out), nn.Linear's transposed."""
     as_ours = type(theirs).__name__ == "GPT2LMHeadModel"
-    turn = (lambda w: w) if as_ours else (lambda w: w.T)
     own = dict(theirs.named_parameters())
 
     def put(name: str, *parts: nn.Parameter) -> None:
-        own[f"transformer.{name}"].copy_(
-            torch.cat([turn(p) if p.ndim == 2 and name[0] != "w" else p for p in parts], axis(parts[0]))
-        )
+        matrix, table = parts[0].ndim == 2, name[0] == "w"
+        turned = [p.T if matrix and not table and not as_ours else p for p in parts]
+        own[f"transformer.{name}"].copy_(torch.cat(turned, 1 if matrix and as_ours else 0))
 
-    axis = lambda p: 1 if p.ndim == 2 and as_ours else 0
     put("wte.weight", ours.embedding.table)
     put("wpe.weight", ours.embedding.position.table)
     for i, block in enumerate(ours.decoder.blocks):
@@ -159,7 +166,10 @@ def give(ours: Transformer, theirs: nn.Module) -> None:
 
 
 class MinBPE:
-    """minbpe's two algorithms: learning counts all pairs anew for every merge; encoding merges the lowest pair until none is left."""
+    """minbpe's two algorithms.
+
+    Learning counts all pairs anew for every merge; encoding merges the lowest pair until none is left.
+    """
 
     def __init__(self, merges: dict[tuple[int, int], int], pattern: str):
         self.merges, self.pattern = merges, regex.compile(pattern)

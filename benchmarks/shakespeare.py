@@ -1,10 +1,12 @@
-"""nanoGPT's small character-level run on tiny Shakespeare, by nanoGPT's loop and by `python -m llmcore train`: time and loss.
+"""nanoGPT's small character-level run on tiny Shakespeare, by its own loop and by `python -m llmcore train`.
 
-4 layers, 4 heads, d 128, context 64, batch 12, 2,000 steps, no dropout, no biases; AdamW (betas 0.9, 0.99, decay 0.1 of matrices),
-clipped at 1, 100 steps of warm-up to 1e-3, a cosine down to 1e-4, every 250 steps an estimate of the loss: the command of nanoGPT's
-README for a computer without a GPU, which reports a validation loss of 1.88. Both losses are taken over the same held-out tenth.
+4 layers, 4 heads, d 128, context 64, batch 12, 2,000 steps, no dropout, no biases; AdamW (betas 0.9, 0.99,
+decay 0.1 of matrices), clipped at 1, 100 steps of warm-up to 1e-3, a cosine down to 1e-4, every 250 steps an
+estimate of the loss: the command of nanoGPT's README for a computer without a GPU, which reports a validation
+loss of 1.88. Time and loss are compared; both losses are taken over the same held-out tenth.
 
-python benchmarks/shakespeare.py TEXT [NANOGPT] is the peer's process; bench.py starts it and llmcore's in turn.
+python benchmarks/shakespeare.py TEXT [NANOGPT] is the peer's process; bench.py starts it and llmcore's in
+turn.
 """
 
 import math
@@ -35,8 +37,16 @@ SIZES = {
 }
 
 
+def learning_rate(step: int) -> float:
+    """A linear rise to LR, then half a cosine down to a tenth of it."""
+    if step < WARMUP:
+        return LR * (step + 1) / (WARMUP + 1)
+    done = (step - WARMUP) / (STEPS - WARMUP)
+    return 1e-4 + 0.5 * (LR - 1e-4) * (1 + math.cos(math.pi * done))
+
+
 def peer(text: Path, path: Path | None) -> float:
-    """nanoGPT's loop: batches begin anywhere, the rate falls by a half cosine; returns the loss of the whole held-out tenth."""
+    """nanoGPT's loop, whose batches begin anywhere; returns the loss over the whole held-out tenth."""
     torch.manual_seed(1337)
     data = text.read_text(encoding="utf-8")
     ids = {c: i for i, c in enumerate(sorted(set(data)))}
@@ -45,10 +55,8 @@ def peer(text: Path, path: Path | None) -> float:
     parts = {"train": everything[:cut], "val": everything[cut:]}
     config = GPT2.with_(vocab_size=len(ids), feed_forward="gelu", **SIZES)
     model = nanogpt(config, path)
-    matrices, rest = (
-        [p for p in model.parameters() if p.ndim >= 2],
-        [p for p in model.parameters() if p.ndim < 2],
-    )
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.99), fused=True)
 
@@ -58,14 +66,8 @@ def peer(text: Path, path: Path | None) -> float:
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
     for step in range(STEPS):
-        done = (step - WARMUP) / (STEPS - WARMUP)
-        lr = (
-            LR * (step + 1) / (WARMUP + 1)
-            if step < WARMUP
-            else 1e-4 + 0.5 * (LR - 1e-4) * (1 + math.cos(math.pi * done))
-        )
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = learning_rate(step)
         if step % 250 == 0:
             with torch.no_grad():
                 for part in parts:
@@ -75,40 +77,39 @@ def peer(text: Path, path: Path | None) -> float:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    held = Windows(parts["val"].numpy(), CONTEXT, BATCH, len(ids))
+    total = count = 0
     with torch.no_grad():
-        losses = [
-            (float(model(b.ids.contiguous(), b.targets.contiguous())[1]), b.targets.numel())
-            for b in held.once()
-        ]
-    return sum(value * n for value, n in losses) / sum(n for _, n in losses)
+        for b in Windows(parts["val"].numpy(), CONTEXT, BATCH, len(ids)).once():
+            total += float(model(b.ids.contiguous(), b.targets.contiguous())[1]) * b.targets.numel()
+            count += b.targets.numel()
+    return total / count
 
 
 def ours(text: Path, out: Path) -> None:
-    """The same through the command line; weights start with a deviation of 1 / sqrt(d_model), llmcore's advice for small models."""
+    """The same through the command line.
+
+    Weights start with a deviation of 1 / sqrt(d_model), llmcore's advice for small models.
+    """
     settings = [f"{k}={v}" for k, v in {**SIZES, "feed_forward": "gelu", "init_std": 0.08}.items()]
-    command = [
-        sys.executable,
-        "-m",
-        "llmcore",
-        "train",
-        "--corpus",
-        str(text),
-        "--level",
-        "char",
-        "--out",
-        str(out),
-        "--preset",
-        "gpt2",
-    ]
     options = {
-        "steps": STEPS, "batch-size": BATCH, "lr": LR, "warmup": WARMUP, "optimizer": "adamw_fused", "beta2": 0.99, "eval-every": 250,
-        "eval-batches": 20, "checkpoint-every": 0, "seed": 1337,
-    }  # fmt: skip
+        "corpus": text,
+        "level": "char",
+        "out": out,
+        "preset": "gpt2",
+        "steps": STEPS,
+        "batch-size": BATCH,
+        "lr": LR,
+        "warmup": WARMUP,
+        "optimizer": "adamw_fused",
+        "beta2": 0.99,
+        "eval-every": 250,
+        "eval-batches": 20,
+        "checkpoint-every": 0,
+        "seed": 1337,
+    }
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    subprocess.run(
-        [*command, *given, "--set", *settings], check=True, stdout=subprocess.DEVNULL
-    )  # what goes wrong is seen
+    command = [sys.executable, "-m", "llmcore", "train", *given, "--set", *settings]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # errors are still shown
 
 
 @torch.no_grad()
@@ -117,9 +118,8 @@ def held_out_loss(out: Path) -> float:
     model = load_model(out).eval()
     total = count = 0
     for batch in Windows(tokens, CONTEXT, BATCH, vocab_size).once():
-        total += float(
-            F.cross_entropy(model(batch.ids).flatten(0, 1), batch.targets.flatten(), reduction="sum")
-        )
+        logits = model(batch.ids).flatten(0, 1)
+        total += float(F.cross_entropy(logits, batch.targets.flatten(), reduction="sum"))
         count += batch.targets.numel()
     return total / count
 

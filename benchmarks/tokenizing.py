@@ -1,4 +1,7 @@
-"""Tokenizers: llmcore's readable Python and its compiled backends beside Hugging Face, tiktoken, rustbpe, sentencepiece and minbpe."""
+"""Tokenizers: llmcore's readable Python and its compiled backends beside their peers.
+
+The peers: Hugging Face, tiktoken, rustbpe, sentencepiece and minbpe.
+"""
 
 import io
 import os
@@ -40,7 +43,10 @@ def hugging_face(text: str, vocab_size: int) -> Tokenizer:
 
 
 def learning(text: str, vocab_size: int, rounds: int) -> dict[str, Any]:
-    """Seconds to learn vocab_size entries; minbpe's from 10 merges of the first 200 kB, multiplied (whole runs take hours)."""
+    """Seconds to learn vocab_size entries.
+
+    minbpe's are those of 10 merges of the first 200 kB, multiplied: a whole run takes hours.
+    """
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
     def rust() -> dict[bytes, int]:
@@ -60,9 +66,12 @@ def learning(text: str, vocab_size: int, rounds: int) -> dict[str, Any]:
 
         def sentence_piece() -> None:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(text.splitlines()), model_writer=io.BytesIO(), vocab_size=vocab_size, model_type="bpe",
+                sentence_iterator=iter(text.splitlines()),
+                model_writer=io.BytesIO(),
+                vocab_size=vocab_size,
+                model_type="bpe",
                 minloglevel=2,
-            )  # fmt: skip
+            )
 
         work["sentencepiece (characters, not bytes)"] = sentence_piece
     except ImportError:
@@ -73,30 +82,25 @@ def learning(text: str, vocab_size: int, rounds: int) -> dict[str, Any]:
     part, merges = text[:200_000], 10
     sample = interleaved({"minbpe": lambda: MinBPE.train(part, merges, PATTERN)}, 1, cpu)["minbpe"][0]
     scale = len(text) / len(part) * (vocab_size - 256) / merges
-    return {
-        "seconds": {n: statistics.median(s) for n, s in taken.items()}
-        | {"minbpe (10 merges, multiplied)": sample * scale}
-    }
+    seconds = {n: statistics.median(s) for n, s in taken.items()}
+    return {"seconds": seconds | {"minbpe (10 merges, multiplied)": sample * scale}}
 
 
 def encoding(text: str, ranks: Path | None, vocab_size: int, rounds: int) -> dict[str, Any]:
-    """MB/s, every encoder without what it remembers from before; all must give the same ids."""
+    """MB/s of encoding. llmcore forgets its memory of chunks first; all must give the same ids."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    bpe = (
-        formats.read_tiktoken(ranks, "gpt2")
-        if ranks
-        else BPETokenizer.train([text], vocab_size, pattern="gpt2")
-    )
+    if ranks:
+        bpe = formats.read_tiktoken(ranks, "gpt2")
+    else:
+        bpe = BPETokenizer.train([text], vocab_size, pattern="gpt2")
     fast = bpe.using("tiktoken")
     peer = tiktoken.Encoding("same", pat_str=PATTERN, mergeable_ranks=bpe.ranks, special_tokens={})
     with tempfile.TemporaryDirectory() as folder:
         formats.write_hugging_face(bpe, Path(folder) / "tokenizer.json")
         written = (Path(folder) / "tokenizer.json").read_text(encoding="utf-8")
     theirs = Tokenizer.from_str(written)
-    byte_pairs = {
-        (bpe.ranks[a], bpe.ranks[b]): bpe.ranks[a + b] for a, b in formats.listed_merges(bpe)
-    }  # fmt: skip
-    small = MinBPE(byte_pairs, PATTERN)
+    merges = formats.listed_merges(bpe)
+    small = MinBPE({(bpe.ranks[a], bpe.ranks[b]): bpe.ranks[a + b] for a, b in merges}, PATTERN)
     part = text[:200_000]
     ids = bpe.encode(text)
     assert ids == fast.encode(text) == peer.encode_ordinary(text) == theirs.encode(text).ids

@@ -4,8 +4,8 @@ tokenize  learn a byte-pair vocabulary from a text and save it, or show how a te
 train     learn to predict the next token of a text; checkpoints go to a folder
 sample    let a trained model continue a prompt
 
-A text is a path, a URL, or a name: fables, fables.en, fables.zh, shakespeare. Training also starts under torchrun, on one
-machine or many:
+A text is a path, a URL, or a name: fables, fables.en, fables.zh, shakespeare. Training also starts under
+torchrun, on one machine or many:
 python -m torch.distributed.run --nproc-per-node=2 -m llmcore train --plan fsdp ...
 """
 
@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -48,102 +48,68 @@ def seed(text: str) -> int:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="llmcore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="llmcore", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
-    shown = argparse.ArgumentDefaultsHelpFormatter
+    for name, purpose, add_options in (
+        ("tokenize", "learn a vocabulary, or show a text's tokens", tokenize_options),
+        ("train", "train a decoder on a text", train_options),
+        ("sample", "continue a prompt", sample_options),
+    ):
+        shown = argparse.ArgumentDefaultsHelpFormatter
+        add_options(commands.add_parser(name, help=purpose, formatter_class=shown).add_argument)
+    return parser
 
-    add = commands.add_parser(
-        "tokenize", help="learn a vocabulary, or show a text's tokens", formatter_class=shown
-    ).add_argument
+
+def tokenize_options(add: Callable[..., Any]) -> None:
     add("--corpus", help="learn from this text")
     add("--vocab-size", type=int, default=4096, help="256 bytes + merges + the end-of-text token")
-    add(
-        "--pattern",
-        choices=list(SPLIT_PATTERNS),
-        default="gpt4-han",
-        help="how a text is cut into chunks first",
-    )
-    add(
-        "--out",
-        type=Path,
-        help="where the learned vocabulary is saved; only another vocabulary is written over",
-    )
+    patterns = list(SPLIT_PATTERNS)
+    add("--pattern", choices=patterns, default="gpt4-han", help="how a text is cut into chunks first")
+    add("--out", type=Path, help="where to save what is learned; only another vocabulary is written over")
     add("--tokenizer", type=Path, help="show how this saved vocabulary cuts --text")
     add("--text", help="the text to cut; - reads standard input")
 
-    add = commands.add_parser("train", help="train a decoder on a text", formatter_class=shown).add_argument
+
+def train_options(add: Callable[..., Any]) -> None:
+    levels, schedules, plans = list(run.LEVELS), list(SCHEDULES), list(KINDS)
+    decoders = [name for name, config in PRESETS.items() if config.family == "decoder"]
+    optimizers = [name for name in OPTIMIZERS if name != "sgd"]
+    # data and model
     add("--corpus", required=True, help="the text to learn; a tenth at its end is held out")
     add("--tokenizer", type=Path, help="a saved vocabulary; without it one of --vocab-size is learned")
-    add(
-        "--level",
-        choices=list(run.LEVELS),
-        default="bpe",
-        help="what a learned vocabulary holds: byte pairs or single characters",
-    )
+    add("--level", choices=levels, default="bpe", help="learn byte pairs or single characters")
     add("--vocab-size", type=int, default=1024, help="of byte pairs that are learned")
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        help="folder for tokens, vocabulary and checkpoints; the same command again resumes",
-    )
-    add(
-        "--preset",
-        choices=[n for n, c in PRESETS.items() if c.family == "decoder"],
-        default="small",
-        help="the model's config",
-    )
-    add(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change fields of the config, e.g. n_layers=6 d_model=256",
-    )
-    add(
-        "--steps",
-        type=int,
-        default=1000,
-        help="updates; a run with a constant schedule can be made longer later",
-    )
-    add("--batch-size", type=int, default=32, help="windows an update, of all processes together")
-    add("--accumulation", type=int, default=1, help="batches an update")
+    add("--out", type=Path, required=True, help="folder of the run; the same command again resumes it")
+    add("--preset", choices=decoders, default="small", help="the model's config")
+    example = "change fields of the config, e.g. n_layers=6 d_model=256"
+    add("--set", nargs="*", default=[], metavar="FIELD=VALUE", help=example)
+    # updates
+    add("--steps", type=int, default=1000, help="updates; with a constant schedule more can follow later")
+    add("--batch-size", type=int, default=32, help="windows per batch, of all processes together")
+    add("--accumulation", type=int, default=1, help="batches per update")
     add("--lr", type=float, default=2e-3, help="the highest learning rate")
     add("--warmup", type=int, default=50, help="steps of rising learning rate")
-    add("--schedule", choices=list(SCHEDULES), default="warmup_cosine", help="how the learning rate goes on")
-    add(
-        "--optimizer",
-        choices=[n for n in OPTIMIZERS if n != "sgd"],
-        default="adamw",
-        help="adamw_fused: torch's, in one kernel",
-    )
+    add("--schedule", choices=schedules, default="warmup_cosine", help="how the learning rate goes on")
+    add("--optimizer", choices=optimizers, default="adamw", help="adamw_fused: torch's, in one kernel")
     add("--beta2", type=float, default=0.95, help="how long AdamW remembers squares of gradients")
-    add(
-        "--weight-decay", type=float, default=0.1, help="share of each matrix taken away, times lr, an update"
-    )
+    add("--weight-decay", type=float, default=0.1, help="times lr: share taken off each matrix per update")
+    # speed
     add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="type of the matrix products")
     add("--compile", action="store_true", help="torch.compile the model")
-    add("--plan", choices=list(KINDS), default="ddp", help="under torchrun: how the processes share the work")
-    add(
-        "--tensor",
-        type=int,
-        default=0,
-        help="neighbouring processes that cut each matrix; 0: all for tp, 2 for fsdp+tp",
-    )
+    add("--plan", choices=plans, default="ddp", help="under torchrun: how the processes share the work")
+    cut = "neighbouring processes that cut each matrix; 0: all for tp, 2 for fsdp+tp"
+    add("--tensor", type=int, default=0, help=cut)
+    # evaluation and checkpoints
     add("--eval-every", type=int, default=100, help="steps between losses on held-out text")
-    add("--eval-batches", type=int, default=0, help="held-out batches an evaluation reads; 0 all")
-    add(
-        "--patience",
-        type=int,
-        default=0,
-        help="stop after so many evaluations without a better loss; 0 never",
-    )
+    add("--eval-batches", type=int, default=0, help="held-out batches per evaluation; 0 all")
+    patience = "stop after so many evaluations without a better loss; 0 never"
+    add("--patience", type=int, default=0, help=patience)
     add("--checkpoint-every", type=int, default=200, help="steps between checkpoints")
     add("--seed", type=seed, default=0, help="of weights, dropout and the order of windows")
 
-    add = commands.add_parser("sample", help="continue a prompt", formatter_class=shown).add_argument
+
+def sample_options(add: Callable[..., Any]) -> None:
     add("run", type=Path, help="a folder that train wrote")
     add("--prompt", default="", help="empty: begin a text")
     add("--tokens", type=int, default=100, help="at most so many new tokens")
@@ -154,7 +120,6 @@ def arguments() -> argparse.ArgumentParser:
     add("--min-p", type=float, help="only tokens at least this share as probable as the most probable")
     add("--repetition-penalty", type=float, help="above 1: tokens already there become less probable")
     add("--seed", type=seed, default=0, help="the same seed, the same text")
-    return parser
 
 
 def tokenize(options: argparse.Namespace) -> None:
@@ -162,9 +127,8 @@ def tokenize(options: argparse.Namespace) -> None:
         if options.out is None:
             raise ValueError("--corpus without --out: say where to save the vocabulary")
         check_vocabulary_file(options.out)
-        learned = BPETokenizer.train(
-            run.pieces(run.located(options.corpus)), options.vocab_size, [END], options.pattern, progress=True
-        )
+        pieces = run.pieces(run.located(options.corpus))
+        learned = BPETokenizer.train(pieces, options.vocab_size, [END], options.pattern, progress=True)
         learned.save(options.out)
         print(f"{len(learned)} tokens -> {options.out}")
     elif options.tokenizer and options.text is not None:
@@ -177,7 +141,7 @@ def tokenize(options: argparse.Namespace) -> None:
 
 
 def check_vocabulary_file(path: Path) -> None:
-    """Refuse, before the long work, a place where no vocabulary can be written or where something else would be lost."""
+    """Refuse, before the long work, a path that cannot be written or that holds what is no vocabulary."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--out {path}: {path.parent} is no folder; make it first, or choose another")
     check_writable(path.parent)
@@ -194,7 +158,10 @@ def check_vocabulary_file(path: Path) -> None:
 
 
 def changed(config: ModelConfig, settings: list[str]) -> ModelConfig:
-    """The config with FIELD=VALUE applied; ValueError names the field that does not exist, or what its value must be."""
+    """The config with each FIELD=VALUE applied.
+
+    ValueError for a field that does not exist, or a value that it cannot have.
+    """
     known = {f.name: str(f.type) for f in fields(ModelConfig)}
     changes: dict[str, Any] = {}
     for setting in settings:
@@ -212,15 +179,19 @@ def _scaling(text: str) -> RotaryScaling | None:
     return None if text.lower() == "none" else RotaryScaling(**json.loads(text))
 
 
-# how the value of a field is read, and what it is, by the field's type
+# by the type of a field: how its value is read, and what the value must be
 VALUES: dict[Any, Any] = {
-    "int": int, "float": float, "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "int": int,
+    "float": float,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "RotaryScaling | None": _scaling,
-}  # fmt: skip
+}
 SAID = {
-    "int": "a whole number", "float": "a number", "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
     "RotaryScaling | None": 'none, or {"factor": 8, "low": 1, "high": 4, "original": 8192} in quotes',
-}  # fmt: skip
+}
 
 
 def train(options: argparse.Namespace) -> None:
@@ -232,19 +203,13 @@ def train(options: argparse.Namespace) -> None:
         plan = parallel.Parallel(options.plan, options.tensor)
     elif options.plan != "ddp" or options.tensor:
         raise ValueError(
-            f"--plan {options.plan} without torchrun: start with python -m torch.distributed.run -m llmcore train ..."
+            f"--plan {options.plan} without torchrun: "
+            "start with python -m torch.distributed.run -m llmcore train ..."
         )
     try:
         with alone(options.out) if rank == 0 else contextlib.nullcontext():
             if rank == 0:
-                for remark in run.prepare(
-                    options.out, options.corpus, options.tokenizer, options.level, options.vocab_size
-                ):
-                    print(remark, file=sys.stderr)
-                config = config_of(options)
-                run.settle(
-                    options.out, config.to_dict() | {"batch_size": options.batch_size, "seed": options.seed}
-                )
+                prepare(options)
             if plan:
                 dist.barrier()
             trainer = trainer_of(options, settings, place, plan, progress=None if rank == 0 else False)
@@ -254,13 +219,32 @@ def train(options: argparse.Namespace) -> None:
             dist.destroy_process_group()
 
 
+def prepare(options: argparse.Namespace) -> None:
+    """Vocabulary, tokens and settings in the run's folder, by one process."""
+    given = options.corpus, options.tokenizer, options.level, options.vocab_size
+    for remark in run.prepare(options.out, *given):
+        print(remark, file=sys.stderr)
+    others = {"batch_size": options.batch_size, "seed": options.seed}
+    run.settle(options.out, config_of(options).to_dict() | others)
+
+
 def settings_of(options: argparse.Namespace) -> TrainConfig:
     return TrainConfig(
-        steps=options.steps, lr=options.lr, weight_decay=options.weight_decay, schedule=options.schedule,
-        warmup=options.warmup, accumulation=options.accumulation, precision=options.precision, compile=options.compile,
-        optimizer=options.optimizer, betas=(0.9, options.beta2), eval_batches=options.eval_batches,
-        eval_every=options.eval_every, patience=options.patience, checkpoint_every=options.checkpoint_every,
-    )  # fmt: skip
+        steps=options.steps,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        schedule=options.schedule,
+        warmup=options.warmup,
+        accumulation=options.accumulation,
+        precision=options.precision,
+        compile=options.compile,
+        optimizer=options.optimizer,
+        betas=(0.9, options.beta2),
+        eval_batches=options.eval_batches,
+        eval_every=options.eval_every,
+        patience=options.patience,
+        checkpoint_every=options.checkpoint_every,
+    )
 
 
 def check_model(options: argparse.Namespace) -> None:
@@ -269,8 +253,8 @@ def check_model(options: argparse.Namespace) -> None:
     config = changed(PRESETS[options.preset], [f"vocab_size={size}", *options.set])
     if config.family != "decoder":
         raise ValueError(
-            f"--set family={config.family}: train teaches to predict the next token, which only a decoder cannot read beforehand; "
-            "leave the family as it is"
+            f"--set family={config.family}: train teaches to predict the next token, "
+            "which only a decoder cannot read beforehand; leave the family as it is"
         )
 
 
@@ -287,32 +271,21 @@ def trainer_of(
     plan: parallel.Parallel | None,
     progress: bool | None,
 ) -> Trainer:
-    """Model, data and optimizer of a run whose folder is prepared; from its newest checkpoint where it has one."""
+    """The trainer of a run whose folder is prepared, at its newest checkpoint if it has one."""
     config = config_of(options)
     part, parts = (plan.data_rank, plan.data_ranks) if plan else (0, 1)
     with naming("the part of the corpus to learn from (its first nine tenths)"):
-        tokens, vocab_size = read_tokens(options.out / "train.bin")
-        windows = Windows(
-            np.asarray(tokens),
-            config.context_length,
-            options.batch_size,
-            vocab_size,
-            options.seed,
-            True,
-            part,
-            parts,
-        )
+        ids, vocab_size = read_tokens(options.out / "train.bin")
+        sizes = config.context_length, options.batch_size, vocab_size
+        windows = Windows(np.asarray(ids), *sizes, seed=options.seed, rank=part, world=parts)
     with naming("the held-out part of the corpus (its last tenth)"):
-        tokens, _ = read_tokens(options.out / "held-out.bin")
-        count = max(1, (len(tokens) - 1) // config.context_length)
-        held_out = Windows(
-            np.asarray(tokens), config.context_length, min(options.batch_size, count), vocab_size
-        )
+        ids, _ = read_tokens(options.out / "held-out.bin")
+        batch = min(options.batch_size, max(1, (len(ids) - 1) // config.context_length))
+        held_out = Windows(np.asarray(ids), config.context_length, batch, vocab_size)
     device.seed(options.seed)
     model = Transformer(config).to(place)
-    torch.manual_seed(
-        options.seed + part
-    )  # the same weights on every rank, different dropout for different tokens
+    # until here all ranks draw alike, for equal weights; now each draws its own dropout for its own tokens
+    torch.manual_seed(options.seed + part)
     trainer = Trainer(model, windows, settings, held_out, options.out, progress=progress, plan=plan)
     return trainer.resume() if checkpoint.checkpoints(options.out) else trainer
 
@@ -331,24 +304,19 @@ def go(trainer: Trainer, out: Path, first: bool) -> None:
     say = print if first else lambda *_, **__: None
     last = trainer.config.steps
     if trainer.step >= last or trainer.stopped:
-        why = (
-            f"no better held-out loss for {trainer.waited} evaluations"
-            if trainer.step < last
-            else "all that --steps asks for"
-        )
-        say(
-            f"{out} is finished: step {trainer.step} of {last} is done, {why}. Go on with llmcore sample {out}"
-        )
+        why = "all that --steps asks for"
+        if trainer.step < last:
+            why = f"no better held-out loss for {trainer.waited} evaluations"
+        done = f"step {trainer.step} of {last} is done, {why}"
+        say(f"{out} is finished: {done}. Go on with llmcore sample {out}")
         return
     if trainer.step:
         say(f"{out} goes on after step {trainer.step}", flush=True)
     for record in trainer.run():
         if record.eval_loss is not None:
-            say(
-                f"step {record.step}  loss {record.loss:.3f}  held out {record.eval_loss:.3f}  lr {record.lr:.1e}  "
-                f"{record.tokens_per_second:,.0f} tokens/s",
-                flush=True,
-            )
+            losses = f"loss {record.loss:.3f}  held out {record.eval_loss:.3f}"
+            speed = f"{record.tokens_per_second:,.0f} tokens/s"
+            say(f"step {record.step}  {losses}  lr {record.lr:.1e}  {speed}", flush=True)
     found = checkpoint.checkpoints(out)
     if not found or checkpoint.step_of(found[-1]) != trainer.step:
         trainer.save()
@@ -362,9 +330,8 @@ def sample(options: argparse.Namespace) -> None:
     prompt = tokenizer.encode(options.prompt, "all") or ([end] if end is not None else [])
     ids: list[int] = []
     shown = ""
-    for step in generate(
-        model, [prompt], options.tokens, rules=rules, greedy=options.greedy, eos=end, seed=options.seed
-    ):
+    how = {"rules": rules, "greedy": options.greedy, "eos": end, "seed": options.seed}
+    for step in generate(model, [prompt], options.tokens, **how):
         if not bool(step.finished.all()):
             ids.append(int(step.ids[0]))
         text = options.prompt + tokenizer.decode(ids)
@@ -380,8 +347,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         {"tokenize": tokenize, "train": train, "sample": sample}[options.command](options)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read, as head does, has enough
-        with contextlib.suppress(OSError, ValueError):  # nor may the interpreter's end complain
+    except BrokenPipeError:  # the reader, such as head, has enough
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # the interpreter flushes at its end: not into the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except KeyboardInterrupt:
@@ -400,7 +369,8 @@ def how_to_go_on(options: argparse.Namespace) -> str:
     found = checkpoint.checkpoints(options.out)
     if not found:
         return f"; no checkpoint is in {options.out} yet, so the same command begins at step 0"
-    return f"; the same command goes on after step {checkpoint.step_of(found[-1])}, the last checkpoint in {options.out}"
+    step = checkpoint.step_of(found[-1])
+    return f"; the same command goes on after step {step}, the last checkpoint in {options.out}"
 
 
 if __name__ == "__main__":

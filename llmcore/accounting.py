@@ -48,7 +48,7 @@ def flops(config: ModelConfig, B: int, T: int, S: int = 0) -> dict[str, int]:
     Operations outside matrix products (norms, softmax, activations) are left out: at real sizes they are
     below 1 %. S is an encoder-decoder's source length.
     """
-    _lengths(config, B, T, S)
+    check_lengths(config, B, T, S)
     D, F, L = config.d_model, config.d_ff, config.n_layers
     q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
     ups = 2 if config.feed_forward == "swiglu" else 1
@@ -67,8 +67,8 @@ def flops(config: ModelConfig, B: int, T: int, S: int = 0) -> dict[str, int]:
 def training_flops(config: ModelConfig, B: int, T: int, S: int = 0) -> int:
     """Three times the forward pass: y = x W is one product, and its backward two (dx = dy W^T, dW = x^T dy).
 
-    About 6 N per token while T is small beside D, N the parameters outside the
-    embedding  [Kaplan et al. 2020]
+    About 6 N per token while T is small beside D; N counts the parameters outside the embedding
+    [Kaplan et al. 2020].
     """
     return 3 * sum(flops(config, B, T, S).values())
 
@@ -99,17 +99,18 @@ class Saved:
 
 
 def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int = 4) -> dict[str, int]:
-    """Bytes of the tensors that a forward pass of a decoder or encoder keeps for backward, by part
+    """Bytes of the tensors that a forward pass of a decoder or encoder keeps for backward, by part.
 
     Counted for llmcore as written (no dropout, no padding, no autocast), up to the logits, without the loss.
     The explicit path keeps two T x T squares per head and block, the T^2 term; fused and tiled keep none.
-    [Korthikanti et al. 2022] do the same count for Megatron's kernels.
+    [Korthikanti et al. 2022] do the same count for Megatron's kernels. Raises ValueError for an
+    encoder-decoder, and for a batch or a length that the model cannot read.
     """
     if config.family == "encoder-decoder":
         raise ValueError(
             "activation_bytes with family='encoder-decoder': count its two stacks as an encoder and a decoder"
         )
-    _lengths(config, B, T, 0)
+    check_lengths(config, B, T)
     count(bytes_per_number=bytes_per_number)
     D, F, H, q = config.d_model, config.d_ff, config.n_heads, config.n_heads * config.d_head
     rows, L, rotary = B * T, config.n_layers, config.position.startswith("rotary")
@@ -122,9 +123,8 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     # the mask and its complement; a single token needs no mask
     masks = 2 * T * T if config.family == "decoder" and T > 1 else 0
     # explicit keeps exp(scores - max), weights and row sums; fused and tiled keep the log of the row sums
-    squares = (
-        Saved(2 * B * H * T * T + B * H * T, masks) if config.attention == "explicit" else Saved(B * H * T)
-    )
+    explicit = config.attention == "explicit"
+    squares = Saved(2 * B * H * T * T + B * H * T, masks) if explicit else Saved(B * H * T)
     hidden = {
         "relu": Saved(rows * F, rows * F),  # its result, and a boolean per entry: x <= 0
         "gelu": Saved(rows * 2 * F),  # its input and its result
@@ -146,14 +146,17 @@ def activation_bytes(config: ModelConfig, B: int, T: int, bytes_per_number: int 
     return {name: saved.numbers * bytes_per_number + saved.flags for name, saved in parts.items()}
 
 
-def _lengths(config: ModelConfig, B: int, T: int, S: int) -> None:
+def check_lengths(config: ModelConfig, B: int, T: int, S: int = 0) -> None:
+    """Raise ValueError for a batch or a length that a model of this config cannot read."""
     count(B=B)
     count(0, T=T, S=S)
     if (S > 0) != (config.family == "encoder-decoder"):
         raise ValueError(
-            f"S={S} with family={config.family!r}: a source length belongs to an encoder-decoder, and only there"
+            f"S={S} with family={config.family!r}: "
+            "a source length belongs to an encoder-decoder, and only there"
         )
     if not 1 <= T <= config.context_length or config.context_length < S:
         raise ValueError(
-            f"T={T}, S={S} with context_length={config.context_length}: a model reads 1 to context_length tokens"
+            f"T={T}, S={S} with context_length={config.context_length}: "
+            "a model reads 1 to context_length tokens"
         )

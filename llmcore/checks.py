@@ -14,8 +14,9 @@ from llmcore.quantities import amount, count
 
 Mask = Padding = Any  # the classes of llmcore.mask, which imports this module
 RULES = (
-    "a mask is Mask(causal=True) or Mask(padding=Padding(stop=lengths)), a padding Padding(stop=lengths). A tensor of booleans is not "
-    "taken, since True means read to some libraries and do not read to others; real, True at real tokens, gives lengths = real.sum(1)"
+    "a mask is Mask(causal=True) or Mask(padding=Padding(stop=lengths)), a padding Padding(stop=lengths). "
+    "A tensor of booleans is not taken, since True means read to some libraries and do not read to others; "
+    "real, True at real tokens, gives lengths = real.sum(1)"
 )
 INTEGERS = {getattr(torch, f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 
@@ -36,7 +37,8 @@ def whole_numbers(x: Tensor, name: str) -> Tensor:
     rows = x.long()
     if x.dtype == torch.uint64 and bool((rows < 0).any()):  # from 2^63 on, int64 wraps to -2^63
         raise ValueError(
-            f"{name} {int(rows.min()) + 2**64} is above 2^63 - 1: no table has so many rows; where does it come from?"
+            f"{name} {int(rows.min()) + 2**64} is above 2^63 - 1: no table has so many rows; "
+            "where does it come from?"
         )
     return rows
 
@@ -55,7 +57,8 @@ def tokens(x: Tensor, offset: int, context_length: int) -> Tensor:
     x = whole_numbers(x, "id")
     if x.ndim != 2 or not x.shape[1]:
         raise ValueError(
-            f"ids have shape {tuple(x.shape)}: give (B, T), at least one token each; ids[None] for one sequence"
+            f"ids have shape {tuple(x.shape)}: give (B, T), at least one token each; "
+            "ids[None] for one sequence"
         )
     if offset + x.shape[1] > context_length:
         raise ValueError(
@@ -69,7 +72,8 @@ def rows(ids_: Tensor, table: Tensor, *names: str) -> Tensor:
     found = ids(ids_, len(table), *names)
     if found.device != table.device:
         raise ValueError(
-            f"ids are on {found.device}, the table on {table.device}: move both to one device that holds numbers"
+            f"ids are on {found.device}, the table on {table.device}: "
+            "move both to one device that holds numbers"
         )
     return found
 
@@ -97,7 +101,8 @@ def gain(x: Tensor, **gains: Tensor | None) -> None:
     for name, values in gains.items():
         if values is not None and values.shape != x.shape[-1:]:
             raise ValueError(
-                f"{name} has shape {tuple(values.shape)}, x {tuple(x.shape)}: give one number for each entry of x's last axis"
+                f"{name} has shape {tuple(values.shape)}, x {tuple(x.shape)}: "
+                "give one number for each entry of x's last axis"
             )
 
 
@@ -111,7 +116,8 @@ def positions(x: Tensor, vectors: Tensor, width: int = 0) -> Tensor:
         )
     if width and vectors.shape[-1] != width:
         raise ValueError(
-            f"vectors {tuple(vectors.shape)} end in {vectors.shape[-1]}: these positions turn d_head={width} numbers"
+            f"vectors {tuple(vectors.shape)} end in {vectors.shape[-1]}: "
+            f"these positions turn d_head={width} numbers"
         )
     return x
 
@@ -129,7 +135,8 @@ def heads(x: Tensor, n_heads: int) -> None:
     count(n_heads=n_heads)
     if x.ndim != 3 or x.shape[-1] % n_heads:
         raise ValueError(
-            f"x {tuple(x.shape)} with n_heads={n_heads}: give (B, T, D), D a multiple of n_heads; x[None] for one sequence"
+            f"x {tuple(x.shape)} with n_heads={n_heads}: give (B, T, D), D a multiple of n_heads; "
+            "x[None] for one sequence"
         )
 
 
@@ -174,21 +181,24 @@ def last_of_the_keys(causal: bool, first: int) -> None:
     """Under a causal mask the first query's place must be 0 or more: at most as many queries as keys."""
     if causal and first < 0:
         raise ValueError(
-            f"{-first} more queries than keys under a causal mask: queries are the last of the keys; pass all keys"
+            f"{-first} more queries than keys under a causal mask: queries are the last of the keys; "
+            "pass all keys"
         )
 
 
 def context(x: Tensor, other: Tensor | None, keys: Tensor | None) -> None:
-    """other must have one sequence per reader, and be the context whose keys the cache holds."""
+    """other must have one sequence per sequence of x, and be the context whose keys the cache holds."""
     if other is None:
         return
     if other.ndim != 3 or len(other) != len(x):
         raise ValueError(
-            f"context {tuple(other.shape)} read from {tuple(x.shape)}: give (B, S, D), one sequence for each that reads"
+            f"context {tuple(other.shape)} read from {tuple(x.shape)}: give (B, S, D), "
+            "one sequence for each that reads"
         )
     if keys is not None and (keys.shape[0], keys.shape[2]) != other.shape[:2]:
         raise ValueError(
-            f"context {tuple(other.shape)} with a cache of keys {tuple(keys.shape)}: another source; start a new cache"
+            f"context {tuple(other.shape)} with a cache of keys {tuple(keys.shape)}: another source; "
+            "start a new cache"
         )
 
 
@@ -205,22 +215,18 @@ def cached(k: Tensor, v: Tensor, keys: Tensor | None, length: int, capacity: int
     wanted = k.shape if keys is None else keys[:, :, : k.shape[2]].shape
     if not k.shape == v.shape == wanted or (keys is not None and k.dtype != keys.dtype):
         raise ValueError(
-            f"keys {_kind(k)} and values {_kind(v)} with a cache of {_kind(k if keys is None else keys)}: batch, heads, d_head and "
-            "type must be the same; start a new cache"
+            f"keys {_kind(k)} and values {_kind(v)} with a cache of {_kind(k if keys is None else keys)}: "
+            "batch, heads, d_head and type must be the same; start a new cache"
         )
 
 
 def qkv(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> None:
     """q (B, H, T, Dh), k and v (B, H, S, Dh) must agree in B, H, Dh and type; dropout must lie in [0, 1)."""
-    same = (
-        q.ndim == k.ndim == 4
-        and k.shape == v.shape
-        and (*q.shape[:2], q.shape[3]) == (*k.shape[:2], k.shape[3])
-    )
-    if not same or not q.dtype == k.dtype == v.dtype:
+    same = q.ndim == k.ndim == 4 and k.shape == v.shape and q.dtype == k.dtype == v.dtype
+    if not same or (*q.shape[:2], q.shape[3]) != (*k.shape[:2], k.shape[3]):
         raise ValueError(
-            f"q {_kind(q)}, k {_kind(k)}, v {_kind(v)}: give (B, H, T, Dh) and twice (B, H, S, Dh), of one type; where a head of keys "
-            "serves several of queries, repeat_interleave it"
+            f"q {_kind(q)}, k {_kind(k)}, v {_kind(v)}: give (B, H, T, Dh) and twice (B, H, S, Dh), "
+            "of one type; where a head of keys serves several of queries, repeat_interleave it"
         )
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout}: is a probability; choose 0 <= dropout < 1")
@@ -229,14 +235,15 @@ def qkv(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> None:
 def layout(module: Any, weights: dict[str, Tensor], prefix: str, metadata: dict, *rest: object) -> None:
     """Before loading: a Linear of llmcore needs a weight (in, out), and torch.nn.Linear stores (out, in).
 
-    The shape does not tell for a square weight, but the version does that each module writes into its state
-    dict: 1 for torch's own. A plain dict, such as safetensors returns, has no versions: its square weights
-    are taken as (in, out).
+    A square weight's shape does not tell which it is, but the version does that each module writes into its
+    state dict: 1 for torch's own. A plain dict, such as safetensors returns, has no versions: its square
+    weights are taken as (in, out).
     """
     ours, theirs = module.weight.shape, weights.get(f"{prefix}weight", module.weight).shape
     foreign = metadata.get("version", module._version) != module._version
     if theirs == ours[::-1] and (theirs != ours or foreign):
         raise ValueError(
-            f"{prefix}weight {tuple(theirs)} lies as torch.nn.Linear stores it, (out, in), where {tuple(ours)}, (in, out), is wanted: "
-            "load its transpose, weight.T; if it is (in, out) already, load dict(state_dict)"
+            f"{prefix}weight {tuple(theirs)} lies as torch.nn.Linear stores it, (out, in), "
+            f"where {tuple(ours)}, (in, out), is wanted: load its transpose, weight.T; "
+            "if it is (in, out) already, load dict(state_dict)"
         )

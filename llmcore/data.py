@@ -1,7 +1,7 @@
 """Texts and tokens on disk, of any size, and the batches made of them. Shapes: B batch, T context_length.
 
-What is in memory does not grow with the text: read_pieces gives it piece by piece, Tokenizer.encode_iterable makes ids of the
-pieces, write_tokens puts them on the disk, read_tokens maps them, and Windows reads those of one batch.
+Memory does not grow with the text: read_pieces gives it piece by piece, Tokenizer.encode_iterable makes ids
+of the pieces, write_tokens puts them on the disk, read_tokens maps them, Windows reads those of one batch.
 """
 
 import codecs
@@ -23,20 +23,19 @@ from torch import Tensor
 from llmcore.files import not_utf8, reading, temporary_name, write_whole, writing
 
 TYPES = {"uint16": np.uint16, "uint32": np.uint32}
-# up to the last line end between two words, else up to the last word before a space
-WHOLE = (re.compile(r"(?s:.*)(?<=\S)\n(?=\S)"), re.compile(r"(?s:.*)(?<=\S)(?=[ \t])"))
+# all up to the last line end between two words; or, without one, up to the last word before a space
+PIECES = (re.compile(r"(?s:.*)(?<=\S)\n(?=\S)"), re.compile(r"(?s:.*)(?<=\S)(?=[ \t])"))
 
 
 def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
     """The text of a UTF-8 file in pieces of about `size` characters, none empty; joined they are the whole.
 
-    A byte order mark at its beginning is left out.
+    A byte order mark at its beginning is left out. Raises ValueError for a file that is not UTF-8.
 
-    A piece ends at a line end between two words, else before a space that follows a word. There the patterns
-    of llmcore.tokenizer cut in any case, and what they find before does not depend on what follows, so a
-    vocabulary learned from the pieces is that of the whole. A piece that has no such place is cut where it is
-    full.
-    Raises ValueError for a file that is not UTF-8.
+    A piece ends at a line end between two words, or else before a space that follows a word. The patterns of
+    llmcore.tokenizer cut there in any case, and what they find before does not depend on what follows. So a
+    vocabulary learned from the pieces is that of the whole text. A piece without such a place is cut where it
+    is full.
     """
     if size < 1:
         raise ValueError(f"size={size}: a piece has at least 1 character")
@@ -54,7 +53,7 @@ def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
             started = started or text != ""
             done += len(block)
             if len(held) >= size:
-                found = WHOLE[0].match(held) or WHOLE[1].match(held)
+                found = PIECES[0].match(held) or PIECES[1].match(held)
                 cut = found.end() if found else len(held)
                 yield held[:cut]
                 held = held[cut:]
@@ -71,9 +70,10 @@ def read_pieces(path: str | Path, size: int = 1 << 20) -> Iterator[str]:
 def write_tokens(path: str | Path, ids: Iterable[int], vocab_size: int, chunk: int = 1 << 16) -> int:
     """Write ids to a file, `chunk` at a time, and return how many there are.
 
-    16 bits an id where the vocabulary fits, else 32. Beside it path.json holds count, type and vocab_size. Both appear
-    whole or not at all: they are written under another name and renamed. Raises ValueError for an id outside 0..V-1, and
-    OSError that names the file where the disk is full or may not be written.
+    Each id takes 16 bits where the vocabulary fits, else 32. Beside the file, path.json holds count, type and
+    vocab_size. Both appear whole or not at all: they are written under another name and renamed. Raises
+    ValueError for an id outside 0..V-1, and an OSError that names the file if the disk is full or the folder
+    may not be written.
     """
     path = Path(path)
     if not 0 < vocab_size <= 1 << 32:
@@ -97,9 +97,8 @@ def write_tokens(path: str | Path, ids: Iterable[int], vocab_size: int, chunk: i
 
     try:
         with writing(path):
-            file = temporary.open(
-                "wb", buffering=0
-            )  # what a buffer holds would be tried again, and fail again, where it is closed
+            # no buffer: after a failed write, closing the file would try again, and fail again
+            file = temporary.open("wb", buffering=0)
         with file:
             for id_ in ids:
                 buffer.append(id_)
@@ -120,7 +119,10 @@ def write_tokens(path: str | Path, ids: Iterable[int], vocab_size: int, chunk: i
 
 
 def read_tokens(path: str | Path) -> tuple[np.ndarray, int]:
-    """The ids of a file as a read-only memory map, and their vocab_size. A file that is not whole raises ValueError."""
+    """The ids of a file as a read-only memory map, and their vocab_size.
+
+    Raises FileNotFoundError if the file or the .json beside it is missing, ValueError if one is not whole.
+    """
     path = Path(path)
     header = path.with_name(path.name + ".json")
     for needed in (path, header):
@@ -142,7 +144,8 @@ def read_tokens(path: str | Path) -> tuple[np.ndarray, int]:
     size = path.stat().st_size
     if size != count * kind.itemsize:
         raise ValueError(
-            f"{path} has {size} bytes, {count} ids need {count * kind.itemsize}: it is cut short; write it again"
+            f"{path} has {size} bytes, {count} ids need {count * kind.itemsize}: "
+            "it is cut short; write it again"
         )
     if count == 0:
         raise ValueError(f"{path} holds no ids: the text was empty")
@@ -157,48 +160,58 @@ class Batch:
     targets: Int[Tensor, "B T"]
 
 
-# what must be the same where a position is taken up again, and how it is called
+# attributes that must be the same where a saved position is loaded, and how an error introduces their value
 SAME = {
-    "seed": "seed=", "count": "count=", "batch_size": "batch_size=", "context_length": "context_length=", "shuffle": "shuffle=",
+    "seed": "seed=",
+    "count": "count=",
+    "batch_size": "batch_size=",
+    "context_length": "context_length=",
+    "shuffle": "shuffle=",
     "digest": "other ids: their SHA-256 is ",
-}  # fmt: skip
+}
 
 
 class Windows:
     """Windows of T + 1 ids, cut one after the other, as shuffled batches; epoch e is shuffled by seed + e.
 
-    Window i covers ids i T .. i T + T, so every id but the first is a target once an epoch. A tail shorter than a window, and a
-    last batch that is not full, are left out of an epoch. `rank` of `world` takes its own B / world of every batch, so
-    that all ranks together read what one process would. The position is a small dict that JSON holds: state(), load().
+    Window i covers ids i T .. i T + T, so every id but the first is a target once per epoch. A tail shorter
+    than a window, and a last batch that is not full, are left out of an epoch. `rank` of `world` takes its
+    own B / world of every batch, so that all ranks together read what one process would. The position is a
+    small dict that JSON holds: state(), load().
     """
 
     def __init__(
-        self, tokens: np.ndarray | Sequence[int], context_length: int, batch_size: int, vocab_size: int, seed: int = 0,
-        shuffle: bool = True, rank: int = 0, world: int = 1,
-    ):  # fmt: skip
+        self,
+        tokens: np.ndarray | Sequence[int],
+        context_length: int,
+        batch_size: int,
+        vocab_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ):
         self.tokens = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens, dtype=np.int64)
         if self.tokens.ndim != 1 or not np.issubdtype(self.tokens.dtype, np.integer):
             raise ValueError(
-                f"tokens of shape {self.tokens.shape}, type {self.tokens.dtype}: pass one row of whole numbers"
+                f"tokens of shape {self.tokens.shape}, type {self.tokens.dtype}: "
+                "pass one row of whole numbers"
             )
         if context_length < 1:
             raise ValueError(f"context_length={context_length}: a window has at least 1 id and its target")
         if len(self.tokens) <= context_length:
             raise ValueError(
-                f"{len(self.tokens)} tokens with context_length={context_length}: a window takes {context_length + 1}; "
-                "use a longer text or a shorter context"
+                f"{len(self.tokens)} tokens with context_length={context_length}: "
+                f"a window takes {context_length + 1}; use a longer text or a shorter context"
             )
         low, high = _range(self.tokens)
         if low < 0 or high >= vocab_size:
             raise ValueError(
-                f"id {low if low < 0 else high} is outside 0..{vocab_size - 1}: does the tokenizer fit the model?"
+                f"id {low if low < 0 else high} is outside 0..{vocab_size - 1}: "
+                "does the tokenizer fit the model?"
             )
-        self.context_length, self.batch_size, self.seed, self.shuffle = (
-            context_length,
-            batch_size,
-            seed,
-            shuffle,
-        )
+        self.context_length, self.batch_size = context_length, batch_size
+        self.seed, self.shuffle = seed, shuffle
         self.count = (len(self.tokens) - 1) // context_length
         if not 1 <= batch_size <= self.count:
             raise ValueError(
@@ -215,7 +228,7 @@ class Windows:
 
     @property
     def batches_per_epoch(self) -> int:
-        """ceil would count a part batch; only full ones are read.
+        """Only full batches count.
 
         >>> Windows(list(range(100)) * 101, 1, 50, vocab_size=100).batches_per_epoch
         201
@@ -255,7 +268,7 @@ class Windows:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all ids, the same in whatever type they are kept; taken once, a block at a time."""
+        """SHA-256 of all ids, the same in whatever type they are kept; computed once, a block at a time."""
         if self._digest is None:
             kind, digest = np.min_scalar_type(_range(self.tokens)[1]).newbyteorder("<"), hashlib.sha256()
             for block in _blocks(self.tokens):
@@ -264,26 +277,24 @@ class Windows:
         return self._digest
 
     def state(self) -> dict[str, Any]:
-        """The position, and what decides which windows come next: their order and the ids themselves."""
+        """The position, with all that decides which windows come next: their order and the ids themselves."""
         return {"epoch": self.epoch, "batch": self.batch} | {name: getattr(self, name) for name in SAME}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue where state() was taken; other ids, another batch size or seed would not be the same run: ValueError."""
+        """Continue where state() was taken. ValueError for other ids, another batch size or another seed."""
         with reading("the saved position", remedy="take it from state()"):
             epoch, batch, same = state["epoch"], state["batch"], {name: state[name] for name in SAME}
-        if (
-            type(epoch) is not int
-            or type(batch) is not int
-            or epoch < 0
-            or not 0 <= batch < self.batches_per_epoch
-        ):
+        whole = type(epoch) is int and type(batch) is int
+        if not whole or epoch < 0 or not 0 <= batch < self.batches_per_epoch:
             raise ValueError(
-                f"epoch={epoch!r}, batch={batch!r} is no position among {self.batches_per_epoch} batches: use state()"
+                f"epoch={epoch!r}, batch={batch!r} is no position among {self.batches_per_epoch} batches: "
+                "use state()"
             )
         for name, value in same.items():
             if value != getattr(self, name):
                 raise ValueError(
-                    f"{SAME[name]}{getattr(self, name)} here, {value} in the saved position: resume with the same data"
+                    f"{SAME[name]}{getattr(self, name)} here, {value} in the saved position: "
+                    "resume with the same data"
                 )
         self.epoch, self.batch = epoch, batch
 
@@ -301,7 +312,10 @@ def _range(tokens: np.ndarray) -> tuple[int, int]:
 def collate(
     sequences: Sequence[Sequence[int]], pad: int = 0, ignore: int = -100
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"], Int[Tensor, " B"]]:
-    """Sequences of unequal length as (ids, targets, lengths): padded on the right, targets are the next ids, padding ignored.
+    """Sequences of unequal length as (ids, targets, lengths), padded on the right.
+
+    targets are the next ids, and `ignore` where there is none. Raises ValueError without a sequence, or for
+    one of fewer than 2 ids.
 
     >>> ids, targets, lengths = collate([[5, 6, 7], [8, 9]])
     >>> ids.tolist(), targets.tolist(), lengths.tolist()

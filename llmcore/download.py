@@ -58,8 +58,12 @@ def refuse_offline(what: str) -> None:
 
 
 def download(
-    url: str, sha256: str | None = None, size: int | None = None, target: Path | None = None, max_bytes: int | None = None
-) -> Path:  # fmt: skip
+    url: str,
+    sha256: str | None = None,
+    size: int | None = None,
+    target: Path | None = None,
+    max_bytes: int | None = None,
+) -> Path:
     """The path of a copy of the file at url: target, or one in the cache. A broken transfer is continued.
 
     With a SHA-256, a kept copy can be verified. Without one, the server is asked whether the file has
@@ -82,9 +86,8 @@ def download(
     kept = sha256 is None and target.exists() and address.scheme != "file"
     try:
         refuse_offline(url)
-        _bring(
-            _Transfer(url, size, _most(max_bytes), _unchanged_since(target) if kept else {}), sha256, target
-        )
+        unless = _unchanged_since(target) if kept else {}
+        _bring(_Transfer(url, size, _limit(max_bytes), unless), sha256, target)
     except ConnectionError as error:
         if not kept:
             raise
@@ -105,14 +108,15 @@ def _local(url: str, sha256: str | None, size: int | None) -> Path:
     return path
 
 
-def _most(max_bytes: int | None) -> int:
+def _limit(max_bytes: int | None) -> int:
+    """max_bytes, or what the environment says; ValueError for anything but a whole number of at least 1."""
     said = os.environ.get("LLMCORE_MAX_BYTES") or str(MAX_BYTES)
-    most = int(said) if max_bytes is None and said.isdecimal() else max_bytes
-    if type(most) is not int or most < 1:
+    limit = int(said) if max_bytes is None and said.isdecimal() else max_bytes
+    if type(limit) is not int or limit < 1:
         raise ValueError(
             f"max_bytes={max_bytes!r}, LLMCORE_MAX_BYTES={said!r}: give a whole number of bytes, at least 1"
         )
-    return most
+    return limit
 
 
 def _bring(transfer: "_Transfer", sha256: str | None, target: Path) -> None:
@@ -138,9 +142,8 @@ def _bring(transfer: "_Transfer", sha256: str | None, target: Path) -> None:
     except _Unchanged:
         pass
     except _BrokenOff as error:
-        how = (
-            "call again and it goes on from there" if transfer.ranges and sha256 is not None else "try again"
-        )
+        goes_on = transfer.ranges and sha256 is not None
+        how = "call again and it goes on from there" if goes_on else "try again"
         raise ConnectionError(f"{url} broke off, {error}: {how}") from error
     except _Refused as error:
         raise ConnectionError(f"{url} {error}: check the address, or try again later") from error
@@ -228,9 +231,8 @@ def _adopt(target: Path, temporary: Path) -> bool:
     Of two processes that want the same beginning, only one can rename it.
     """
     dead = time.time() - 2 * TIMEOUT - 1
-    old = [
-        p for p in target.parent.glob(f"{_growing(target)}*") if p != temporary and p.stat().st_mtime < dead
-    ]
+    others = [p for p in target.parent.glob(f"{_growing(target)}*") if p != temporary]
+    old = [p for p in others if p.stat().st_mtime < dead]
     for found in sorted([p for p in (_partial(target), *old) if p.exists()], key=lambda p: -p.stat().st_size):
         try:
             os.replace(found, temporary)
@@ -248,8 +250,8 @@ class _Transfer:
     will ask whether the file has changed.
     """
 
-    def __init__(self, url: str, size: int | None, most: int, unless: dict[str, str]):
-        self.url, self.size, self.most, self.unless = url, size, most, unless
+    def __init__(self, url: str, size: int | None, limit: int, unless: dict[str, str]):
+        self.url, self.size, self.limit, self.unless = url, size, limit, unless
         self.ranges, self.wrong, self.tag = False, "", {}  # type: bool, str, dict[str, str]
         self._opener = _opener(_Pace())
 
@@ -281,7 +283,7 @@ class _Transfer:
             if self.size and told not in (self.size, None):
                 self.wrong = f"has {told} bytes, not the {self.size} expected"
                 return
-            if not self.size and told and told > self.most:
+            if not self.size and told and told > self.limit:
                 raise self._too_large(f"has {told:,} bytes")
             done = self._copy(response, out, start, told)
             if self.size and done > self.size:
@@ -291,7 +293,7 @@ class _Transfer:
 
     def _copy(self, response: Any, out: FileIO, start: int, told: int | None) -> int:
         """Write what comes, up to a little more than is expected; returns the file's size."""
-        done, expected, most = start, told or self.size, self.size or self.most
+        done, expected, most = start, told or self.size, self.size or self.limit
         label = f"downloading {self.url.rsplit('/', 1)[-1]}"
         with tqdm(total=expected, initial=start, unit="B", unit_scale=True, desc=label) as bar:
             while done <= most and (told is None or done < told):  # an endless answer must not fill the disk
@@ -317,8 +319,8 @@ class _Transfer:
     def _too_large(self, what: str) -> ValueError:
         self.wrong = what  # so that nothing of it is kept
         return ValueError(
-            f"{self.url} {what}, and at most {self.most:,} bytes are taken where no size is stated: if that is meant, give "
-            "download a max_bytes, or set LLMCORE_MAX_BYTES"
+            f"{self.url} {what}, and at most {self.limit:,} bytes are taken where no size is stated: "
+            "if that is meant, give download a max_bytes, or set LLMCORE_MAX_BYTES"
         )
 
     def _open(self, start: int):
@@ -407,9 +409,8 @@ def _is_rest(response: Any, start: int) -> bool:
 
     Its Content-Range is then bytes start-end/size with end + 1 = size, or * in place of an unknown size.
     """
-    said = re.fullmatch(
-        r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", "").strip()
-    )
+    content_range = response.headers.get("Content-Range", "").strip()
+    said = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", content_range)
     return said is not None and int(said[1]) == start and (said[3] == "*" or int(said[2]) + 1 == int(said[3]))
 
 

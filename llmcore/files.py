@@ -13,18 +13,24 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 FULL = "the disk is full: make room there, or choose another folder, and start again"
+LARGE = "the file is larger than is allowed there: raise the limit (ulimit -f), or choose another folder"
 CLOSED = "it may not be written: give yourself the right to write there, or choose another folder"
 REMEDIES = {
     errno.ENOSPC: FULL,
     errno.EDQUOT: FULL,
-    errno.EFBIG: "the file is larger than is allowed there: raise the limit (ulimit -f), or choose another folder",
+    errno.EFBIG: LARGE,
     errno.EROFS: CLOSED,
     errno.EACCES: CLOSED,
     errno.EPERM: CLOSED,
 }
 MARKS = {  # longer marks first: UTF-16's is the beginning of UTF-32's
-    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
-}  # fmt: skip
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+# errors that a parser raises for wrong contents, besides ValueError
+GARBLED = (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @contextlib.contextmanager
@@ -32,9 +38,10 @@ def writing(path: str | Path) -> Iterator[None]:
     """A disk error in this block becomes an OSError of the same number, which names `path` and a remedy.
 
     >>> with writing("runs/a"):
-    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    ...     raise OSError(errno.ENOSPC, "No space left on device")  # doctest: +NORMALIZE_WHITESPACE
     Traceback (most recent call last):
-    OSError: runs/a cannot be written, the disk is full: make room there, or choose another folder, and start again
+    OSError: runs/a cannot be written, the disk is full: make room there, or choose another folder,
+        and start again
     """
     try:
         yield
@@ -43,9 +50,8 @@ def writing(path: str | Path) -> Iterator[None]:
         if number is None:
             raise
         kind = type(OSError(number, ""))  # PermissionError for EACCES, and so on
-        told = kind(
-            f"{path} cannot be written, {REMEDIES.get(number, f'{os.strerror(number)}: choose another folder')}"
-        )
+        remedy = REMEDIES.get(number, f"{os.strerror(number)}: choose another folder")
+        told = kind(f"{path} cannot be written, {remedy}")
         told.errno = number
         raise told from error
 
@@ -65,7 +71,7 @@ def reading(
     """
     try:
         yield
-    except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, RecursionError, *also) as error:  # type: ignore[misc]
+    except (*GARBLED, *also) as error:  # type: ignore[misc]
         if type(error).__name__ == "OutOfMemoryError":
             raise
         raise ValueError(f"{path} lacks or garbles {error}: {remedy}") from error

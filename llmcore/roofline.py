@@ -18,8 +18,11 @@ from llmcore.quantities import amount, count
 
 
 @dataclass(frozen=True)
-class Work:
-    """Floating-point operations, and the bytes that must move between memory and processor at least once."""
+class Cost:
+    """A computation's floating-point operations, and the bytes that must at least move to and from memory.
+
+    Raises ValueError for a number below 0, and for no bytes.
+    """
 
     flops: float
     bytes: float
@@ -34,14 +37,16 @@ class Work:
         return self.flops / self.bytes
 
 
-def product(m: int, k: int, n: int, bytes_per_number: int = 4) -> Work:
-    """(m, k) @ (k, n): 2 m k n operations; both factors are read once, the result is written once
+def product(m: int, k: int, n: int, bytes_per_number: int = 4) -> Cost:
+    """(m, k) @ (k, n): 2 m k n operations; both factors are read once, the result is written once.
 
-    >>> product(6, 4, 4), round(product(1, 768, 3072).intensity, 3)  # one row: 2 operations for the 4 bytes of a weight
-    (Work(flops=192, bytes=256), 0.499)
+    With one row there are 2 operations for the 4 bytes of a weight.
+
+    >>> product(6, 4, 4), round(product(1, 768, 3072).intensity, 3)
+    (Cost(flops=192, bytes=256), 0.499)
     """
     count(m=m, k=k, n=n, bytes_per_number=bytes_per_number)
-    return Work(2 * m * k * n, bytes_per_number * (m * k + k * n + m * n))
+    return Cost(2 * m * k * n, bytes_per_number * (m * k + k * n + m * n))
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,9 @@ class Machine:
         amount(zero=True, intensity=intensity)
         return min(self.flops, intensity * self.bandwidth)
 
-    def seconds(self, work: Work) -> float:
-        """The least time that the work can take: the longer of computing and fetching."""
-        return max(work.flops / self.flops, work.bytes / self.bandwidth)
+    def seconds(self, cost: Cost) -> float:
+        """The least time that a computation of this cost can take: the longer of computing and fetching."""
+        return max(cost.flops / self.flops, cost.bytes / self.bandwidth)
 
 
 def best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:

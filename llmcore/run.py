@@ -1,10 +1,11 @@
-"""The folder of a run that `python -m llmcore train` makes: its vocabulary, its tokens, and a file that says what they are.
+"""The folder of a run of `python -m llmcore train`: vocabulary, tokens, and a file that says what they are.
 
-run.json        what the run was made from, see Origin; and, once they are whole, the SHA-256 of the files below
-tokenizer.json  the vocabulary, learned from the part that is trained on, or a copy of the one that was given
-train.bin       ids of the first nine tenths of the corpus; held-out.bin those of the rest (llmcore.data.write_tokens)
+run.json        what the run was made from (Origin); once they are whole, the SHA-256 of the files below
+tokenizer.json  the vocabulary, learned from the part that is trained on, or a copy of the one given
+train.bin       ids of the first nine tenths of the corpus (llmcore.data.write_tokens)
+held-out.bin    ids of the rest
 
-What is called here is called by one process at a time: the caller holds llmcore.files.alone(folder).
+Only one process at a time may call these functions for a folder: it holds llmcore.files.alone(folder).
 """
 
 import hashlib
@@ -34,18 +35,18 @@ LEVELS: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What decides a run's tokens."""
+    """The corpus and the vocabulary, which decide a run's tokens."""
 
-    corpus: str  # as it was named; what is compared is its content
+    corpus: str  # as it was named; only its content is compared
     content: str  # SHA-256 of the corpus
-    vocabulary: str  # "bpe of 1024", "char", or the SHA-256 of the file of one that was given
+    vocabulary: str  # "bpe of 1024", "char", or the SHA-256 of a given vocabulary's file
 
     @staticmethod
     def of(corpus: str, text: str, tokenizer: Path | None, level: str, vocab_size: int) -> "Origin":
-        """Reads the corpus once, and a vocabulary that is given. text: where the corpus lies, see located."""
+        """Reads the corpus once, and a given vocabulary. text: where the corpus lies, see located."""
         learned = level if level == "char" else f"{level} of {vocab_size}"
         if tokenizer is not None:
-            load(tokenizer)  # what is no vocabulary is told before the corpus is read
+            load(tokenizer)  # so that a bad vocabulary is refused before the corpus is read
         return Origin(corpus, digest(text), learned if tokenizer is None else _sha256(tokenizer))
 
 
@@ -91,12 +92,12 @@ def between(parts: Iterable[str], start: int, stop: int) -> Iterator[str]:
 def prepare(
     folder: Path, corpus: str, tokenizer: Path | None = None, level: str = "bpe", vocab_size: int = 1024
 ) -> list[str]:
-    """Make vocabulary and tokens, unless the folder has them whole. Half a preparation, or a damaged one, is made anew.
+    """Make vocabulary and tokens, unless the folder has them whole. Unfinished or damaged ones are made anew.
 
-    Returns what the user should know of it: a sentence for each part that holds what the vocabulary lacks.
+    Returns remarks for the user: a sentence for each part that holds what the vocabulary lacks.
 
-    Tokens of another corpus or vocabulary are made anew as long as nothing was trained on them; where there is a checkpoint
-    they are a ValueError that names the difference.
+    Tokens of another corpus or vocabulary are made anew as long as nothing was trained on them. Where there
+    is a checkpoint, they are a ValueError that names the difference.
     """
     check_writable(folder)
     text = located(corpus)
@@ -111,15 +112,15 @@ def prepare(
     if not other and all(_is_whole(folder, known, name) for name in FILES):
         return []
     known["origin"]["corpus"] = wanted.corpus  # the same text may lie elsewhere now
-    if not trained:  # what was made before belongs to nothing
+    if not trained:  # no checkpoint needs the files made before
         known |= {"origin": asdict(wanted), "files": {}}
     return _make(folder, known, text, tokenizer, level, vocab_size)
 
 
 def settle(folder: Path, settings: dict[str, Any]) -> None:
-    """Keep the other values that decide what is trained (a flat dict for JSON), or compare them where there is a checkpoint.
+    """Keep the other values that decide what is trained: a flat dict that JSON holds.
 
-    ValueError names those that differ from what the checkpoints were trained with.
+    Where there is a checkpoint they are compared: ValueError names those with which it was not trained.
     """
     known = _read(folder)
     assert known is not None  # prepare has written it
@@ -133,7 +134,10 @@ def settle(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def vocabulary(folder: Path) -> Tokenizer:
-    """The vocabulary of a run that was trained. ValueError or FileNotFoundError says what the folder is in its place."""
+    """The vocabulary of a run that was trained.
+
+    FileNotFoundError if the folder holds no such run, ValueError if the vocabulary is another one.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: name the one that train wrote (its --out)")
     if not (folder / TOKENIZER).is_file():
@@ -159,14 +163,15 @@ def is_run(folder: Path) -> bool:
 
 def _make(
     folder: Path, known: dict[str, Any], text: str, tokenizer: Path | None, level: str, vocab_size: int
-) -> list[str]:  # fmt: skip
-    """Vocabulary and tokens of known["origin"]. Where they are known already (they were lost), they must come out the same."""
-    corpus, expected, remarks = known["origin"]["corpus"], known["files"], list[str]()
+) -> list[str]:
+    """Vocabulary and tokens of known["origin"]. Those that were made before must come out the same."""
+    corpus, expected = known["origin"]["corpus"], known["files"]
     total = sum(map(len, pieces(text)))
     cut = int(total * 0.9)
     if not 0 < cut < total:
         raise ValueError(
-            f"{corpus} has {total} characters: a tenth is held out and the rest learned from; use a longer text"
+            f"{corpus} has {total} characters: "
+            "a tenth is held out and the rest learned from; use a longer text"
         )
     given = None if tokenizer is None else tokenizer.read_text(encoding="utf-8")  # it may lie in this folder
     _write(folder, known)
@@ -176,22 +181,29 @@ def _make(
         write_whole(folder / TOKENIZER, given)
     elif TOKENIZER not in expected or not _is_whole(folder, known, TOKENIZER):
         LEVELS[level](between(pieces(text), 0, cut), vocab_size).save(folder / TOKENIZER)
-    learned = load(folder / TOKENIZER)
+    remarks = _write_parts(folder, text, cut, total)
+    if digest(text) != known["origin"]["content"]:
+        raise ValueError(f"{corpus} was changed while it was read: start again when it is whole")
+    files = {name: _sha256(folder / name) for name in FILES}
+    if expected and files != expected:
+        raise ValueError(
+            f"{folder} had lost its tokens, and those made anew are others: "
+            "this version cuts the corpus in another way. Use the version that made the run, "
+            "or choose another folder for --out"
+        )
+    _write(folder, known | {"files": files})
+    return remarks
+
+
+def _write_parts(folder: Path, text: str, cut: int, total: int) -> list[str]:
+    """The ids of both parts; returns a remark on each part that holds what the vocabulary lacks."""
+    learned, remarks = load(folder / TOKENIZER), []
     for name, start, stop in zip(PARTS, (0, cut), (cut, total), strict=True):
         unknown: Counter[str] = Counter()
         ids = learned.encode_iterable(between(pieces(text), start, stop), "all", unknown)
         write_tokens(folder / f"{name}.bin", ids, len(learned))
         if unknown:
             remarks.append(f"{name} part: {in_no_entry(unknown)}")
-    if digest(text) != known["origin"]["content"]:
-        raise ValueError(f"{corpus} was changed while it was read: start again when it is whole")
-    files = {name: _sha256(folder / name) for name in FILES}
-    if expected and files != expected:
-        raise ValueError(
-            f"{folder} had lost its tokens, and those made anew are others: this version cuts the corpus in another way. Use the "
-            "version that made the run, or choose another folder for --out"
-        )
-    _write(folder, known | {"files": files})
     return remarks
 
 
@@ -201,37 +213,36 @@ def _check_foreign(folder: Path, trained: bool, tokenizer: Path | None) -> None:
     foreign = [name for name in FILES if (folder / name).exists() and (folder / name).resolve() not in own]
     if trained or foreign:
         what = "checkpoints" if trained else foreign[0]
-        remedy = f"choose another folder for --out{'' if trained or foreign[0] != TOKENIZER else ', or use it by --tokenizer'}"
+        remedy = "choose another folder for --out"
+        if what == TOKENIZER:
+            remedy += ", or use it by --tokenizer"
         raise ValueError(
             f"{folder} holds {what} and no {ORIGIN}, which says what a run was made from: {remedy}"
         )
 
 
 def _differences(known: dict[str, Any], wanted: Origin) -> list[str]:
-    """In what the tokens of a folder are not those that are wanted, in words."""
+    """How the tokens of a folder differ from those that are wanted, in words."""
     origin, found = known["origin"], []
     if origin["content"] != wanted.content:
         there, here = origin["content"][:12], wanted.content[:12]
         found.append(f"corpus {origin['corpus']} (SHA-256 {there}) there, {wanted.corpus} ({here}) here")
-    said = [
-        v if len(v) < 64 else f"given (SHA-256 {v[:12]})" for v in (origin["vocabulary"], wanted.vocabulary)
-    ]
-    if wanted.vocabulary not in (
-        origin["vocabulary"],
-        known["files"].get(TOKENIZER),
-    ):  # a learned one may be given by name
-        found.append(f"vocabulary {said[0]} there, {said[1]} here")
+    same = origin["vocabulary"], known["files"].get(TOKENIZER)  # the file that was learned may also be given
+    if wanted.vocabulary not in same:
+        said = lambda v: v if len(v) < 64 else f"given (SHA-256 {v[:12]})"
+        found.append(f"vocabulary {said(origin['vocabulary'])} there, {said(wanted.vocabulary)} here")
     return found
 
 
 def _refuse(folder: Path, differences: list[str]) -> None:
     raise ValueError(
-        f"{folder} was trained with other values: {'; '.join(differences)}. Use those to go on, or choose another folder for --out"
+        f"{folder} was trained with other values: {'; '.join(differences)}. "
+        "Use those to go on, or choose another folder for --out"
     )
 
 
 def _is_whole(folder: Path, known: dict[str, Any], name: str) -> bool:
-    """Whether a file is the one that was written last."""
+    """Whether a file is still the one that run.json lists."""
     return (folder / name).is_file() and _sha256(folder / name) == known["files"].get(name)
 
 

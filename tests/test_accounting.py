@@ -1,4 +1,4 @@
-"""What is predicted equals what is counted: tensors, torch's FLOP counter, the bytes that autograd really keeps."""
+"""Predictions equal counts: the tensors, torch's FLOP counter, the bytes that autograd really keeps."""
 
 import weakref
 from dataclasses import replace

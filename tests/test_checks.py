@@ -1,4 +1,4 @@
-"""Careless calls of the model's parts: each is refused with a ValueError that names it, or does what can only be meant."""
+"""Careless calls of the model's parts: a ValueError names the mistake, or the only meaning is taken."""
 
 import math
 import re
@@ -179,7 +179,7 @@ def test_a_causal_mask_needs_as_many_keys_as_queries():
 
 
 def test_another_source_is_not_read_in_silence(models):
-    """One sequence to read from would broadcast over three that read; keys that are kept would be read for another source."""
+    """One context would broadcast over three sequences; cached keys would serve another context."""
     model = models["encoder-decoder"]
     memory = model.encode(IDS)
     with torch.no_grad():
@@ -332,7 +332,7 @@ def test_a_weight_of_torch_is_not_loaded_the_wrong_way_round():
 
 
 def test_a_layer_of_torch_put_into_a_model_is_found_by_its_place(tmp_path):
-    """The version stands beside each module's path, also after torch.save; a model's own state dict passes."""
+    """The version is kept beside each module's path, also by torch.save; a model's own state dict passes."""
     model = model_of(BASE)
     state = model.state_dict()
     theirs = torch.nn.Sequential(torch.nn.Linear(16, 16)).state_dict()

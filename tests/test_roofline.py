@@ -12,7 +12,7 @@ from llmcore.accounting import training_flops
 from llmcore.config import GPT2, SMALL
 from llmcore.functional import cross_entropy
 from llmcore.model import Transformer
-from llmcore.roofline import Machine, Work, best_seconds, measure, mfu, product
+from llmcore.roofline import Cost, Machine, best_seconds, measure, mfu, product
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def test_a_product_is_what_torch_counts_and_the_tensors_weigh(m, k, n, dtype):
     a, b = torch.ones(m, k, dtype=dtype), torch.ones(k, n, dtype=dtype)
     with FlopCounterMode(display=False) as counter:
         y = a @ b
-    assert product(m, k, n, a.element_size()) == Work(
+    assert product(m, k, n, a.element_size()) == Cost(
         counter.get_total_flops(), a.nbytes + b.nbytes + y.nbytes
     )
 
@@ -32,8 +32,8 @@ def test_the_two_roofs_meet_at_the_ridge():
     machine = Machine(flops=80e9, bandwidth=10e9)
     assert machine.ridge == 8
     assert [machine.rate(i) for i in (4, 8, 16)] == [40e9, 80e9, 80e9]
-    for work in (Work(1e9, 1e9), Work(1e9, 1e6), product(64, 64, 64)):
-        assert machine.seconds(work) == pytest.approx(work.flops / machine.rate(work.intensity), rel=1e-12)
+    for cost in (Cost(1e9, 1e9), Cost(1e9, 1e6), product(64, 64, 64)):
+        assert machine.seconds(cost) == pytest.approx(cost.flops / machine.rate(cost.intensity), rel=1e-12)
 
 
 def test_utilisation_is_that_of_counted_operations():
@@ -77,8 +77,8 @@ def test_mistakes_are_named(as_a_reader_calls_it):
         (lambda: Machine(0.0, 1.0), "flops=0.0: must be"),
         (lambda: Machine(1.0, math.inf), "bandwidth=inf: must be"),
         (lambda: Machine(1.0, 1.0).rate(-1.0), "intensity=-1.0: must be"),
-        (lambda: Work(math.nan, 1.0), "flops=nan: must be"),
-        (lambda: Work(1.0, 0.0), "bytes=0.0: must be"),
+        (lambda: Cost(math.nan, 1.0), "flops=nan: must be"),
+        (lambda: Cost(1.0, 0.0), "bytes=0.0: must be"),
         (lambda: best_seconds(lambda: None, CPU, 0), "repeats=0"),
     ):
         with pytest.raises(ValueError, match=message):

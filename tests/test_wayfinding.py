@@ -1,4 +1,4 @@
-"""README's map is true: it names every folder and every module, nothing else, and in an order in which imports point upward."""
+"""README's map is true: it names every folder and module, and nothing else; imports point up in it."""
 
 import re
 import subprocess

@@ -15,7 +15,8 @@ import llmcore.widgets
 from llmcore.config import TOY
 from llmcore.corpus import END
 from llmcore.distributed.schedules import COLLECTIVES
-from llmcore.planning import MODELS, Plan
+from llmcore.planning.models import MODELS
+from llmcore.planning.plan import Plan
 from llmcore.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 from llmcore.toy import IDS, TOKENS, toy_model
 from llmcore.trace import trace

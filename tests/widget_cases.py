@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from llmcore.config import TOY
-from llmcore.planning import Plan
+from llmcore.planning.plan import Plan
 from llmcore.tokenizer import BPETokenizer, CharTokenizer
 from llmcore.toy import IDS, toy_model
 from llmcore.trace import trace

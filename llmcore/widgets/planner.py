@@ -9,7 +9,11 @@ import traitlets
 
 from llmcore.accounting import activation_bytes, flops, parameters
 from llmcore.config import ModelConfig
-from llmcore.planning import HARDWARE, MODELS, Hardware, Plan, memory, per_block, tensor_rank
+from llmcore.planning.hardware import HARDWARE, Hardware
+from llmcore.planning.memory import memory
+from llmcore.planning.models import MODELS
+from llmcore.planning.plan import Plan
+from llmcore.planning.stages import per_block, tensor_rank
 from llmcore.widgets.arrays import number, rows_table
 from llmcore.widgets.base import Widget
 from llmcore.widgets.checks import brief, named, one_of, real, whole
@@ -20,7 +24,7 @@ TENSORS = (1, 2, 3, 4, 6, 8, 12, 16)
 class MemoryPlanner(Widget):
     """What llmcore.planning predicts, for any plan the reader makes: memory of the fullest rank, bytes sent, time of a step.
 
-    models: name -> config (decoders or encoders), by default planning.MODELS; model, hardware, plan, B, T, efficiency: the start. The
+    models: name -> config (decoders or encoders), by default planning.models.MODELS; model, hardware, plan, B, T, efficiency: the start. The
     page knows no formula of a model: it is shipped, for each tensor-parallel size, what accounting counts as polynomials of b and T.
     `plan` holds the fields of the Plan made last that can be run: Plan(**widget.plan). Raises ValueError as planning does.
     """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcore.planning import Plan
+from llmcore.planning.plan import Plan
 from llmcore.widgets import bundle
 from llmcore.widgets.collective import CollectiveSimulator
 from llmcore.widgets.pipeline import PipelineSchedule

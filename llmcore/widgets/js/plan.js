@@ -1,4 +1,4 @@
-// A training step on many GPUs, predicted as llmcore/planning.py does: the same formulas, the same refusals, in the same words.
+// A training step on many GPUs, predicted as llmcore/planning/ does: the same formulas, the same refusals, in the same words.
 
 /** @typedef {[number[], number[]]} Count numbers and flags, each as coefficients of b T, b T^2, T, T^2 */
 /** @typedef {{block: number, embedding: number, head: number, first: number, last: number}} Weights */
