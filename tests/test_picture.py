@@ -14,7 +14,9 @@ def drawn(picture):
 
 
 def test_a_picture_is_well_formed_and_says_in_words_what_it_shows():
-    picture = Picture(40, "two numbers").cells(0, 0, [0.5, -1.25]).arrow((0, 0), (10, 0)).box(0, 20, 30, 10, "a")
+    picture = (
+        Picture(40, "two numbers").cells(0, 0, [0.5, -1.25]).arrow((0, 0), (10, 0)).box(0, 20, 30, 10, "a")
+    )
     svg = drawn(picture).find("svg")
     assert svg.get("viewBox") == "0 0 360 40"
     assert svg.get("role") == "img"
@@ -27,7 +29,7 @@ def test_words_are_text_and_never_markup():
     picture = Picture(20, hostile).text(0, 10, hostile).box(0, 0, 10, 10, hostile).cells(0, 0, [1.0])
     root = drawn(picture)
     assert {node.tag for node in root.iter()} == {"div", "svg", "title", "text", "rect"}
-    assert [text.text for text in root.iter("text")][0] == hostile
+    assert next(root.iter("text")).text == hostile
 
 
 @pytest.mark.parametrize("value", [1e-9, -1e-9, 2.04, 2.0])
@@ -51,7 +53,8 @@ def test_an_empty_description_is_refused():
 @pytest.mark.parametrize("part", PARTS)
 def test_the_machine_lights_the_part_that_is_named(part):
     plain, lit = (list(drawn(machine(*names)).iter("text")) for names in ([], [part]))
-    assert [t.text for t in plain] == [t.text for t in lit] and {t.text for t in lit} == set(PARTS)
+    assert [t.text for t in plain] == [t.text for t in lit]
+    assert {t.text for t in lit} == set(PARTS)
     assert [t.text for t in lit if t.get("font-weight")] == [part]
     assert not any(t.get("font-weight") for t in plain)
 
@@ -64,4 +67,6 @@ def test_the_machine_has_no_other_part():
 def test_every_chapter_opens_with_the_machine():
     chapters = {path.stem for path in in_order()} - {"0-0-one-pass", "appendix-notation"}
     assert set(LIT) == chapters
-    assert all(parts and set(parts) <= set(PARTS) for parts in LIT.values())
+    for parts in LIT.values():
+        assert parts
+        assert set(parts) <= set(PARTS)

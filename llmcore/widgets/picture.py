@@ -6,6 +6,7 @@ numbers are shaded red above 0 and blue below, as in every widget.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from llmcore.widgets.markup import Markup, element, join
@@ -71,7 +72,9 @@ class Picture:
         """A row of numbers, each shaded by its size beside `most`."""
         for i, value in enumerate(values):
             shade = {"fill": PLUS if value > 0 else MINUS, "fill-opacity": 0.6 * min(1, abs(value) / most)}
-            self._add("rect", {"x": x + i * width, "y": y, "width": width - 2, "height": 18, "rx": 2, **shade})
+            self._add(
+                "rect", {"x": x + i * width, "y": y, "width": width - 2, "height": 18, "rx": 2, **shade}
+            )
             self.text(x + (i + 0.5) * width - 1, y + 13, f"{value:.{digits}f}", 10, "middle")
         return self
 
@@ -86,7 +89,11 @@ class Picture:
         along, size = ((x1 - x0) / length, (y1 - y0) / length), 3.5 + width / 2
         back = x1 - size * along[0], y1 - size * along[1]
         across = -along[1] * size / 2, along[0] * size / 2
-        corners = [(x1, y1), (back[0] + across[0], back[1] + across[1]), (back[0] - across[0], back[1] - across[1])]
+        corners = [
+            (x1, y1),
+            (back[0] + across[0], back[1] + across[1]),
+            (back[0] - across[0], back[1] - across[1]),
+        ]
         points = " ".join(f"{_number(a)},{_number(b)}" for a, b in corners)
         return self._add("polygon", {"points": points, "fill": LIT if lit else PALE})
 
@@ -121,7 +128,9 @@ class Picture:
         return {"text/plain": repr(self), "text/html": join(LIMIT, self.html)}
 
 
-LIMIT = element("style", {}, ".ll-drawing { max-width: 34rem; margin: 1rem 0; } .ll-drawing svg { display: block; }")
+LIMIT = element(
+    "style", {}, ".ll-drawing { max-width: 34rem; margin: 1rem 0; } .ll-drawing svg { display: block; }"
+)
 
 
 def machine(*lit: str) -> Picture:
@@ -135,11 +144,13 @@ def machine(*lit: str) -> Picture:
         raise ValueError(f"{', '.join(sorted(unknown))}: no such part; choose from {', '.join(PARTS)}")
     shown = f" Lit: {', '.join(name for name in PARTS if name in lit)}." if lit else ""
     picture = Picture(84, f"The machine: {', '.join(PARTS)}, and back.{shown}")
-    for (_, left, width), (_, right, _) in zip(FORWARD, FORWARD[1:]):
+    for (_, left, width), (_, right, _) in pairwise(FORWARD):
         picture.arrow((left + width + 1, 14), (right - 1, 14))
     picture.arrow((324, 26), (324, 54)).arrow((303, 66), (274, 66)).arrow((211, 66), (193, 66))
     # the update changes every weight: those of the vectors, of attention and of the feed-forward layer
-    picture.arrow((167, 53), (167, 28)).line((104, 40), (242, 40)).arrow((104, 40), (104, 28)).arrow((242, 40), (242, 28))
+    picture.arrow((167, 53), (167, 28)).line((104, 40), (242, 40)).arrow((104, 40), (104, 28)).arrow(
+        (242, 40), (242, 28)
+    )
     for name, left, width in FORWARD:
         picture.box(left, 3, width, 22, name, name in lit)
     for name, left, width in BACKWARD:
