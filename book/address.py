@@ -1,4 +1,5 @@
-"""The repository's address stands in pyproject.toml; this writes it, the book's and the Colab cell wherever else they are needed.
+"""The repository's address stands in pyproject.toml; this writes it, the book's and the Colab cell wherever
+else they are needed.
 
 python -m book address          say what differs (exit status 1 if anything does)
 python -m book address --write  make it agree
@@ -57,7 +58,9 @@ PLACES = [
 
 
 def differences(write: bool = False) -> list[str]:
-    """The files that do not hold the address, or a chapter without the Colab cell as its first; mended where write."""
+    """The files that do not hold the address, or a chapter without the Colab cell as its first; mended where
+    write.
+    """
     found = []
     for name, pattern, address in PLACES:
         path = ROOT / name

@@ -1,4 +1,6 @@
-"""Build the book into a folder: python -m book build [FOLDER]. Every warning is an error, and the exit status says so."""
+"""Build the book into a folder: python -m book build [FOLDER]. Every warning is an error, and the exit status
+says so.
+"""
 
 import subprocess
 import sys

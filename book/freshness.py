@@ -1,8 +1,10 @@
-"""What a chapter's stored outputs rest on, as one hash for each part; a chapter is stale where a part differs from what was run.
+"""What a chapter's stored outputs rest on, as one hash for each part; a chapter is stale where a part differs
+from what was run.
 
-The parts are the chapter's code, every module of llmcore that it imports, directly or not, the data files of those packages, and the
-pinned versions of the packages that this code imports. No output rests on a comment, a docstring or a chapter's prose, nor on the
-widgets' scripts and styles: what is stored of a widget is a table and its state.
+The parts are the chapter's code, every module of llmcore that it imports, directly or not, the data files of
+those packages, and the pinned versions of the packages that this code imports. No output rests on a comment,
+a docstring or a chapter's prose, nor on the widgets' scripts and styles: what is stored of a widget is a
+table and its state.
 
 python -m book stale   says which chapters are stale and why (exit status 1 if any is)
 """
@@ -35,7 +37,8 @@ def hashed(*texts: str | bytes) -> str:
 
 
 def canonical(node: Any) -> str:
-    """The code of a syntax tree without comments, docstrings, layout and empty fields: the same text in every version of Python.
+    """The code of a syntax tree without comments, docstrings, layout and empty fields: the same text in every
+    version of Python.
 
     >>> canonical(ast.parse("x = 1  # one")) == canonical(ast.parse("x=(1)"))
     True
@@ -57,7 +60,9 @@ def canonical(node: Any) -> str:
 
 
 def imported(tree: ast.AST, here: str, known: dict[str, Path]) -> set[str]:
-    """The modules of `known` that the code of module `here` ("" for a chapter) imports, anywhere in it, or names in a string."""
+    """The modules of `known` that the code of module `here` ("" for a chapter) imports, anywhere in it, or
+    names in a string.
+    """
     found: set[str] = set()
     for node in ast.walk(tree):
         names: list[str] = []
@@ -85,7 +90,9 @@ def imported(tree: ast.AST, here: str, known: dict[str, Path]) -> set[str]:
 
 
 class Library:
-    """The modules below a package's folder: what each imports, the hash of its code, the hash of a package's data."""
+    """The modules below a package's folder: what each imports, the hash of its code, the hash of a package's
+    data.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -106,7 +113,9 @@ class Library:
         return done
 
     def data(self, package: str) -> Parts:
-        """A hash for each folder with files that are not Python and belong to this package and not to one below it."""
+        """A hash for each folder with files that are not Python and belong to this package and not to one
+        below it.
+        """
         out: dict[str, list[str | bytes]] = {}
         home = self.known[package].parent
         for path in sorted(
@@ -172,7 +181,9 @@ def parts(chapter: Path, root: Path = ROOT, library: Library | None = None) -> P
 
 
 def digest(chapter: Path, library: Library | None = None) -> str:
-    """One hash for what a run of nbval is about: the code, the stored outputs, which of them are compared, and all they rest on."""
+    """One hash for what a run of nbval is about: the code, the stored outputs, which of them are compared,
+    and all they rest on.
+    """
     code = [c for c in nbformat.read(chapter, as_version=4).cells if c.cell_type == "code"]
     compared = [f"{sorted(c.metadata.get('tags', []))} {c.outputs}" for c in code]
     return hashed(*compared, *parts(chapter, chapter.parents[1], library).values())

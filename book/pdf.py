@@ -1,9 +1,11 @@
-"""One PDF of the built book, printed by Chromium: a title page, contents with page numbers, every chapter, links between them.
+"""One PDF of the built book, printed by Chromium: a title page, contents with page numbers, every chapter,
+links between them.
 
 python -m book pdf [--html FOLDER] [--out FILE] [CHAPTER ...]    FOLDER is what build has made; without chapters, all of them
 
-The pages are put together into one, so that a link from one chapter to another stays inside the PDF, the outline is the book's and the
-text keeps its tags for a screen reader. It is printed twice: the first print says on which page each section begins.
+The pages are put together into one, so that a link from one chapter to another stays inside the PDF, the
+outline is the book's and the text keeps its tags for a screen reader. It is printed twice: the first print
+says on which page each section begins.
 """
 
 import html
@@ -218,8 +220,8 @@ def printed(folder: Path, out: Path, names: list[str]) -> Path:
 
 
 def name_outline(path: Path, headings: list[str]) -> None:
-    """Give the outline the headings' own words: Chromium writes one twice that it had to move to the next page, joins broken lines,
-    and leaves formulas out.
+    """Give the outline the headings' own words: Chromium writes one twice that it had to move to the next
+    page, joins broken lines, and leaves formulas out.
     """
     writer = pypdf.PdfWriter(clone_from=path)
     flat = lambda items: [one for item in items for one in (flat(item) if isinstance(item, list) else [item])]

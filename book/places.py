@@ -1,4 +1,6 @@
-"""Where things are: the project's folder, its chapters in the order of the table of contents, what a run leaves behind."""
+"""Where things are: the project's folder, its chapters in the order of the table of contents, what a run
+leaves behind.
+"""
 
 from pathlib import Path
 
@@ -24,7 +26,9 @@ def in_order(root: Path = ROOT) -> list[Path]:
 
 
 def named(names: list[str], root: Path = ROOT) -> list[Path]:
-    """The chapters of these names (a path, a file's name or its stem); ValueError for a name that the book does not have."""
+    """The chapters of these names (a path, a file's name or its stem); ValueError for a name that the book
+    does not have.
+    """
     known = {path.stem: path for path in notebooks(root)}
     unknown = [name for name in names if Path(name).stem not in known]
     if unknown:

@@ -46,7 +46,8 @@ def refresh(path: Path, root: Path = ROOT) -> None:
 
 
 def bless(path: Path, root: Path = ROOT) -> bool:
-    """Mark a chapter as fresh where nbval finds that its stored outputs are what runs now; its cells and outputs stay as they are.
+    """Mark a chapter as fresh where nbval finds that its stored outputs are what runs now; its cells and
+    outputs stay as they are.
 
     nbval does not compare pictures: where a change moves nothing but a figure, refresh.
     """

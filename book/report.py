@@ -1,9 +1,10 @@
-"""What was checked, when, on what: keeps the rows of the last runs of nbval in chapters/checked, for the book's page.
+"""What was checked, when, on what: keeps the rows of the last runs of nbval in chapters/checked, for the
+book's page.
 
 python -m book report   merges _build/checked/REPORT/CHAPTER.json into chapters/checked/REPORT.json
 
-A row comes from book/validate.py, for Colab through book/colab/run.py, and from nowhere else. A chapter that was not run again
-keeps its earlier row, with its date.
+A row comes from book/validate.py, for Colab through book/colab/run.py, and from nowhere else. A chapter that
+was not run again keeps its earlier row, with its date.
 """
 
 import json
@@ -36,7 +37,8 @@ def merge(
     chapters: Path = ROOT / "chapters",
     names: Collection[str] = tuple(REPORTS),
 ) -> dict[str, int]:
-    """Bring the rows of each report, or of these, up to date; how many rows of each came from this folder of rows.
+    """Bring the rows of each report, or of these, up to date; how many rows of each came from this folder of
+    rows.
 
     Raises ValueError where nothing was run.
     """
@@ -49,7 +51,8 @@ def merge(
     new = {name: found for name, found in new.items() if found}
     if not new:
         raise ValueError(
-            f"{rows} has no row of any of {list(names)}: run make notebooks DEVICE=cpu (or cuda), or make colab, first"
+            f"{rows} has no row of any of {list(names)}: "
+            "run make notebooks DEVICE=cpu (or cuda), or make colab, first"
         )
     for name, found in new.items():
         path = kept / f"{name}.json"

@@ -1,4 +1,5 @@
-"""Runs one chapter under nbval and says what nbval found: a row of the report, told by nbval's outcomes and by the kernel that ran.
+"""Runs one chapter under nbval and says what nbval found: a row of the report, told by nbval's outcomes and
+by the kernel that ran.
 
 row, text = run(path)                                   in a process of its own; the row is kept under _build/checked
 python -m book.validate FILE chapter.ipynb [KERNEL]     the process: pytest with nbval, which leaves what it found in FILE
@@ -55,7 +56,9 @@ def asserts(source: str) -> int:
 
 
 def is_compared(item: Any) -> bool:
-    """Whether nbval has a stored output to compare: not for a cell that prints nothing, only draws, or is tagged to be ignored."""
+    """Whether nbval has a stored output to compare: not for a cell that prints nothing, only draws, or is
+    tagged to be ignored.
+    """
     skipped = item.parent.skip_compare
     shown = (set(o.get("data", ())) | ({"text"} & set(o)) for o in item.cell.outputs)
     drawn = lambda kinds: any(
@@ -65,7 +68,9 @@ def is_compared(item: Any) -> bool:
 
 
 def shown(outputs: list[Any]) -> Row:
-    """How many pictures and widgets of ours a cell shows; how many of these are live; how many views Colab would not draw."""
+    """How many pictures and widgets of ours a cell shows; how many of these are live; how many views Colab
+    would not draw.
+    """
     displays = [o for o in outputs if "data" in o]
     widgets = [o for o in displays if '<figure class="llmcore"' in o["data"].get("text/html", "")]
     views = [o for o in displays if VIEW in o["data"]]
@@ -78,7 +83,9 @@ def shown(outputs: list[Any]) -> Row:
 
 
 class Recorder:
-    """A pytest plugin: the outcome of each cell as nbval reports it, what it showed, and the kernel's answer to QUESTION."""
+    """A pytest plugin: the outcome of each cell as nbval reports it, what it showed, and the kernel's answer
+    to QUESTION.
+    """
 
     def __init__(self) -> None:
         self.cells: dict[int, Row] = {}
@@ -128,9 +135,11 @@ def startup(folder: Path) -> dict[str, str]:
 
 
 def validate(path: Path, environment: dict[str, str], kernel: str = "") -> Row:
-    """nbval over a notebook in a process of its own; `cells` and `said` as Recorder has them, pytest's `status` and its `text`.
+    """nbval over a notebook in a process of its own; `cells` and `said` as Recorder has them, pytest's
+    `status` and its `text`.
 
-    kernel: the name of a kernel's specification, which the environment's JUPYTER_PATH leads to; "" for the one beside this Python.
+    kernel: the name of a kernel's specification, which the environment's JUPYTER_PATH leads to; "" for the
+    one beside this Python.
     """
     with tempfile.TemporaryDirectory() as scratch:
         found = Path(scratch) / "found.json"
@@ -141,7 +150,9 @@ def validate(path: Path, environment: dict[str, str], kernel: str = "") -> Row:
 
 
 def row_of(chapter: str, count: int, of: str, told: Row) -> Row:
-    """What is kept of a run. count: the chapter's cells of code, also of those that nbval never came to. of: its digest."""
+    """What is kept of a run. count: the chapter's cells of code, also of those that nbval never came to. of:
+    its digest.
+    """
     cells, said = told["cells"], told["said"]
     passed = [c for c in cells if c["outcome"] == "passed"]
     whole = told["status"] == 0 and len(passed) == count > 0
@@ -165,10 +176,12 @@ def code_cells(path: Path) -> int:
 
 
 def run(path: Path, device: str | None = None, how: str | None = None, rows: Path = ROWS) -> tuple[Row, str]:
-    """Validate a chapter; the row and what pytest printed. The row is written to rows/REPORT/CHAPTER.json, by this chapter alone.
+    """Validate a chapter; the row and what pytest printed. The row is written to rows/REPORT/CHAPTER.json, by
+    this chapter alone.
 
-    device and how default to the variables LLMCORE_DEVICE and LLMCORE_VARIANT. The report that a row belongs to is named after the
-    device that the kernel says it ran on, so that no report can hold a run on something else.
+    device and how default to the variables LLMCORE_DEVICE and LLMCORE_VARIANT. The report that a row belongs
+    to is named after the device that the kernel says it ran on, so that no report can hold a run on something
+    else.
     """
     device = os.environ.get("LLMCORE_DEVICE", "") if device is None else device
     how = os.environ.get("LLMCORE_VARIANT", "") if how is None else how
@@ -204,7 +217,8 @@ def two_at_a_time(check: Callable[[Any], tuple[Row, str]], chapters: Iterable[An
         row, text = check(chapter)
         good = row["result"] == "passed"
         print(
-            f"{row['result']}: {row['chapter']} ({row['passed']} of {row['cells']} cells, {row['seconds']} s)",
+            f"{row['result']}: {row['chapter']} ({row['passed']} of {row['cells']} cells, "
+            f"{row['seconds']} s)",
             flush=True,
         )
         print(end="" if good else f"{text[-6000:]}\n", flush=True)

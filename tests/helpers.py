@@ -30,17 +30,19 @@ def model_of(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.floa
 def within(n: int, dtype: torch.dtype, size: float = 1.0) -> dict[str, float]:
     """How far two computations of one number may lie apart by rounding alone, as assert_close takes it.
 
-    A sum of n products, in any order and with any number of additions fused, errs by at most n u times the sum of the products'
-    sizes, u = eps / 2 the unit roundoff  [Higham 2002, Accuracy and Stability, 3.1]; two of them differ by twice that, n eps. n
-    counts the roundings on the longest way from input to result, size is the sum of absolute terms (of about 1 if left out).
+    A sum of n products, in any order and with any number of additions fused, errs by at most n u times the
+    sum of the products' sizes, u = eps / 2 the unit roundoff  [Higham 2002, Accuracy and Stability, 3.1]; two
+    of them differ by twice that, n eps. n counts the roundings on the longest way from input to result, size
+    is the sum of absolute terms (of about 1 if left out).
     """
     bound = n * torch.finfo(dtype).eps
     return {"atol": bound * size, "rtol": bound}
 
 
 def roundings(config: ModelConfig, T: int) -> int:
-    """Those on the longest way through a model: a product makes as many as its inner size, a norm two sums over d_model, a softmax
-    one over the keys, and 8 stand for what is computed entry by entry. `within` makes a bound of it, for float64 as for fp32.
+    """Those on the longest way through a model: a product makes as many as its inner size, a norm two sums
+    over d_model, a softmax one over the keys, and 8 stand for what is computed entry by entry. `within` makes
+    a bound of it, for float64 as for fp32.
     """
     cross = config.family == "encoder-decoder"
     norm, D, heads = 2 * config.d_model + 8, config.d_model, config.n_heads * config.d_head
@@ -58,7 +60,9 @@ Figures = dict[str, torch.Tensor | dict[str, torch.Tensor]]
 
 
 def apart(found: Figures, expected: Figures) -> dict[str, float]:
-    """By kind: the largest difference, relative to the largest expected number of that kind. Names that `found` lacks are left out."""
+    """By kind: the largest difference, relative to the largest expected number of that kind. Names that
+    `found` lacks are left out.
+    """
     shares = {}
     for kind, values in found.items():
         pairs = (
@@ -74,14 +78,16 @@ def apart(found: Figures, expected: Figures) -> dict[str, float]:
 
 
 def rounding(training: Callable[[float], Figures], longest: int, dtype: torch.dtype) -> float:
-    """How far two computations of one training, equal in exact arithmetic, may lie `apart`: from steps, sizes and eps.
+    """How far two computations of one training, equal in exact arithmetic, may lie `apart`: from steps, sizes
+    and eps.
 
-    They differ in the order of their sums. A sum of n terms, each rounding of a sign of its own, is off by about sqrt(n) eps of the
-    terms' size [Higham & Mary 2019], and `longest` is the largest n. How that grows through layers and steps is no matter of the
-    processor: training(noise) multiplies each weight, at each step, by 1 + noise x, x standard normal, and computes in float64; so
-    kappa = apart / noise is what an error of relative size 1 in each product with a weight amounts to in the end. Errors add in
-    squares. A product has two more in backward; a block has as many sums without a weight (norms, scores, softmax, weights V); and
-    both computations round: sqrt(3 * 2 * 2).
+    They differ in the order of their sums. A sum of n terms, each rounding of a sign of its own, is off by
+    about sqrt(n) eps of the terms' size [Higham & Mary 2019], and `longest` is the largest n. How that grows
+    through layers and steps is no matter of the processor: training(noise) multiplies each weight, at each
+    step, by 1 + noise x, x standard normal, and computes in float64; so kappa = apart / noise is what an
+    error of relative size 1 in each product with a weight amounts to in the end. Errors add in squares. A
+    product has two more in backward; a block has as many sums without a weight (norms, scores, softmax,
+    weights V); and both computations round: sqrt(3 * 2 * 2).
     """
     noise = 1e-9  # small, so that kappa is a derivative, and far above float64's own rounding
     kappa = max(apart(training(noise), training(0.0)).values()) / noise
@@ -99,7 +105,9 @@ def shake(model: torch.nn.Module, noise: float, draw: torch.Generator) -> None:
 def serving(
     handler: type[http.server.BaseHTTPRequestHandler], monkeypatch, cache
 ) -> Iterator[http.server.ThreadingHTTPServer]:
-    """A server of this machine with its `address`, reached past any proxy; what is brought from it goes to the folder `cache`."""
+    """A server of this machine with its `address`, reached past any proxy; what is brought from it goes to
+    the folder `cache`.
+    """
     monkeypatch.setenv("LLMCORE_CACHE", str(cache))
     for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(proxy, raising=False)

@@ -1,7 +1,7 @@
 """Any text comes back; any damaged file is the same object, another whole one, or a ValueError that names it.
 
-Never another exception, a hang, memory for a forged length, or a pickle that is opened. `make fuzz` runs the same with 100,000
-examples.
+Never another exception, a hang, memory for a forged length, or a pickle that is opened. `make fuzz` runs the
+same with 100,000 examples.
 """
 
 import codecs
@@ -120,7 +120,9 @@ def same(a, b) -> bool:
 
 
 def usable(tokenizer, path: Path) -> None:
-    """What was loaded is whole: it encodes or names the character, its ids decode, it can be saved and comes back the same."""
+    """What was loaded is whole: it encodes or names the character, its ids decode, it can be saved and comes
+    back the same.
+    """
     try:
         ids = tokenizer.encode(SAMPLE, "all")
         tokenizer.decode(ids)
@@ -133,7 +135,9 @@ def usable(tokenizer, path: Path) -> None:
 
 
 def attempt(call, *names):
-    """What call() gives; None where it raises a ValueError (or FileNotFoundError) that holds one of the names."""
+    """What call() gives; None where it raises a ValueError (or FileNotFoundError) that holds one of the
+    names.
+    """
     try:
         return call()
     except (ValueError, FileNotFoundError) as error:
@@ -142,13 +146,16 @@ def attempt(call, *names):
         return None
 
 
-# ------------------------------------------------------------------------------------------------------------- tokenizers
+# -------------------------------------------------------------------------------------------------------------
+# tokenizers
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @fuzz(100, times=5)
 def test_any_text(data, trained, kind):
-    """In range, the same in parts, decoded alike in parts; what was not lossy comes back; half a pair is refused."""
+    """In range, the same in parts, decoded alike in parts; what was not lossy comes back; half a pair is
+    refused.
+    """
     t, text = trained[kind], data.draw(TEXTS | ANY, label="text")
     allowed = data.draw(st.sampled_from(["none", "all"]))
     ids = attempt(lambda: t.encode(text, allowed), "half of a pair")
@@ -175,7 +182,9 @@ def test_any_text(data, trained, kind):
 
 @fuzz(120)
 def test_what_any_text_teaches(data, folder):
-    """A vocabulary learned from any text, with any names for special tokens, encodes it, and comes back from the disk the same."""
+    """A vocabulary learned from any text, with any names for special tokens, encodes it, and comes back from
+    the disk the same.
+    """
     texts = data.draw(st.lists(TEXTS, max_size=3), label="texts")
     names = data.draw(
         st.lists(
@@ -218,7 +227,8 @@ def test_the_ids_are_tiktokens_and_hugging_faces(data, peers):
     assert bpe.encode(text, "all") == openai.encode(text, allowed_special="all") == face.encode(text).ids
 
 
-# ----------------------------------------------------------------------------------------------- files of tokenizers
+# ----------------------------------------------------------------------------------------------- files of
+# tokenizers
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -293,7 +303,8 @@ def test_a_damaged_tokenizer_json(data, trained, folder, kind):
         usable(got, path)
 
 
-# ---------------------------------------------------------------------------------------------------------------- weights
+# ----------------------------------------------------------------------------------------------------------------
+# weights
 
 SIZES = {"vocab_size": 23, "d_model": 8, "n_heads": 2, "d_ff": 12, "n_layers": 1}
 MODELS = {
@@ -371,7 +382,8 @@ def test_a_damaged_gguf_file(data, folder, gguf_bytes):
     attempt(lambda: pretrained.load(path), path)
 
 
-# ------------------------------------------------------------------------------------------------------------ checkpoints
+# ------------------------------------------------------------------------------------------------------------
+# checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -437,7 +449,8 @@ def test_a_checkpoint_with_hashes_made_to_fit(data, saved):
             path.write_bytes(content)
 
 
-# ------------------------------------------------------------------------------------------------------------------- data
+# -------------------------------------------------------------------------------------------------------------------
+# data
 
 
 @fuzz(120)
@@ -485,7 +498,9 @@ def test_any_lengths_of_windows(data):
 
 @fuzz(80)
 def test_any_pieces_of_a_file(data, folder):
-    """Pieces joined are the text; a vocabulary of the pieces is the one of the whole; what is no UTF-8 is named."""
+    """Pieces joined are the text; a vocabulary of the pieces is the one of the whole; what is no UTF-8 is
+    named.
+    """
     path = folder / "text.txt"
     text = data.draw(TEXTS | st.text(st.characters(exclude_categories=["Cs"]), max_size=200))
     size = data.draw(st.integers(1, 50))
@@ -506,7 +521,9 @@ def test_any_pieces_of_a_file(data, folder):
 
 @fuzz(100)
 def test_any_lengths_of_batches_and_masks(data):
-    """collate and left_pad put each id in its place; a mask's tile is a cut of its square, which is the rule written out."""
+    """collate and left_pad put each id in its place; a mask's tile is a cut of its square, which is the rule
+    written out.
+    """
     rows = data.draw(st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=5))
     try:
         ids, targets, lengths = collate(rows)
@@ -547,7 +564,9 @@ def test_any_lengths_of_batches_and_masks(data):
 
 @fuzz(120)
 def test_any_options_of_sampling(data):
-    """A rule is refused by its name or leaves a distribution: sums to 1, the most probable token stays, forbidden ones are 0."""
+    """A rule is refused by its name or leaves a distribution: sums to 1, the most probable token stays,
+    forbidden ones are 0.
+    """
     V, B = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 3))
     numbers = st.floats(-50, 50, width=32)
     logits = torch.tensor(
@@ -577,7 +596,8 @@ def test_any_options_of_sampling(data):
             )
 
 
-# ------------------------------------------------------------------------------------------ what was found, and mended
+# ------------------------------------------------------------------------------------------ what was found,
+# and mended
 
 
 def test_found_a_top_p_too_small_for_32_bits_keeps_the_most_probable_token():
@@ -616,7 +636,9 @@ def test_found_a_position_of_another_shape_is_refused():
     ],
 )  # fmt: skip
 def test_found_a_vocabulary_of_other_types_is_refused_by_name(trained, tmp_path, kind, path, value):
-    """A regular expression that is none, an id that is no whole number or beyond any, text without UTF-8: once other errors."""
+    """A regular expression that is none, an id that is no whole number or beyond any, text without UTF-8:
+    once other errors.
+    """
     trained[kind].save(tmp_path / "t.json")
     state = json.loads((tmp_path / "t.json").read_text())
     inside = state
@@ -673,7 +695,8 @@ def test_found_a_manifest_that_lists_nothing_is_refused(saved, tmp_path):
             checkpoint.load_model(path)
 
 
-# ------------------------------------------------------------------------------------------------------- the bounds hold
+# ------------------------------------------------------------------------------------------------------- the
+# bounds hold
 
 
 def test_the_shares_are_all_of_it():
@@ -681,7 +704,9 @@ def test_the_shares_are_all_of_it():
 
 
 def test_a_forged_length_of_2_to_the_60_takes_no_memory(folder, gguf_bytes, saved, trained):
-    """Every number of 8 bytes in the head of each kind of file, set to 2^60: refused, under a limit on the process's memory."""
+    """Every number of 8 bytes in the head of each kind of file, set to 2^60: refused, under a limit on the
+    process's memory.
+    """
     path = folder / "forged.gguf"
     for at in range(8, 24, 8):
         path.write_bytes(gguf_bytes[:at] + struct.pack("<Q", 1 << 60) + gguf_bytes[at + 8 :])

@@ -1,5 +1,5 @@
-"""Careless use, over and over: an answer that holds, or one line that names the fault. Never a traceback, a hang, half a file or
-another answer the second time. `make fuzz` runs the same with more examples.
+"""Careless use, over and over: an answer that holds, or one line that names the fault. Never a traceback, a
+hang, half a file or another answer the second time. `make fuzz` runs the same with more examples.
 """
 
 import contextlib
@@ -45,9 +45,11 @@ def test_the_shares_are_all_of_it():
     assert tools.ASKED[__name__] == tools.TOTALS[__name__]
 
 
-# ------------------------------------------------------------------------------------------------------- encode_iterable
+# -------------------------------------------------------------------------------------------------------
+# encode_iterable
 
-# the characters on which a pattern's cut depends: white space of all kinds, letters, digits, signs, Han, an apostrophe
+# the characters on which a pattern's cut depends: white space of all kinds, letters, digits, signs, Han, an
+# apostrophe
 PARTS = [
     " ",
     "  ",
@@ -90,7 +92,8 @@ def test_a_text_in_any_parts_has_the_ids_of_the_whole(data, spaced):
     assert list(tokenizer.encode_iterable(list(text), "all")) == tokenizer.encode(text, "all")
 
 
-# ------------------------------------------------------------------------------------------------------ the command line
+# ------------------------------------------------------------------------------------------------------ the
+# command line
 
 SMALL = ["n_layers=1", "d_model=8", "n_heads=2", "n_kv_heads=2", "d_ff=12", "context_length=8"]
 # by the type of an option: what a careless or hostile caller types
@@ -194,7 +197,9 @@ def weights(run: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("command", ["tokenize", "train", "sample"])
 @fuzz(25, times=3)
 def test_any_options_give_a_result_or_one_line(data, place, monkeypatch, command):
-    """Status 0 with what was asked for, or 2 with one line that says what is wrong; nothing that was there is harmed."""
+    """Status 0 with what was asked for, or 2 with one line that says what is wrong; nothing that was there is
+    harmed.
+    """
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
     new = place / "new"
     shutil.rmtree(new, ignore_errors=True)
@@ -251,7 +256,9 @@ def allowed(path: Path, argv: list[str], place: Path) -> bool:
 @pytest.mark.slow
 @fuzz(8)
 def test_an_interrupted_run_ends_as_the_one_that_was_not(data, place, monkeypatch):
-    """Ctrl-C after any time, in whatever it interrupts: the same command goes on, and the weights are equal bit for bit."""
+    """Ctrl-C after any time, in whatever it interrupts: the same command goes on, and the weights are equal
+    bit for bit.
+    """
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
     more = data.draw(
         st.sampled_from([["--accumulation", "2"], ["--schedule", "constant"], ["--patience", "9"], []]),
@@ -325,7 +332,8 @@ def test_two_at_once_in_one_folder(data, place, two):
     assert json.loads((checkpoint.latest(folder) / "state.json").read_text())["step"] == 3
 
 
-# ----------------------------------------------------------------------------------------------------------------- widgets
+# -----------------------------------------------------------------------------------------------------------------
+# widgets
 
 NUMBERS_OF_A_WIDGET = (
     st.integers() | st.floats() | st.sampled_from([0, 1, -1, 2**53 + 1, 2**63, 2**64, 10**400, 1e308, 5e-324])

@@ -1,4 +1,6 @@
-"""Every chapter says what its stored outputs say, keeps the book's form, and ignores no output without asserting it."""
+"""Every chapter says what its stored outputs say, keeps the book's form, and ignores no output without
+asserting it.
+"""
 
 import inspect
 import itertools
@@ -45,7 +47,9 @@ def test_nbval(path, the_device_is_there):
 
 
 def warped(read):
-    """A clock that runs faster each time it is read, from a tenth of the rate of `read` to ten times that, and then begins again."""
+    """A clock that runs faster each time it is read, from a tenth of the rate of `read` to ten times that,
+    and then begins again.
+    """
     last, shown, reads = read(), 0.0, 0
 
     def clock():
@@ -150,7 +154,8 @@ def test_the_address_stands_in_one_place():
     assert differences() == []
 
 
-# A number in prose: not in a formula, code or address, not a date in brackets, not the name of a section or an exercise.
+# A number in prose: not in a formula, code or address, not a date in brackets, not the name of a section or
+# an exercise.
 NOT_PROSE = re.compile(
     r"\$\$.*?\$\$|\$[^$]*\$|```.*?```|`[^`]*`|\[\[.*?\]\]\([^)]*\)|\]\([^)]*\)|\*\*Exercise \d+|^#[^\n]*$",
     re.DOTALL | re.MULTILINE,
@@ -159,7 +164,9 @@ NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?![\w-])")
 
 
 def claims(notebook) -> list[tuple[str, list[str], int]]:
-    """Of each section (a `##` heading and what follows): its heading, the numbers in its prose, the asserts in its code."""
+    """Of each section (a `##` heading and what follows): its heading, the numbers in its prose, the asserts
+    in its code.
+    """
     out = [("", [], 0)]
     for cell in notebook.cells:
         heading, numbers, count = out[-1]

@@ -1,4 +1,6 @@
-"""Weights go to Hugging Face and come back, whole and equal; what does not fit is named; a download is whole or goes on later."""
+"""Weights go to Hugging Face and come back, whole and equal; what does not fit is named; a download is whole
+or goes on later.
+"""
 
 import hashlib
 import http.server
@@ -65,7 +67,9 @@ each_case = pytest.mark.parametrize("case", CASES)
 
 
 def equal_outputs(ours: Transformer, theirs: torch.nn.Module, V: int = 23) -> None:
-    """The same logits (or vectors, of a model without a head), real places only, with padding where there can be some."""
+    """The same logits (or vectors, of a model without a head), real places only, with padding where there can
+    be some.
+    """
     ids, lengths = ids_of(3, 9, V), torch.tensor([9, 4, 1])
     real = torch.arange(9) < lengths[:, None]
     with torch.no_grad():
@@ -352,7 +356,9 @@ def test_presets_translate_into_their_architecture_and_back(preset, architecture
 
 
 def test_published_settings_are_understood():
-    """What stands in the config.json of GPT-2, of Llama 3.1 8B in its older form, and of the translators of OPUS-MT."""
+    """What stands in the config.json of GPT-2, of Llama 3.1 8B in its older form, and of the translators of
+    OPUS-MT.
+    """
     gpt2 = {
         "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 50256,
         "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768, "n_head": 12,
@@ -425,7 +431,8 @@ def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch):
         pretrained.save(tmp_path / "m", model, "llama")
 
 
-# ---------------------------------------------------------------------------------------------- files that are not whole
+# ---------------------------------------------------------------------------------------------- files that
+# are not whole
 
 
 def test_folders_without_weights(tmp_path, gpt2):
@@ -490,7 +497,8 @@ def test_damaged_settings_and_shards_are_named(gpt2, tmp_path):
             pretrained.load(gpt2)
 
 
-# ------------------------------------------------------------------------------------------------------------ tokenizers
+# ------------------------------------------------------------------------------------------------------------
+# tokenizers
 
 
 def byte_level(pre: list, ignore_merges: bool = False, alphabet: bool = True) -> HuggingFace:
@@ -507,7 +515,9 @@ def byte_level(pre: list, ignore_merges: bool = False, alphabet: bool = True) ->
 
 
 def llama3() -> HuggingFace:
-    """Llama 3's way: its pattern, then a chunk that is an entry is taken whole; one such entry is out of the merges' reach."""
+    """Llama 3's way: its pattern, then a chunk that is an entry is taken whole; one such entry is out of the
+    merges' reach.
+    """
     from tokenizers import Regex
 
     split = pre_tokenizers.Split(Regex(formats.PUBLISHED["llama-bpe"]), "isolated")
@@ -602,7 +612,8 @@ def test_a_tokenizer_travels_with_the_model(tmp_path):
         pretrained.save(tmp_path / "n", model, "gpt2", WordPieceTokenizer({"a": 0}, {"[UNK]": 1}))
 
 
-# ------------------------------------------------------------------------------------------------------------------ GGUF
+# ------------------------------------------------------------------------------------------------------------------
+# GGUF
 
 WIDE = ModelConfig(  # blocks of 32 weights need rows of a multiple of 32
     vocab_size=400, context_length=32, d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=96, norm="rms", feed_forward="swiglu",
@@ -615,7 +626,9 @@ GPT2_WIDE = ModelConfig(
 
 
 def neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows of W_q for rotation by halves -> rows for rotation of neighbours: row 2 i + j of a head is row i + j Dh/2."""
+    """Rows of W_q for rotation by halves -> rows for rotation of neighbours: row 2 i + j of a head is row i +
+    j Dh/2.
+    """
     out = np.empty_like(weight)
     size = len(weight) // n_heads
     for h in range(n_heads):
@@ -628,7 +641,9 @@ def neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
 def write_gguf(
     path: Path, model: Transformer, kind: str, tokenizer: BPETokenizer | None = None, divisors=None
 ) -> None:
-    """A GGUF file of our model, written name by name; matrices in the type `kind`, as llama.cpp's converter chooses."""
+    """A GGUF file of our model, written name by name; matrices in the type `kind`, as llama.cpp's converter
+    chooses.
+    """
     c, quant = model.config, gguf.GGMLQuantizationType[kind]
     arch = "llama" if c.norm == "rms" else "gpt2"
     w = gguf.GGUFWriter(path, arch)
@@ -914,14 +929,17 @@ def test_what_a_gguf_file_announces_and_does_not_hold_takes_no_memory(what, tmp_
         pretrained.load(path)
 
 
-# ------------------------------------------------------------------------------------------------------------- downloads
+# -------------------------------------------------------------------------------------------------------------
+# downloads
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 HASH = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """GET /ranges, /cut (ends at half the first time), /stall (stops at half the first time), /plain (knows no ranges)."""
+    """GET /ranges, /cut (ends at half the first time), /stall (stops at half the first time), /plain (knows
+    no ranges).
+    """
 
     asked: list[tuple[str, str | None]] = []  # noqa: RUF012
     content = CONTENT

@@ -1,4 +1,6 @@
-"""No pickle is ever opened and nothing reaches out by itself: seen in the source, and by running it where both are refused."""
+"""No pickle is ever opened and nothing reaches out by itself: seen in the source, and by running it where
+both are refused.
+"""
 
 import ast
 import hashlib
@@ -36,7 +38,8 @@ from llmcore.tokenizer import formats, load
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "llmcore"
 
-# ---------------------------------------------------------------------------------------------------------------- pickles
+# ----------------------------------------------------------------------------------------------------------------
+# pickles
 
 # modules that open pickles
 MODULES = {
@@ -129,7 +132,9 @@ KINDS = ["torch", "torch, old", *(f"protocol {n}" for n in range(6))]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pickle_by_another_name_is_refused(tmp_path, kind, as_a_reader_calls_it):
-    """As weights, as a shard, as a GGUF file, as a tokenizer, as a checkpoint whose manifest was made to fit: named, and not run."""
+    """As weights, as a shard, as a GGUF file, as a tokenizer, as a checkpoint whose manifest was made to fit:
+    named, and not run.
+    """
     content = pickles(tmp_path / "ran", tmp_path)[kind]
     folder = pretrained.save(tmp_path / "m", model_of(replace_config()), "gpt2")
     (folder / "model.safetensors").write_bytes(content)
@@ -323,7 +328,8 @@ def test_every_loader_works_where_no_pickle_can_be_opened(tmp_path, monkeypatch)
     assert corpus.fables() and list(corpus.stories(2))  # noqa: PT018
 
 
-# ------------------------------------------------------------------------------------------------------------------- pins
+# -------------------------------------------------------------------------------------------------------------------
+# pins
 
 
 def test_every_file_that_builds_the_book_is_known_by_its_hash():
@@ -348,7 +354,8 @@ def test_every_file_that_builds_the_book_is_known_by_its_hash():
     assert not different, f"run make lock: {different}"
 
 
-# ---------------------------------------------------------------------------------------------------------------- network
+# ----------------------------------------------------------------------------------------------------------------
+# network
 
 ALONE = """
 import importlib, json, socket, sys
@@ -382,7 +389,9 @@ def first_cells() -> dict[str, list[str]]:
 
 @pytest.mark.slow
 def test_no_import_and_no_first_cell_reaches_out(tmp_path):
-    """Every module, and the first two cells of every chapter, where each way to a network raises; in a network of its own, too."""
+    """Every module, and the first two cells of every chapter, where each way to a network raises; in a
+    network of its own, too.
+    """
     modules = [m.name for m in pkgutil.walk_packages(llmcore.__path__, "llmcore.")]
     if importlib.util.find_spec("triton") is None:
         modules.remove("llmcore.tiled_triton")
@@ -443,7 +452,9 @@ def brought(source: str) -> set[str]:
 
 
 def test_the_chapters_that_reach_out_are_known_and_none_does_in_a_check():
-    """llmcore.download and pretrained.Wheel are the only ways out, both refuse under LLMCORE_OFFLINE, and the runs of nbval set it."""
+    """llmcore.download and pretrained.Wheel are the only ways out, both refuse under LLMCORE_OFFLINE, and the
+    runs of nbval set it.
+    """
     found = {}
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         cells = nbformat.read(path, 4).cells

@@ -76,7 +76,9 @@ def test_what_differs_or_raises_is_a_failure(tmp_path):
 
 @pytest.mark.slow
 def test_the_other_settings_find_what_depends_on_the_machine(tmp_path):
-    """Threads, instructions and default device are others, and a cell that shows this machine's own is caught."""
+    """Threads, instructions and default device are others, and a cell that shows this machine's own is
+    caught.
+    """
     torch = __import__("torch")
     mine = f"{torch.backends.cpu.get_cpu_capability()}\n"
     cells = [
@@ -163,8 +165,8 @@ def test_the_page_claims_no_more_than_the_rows():
     assert "| [three](three) | failed (8 of 9 cells passed) |" in page
     assert "| [four](four) | not run | | | | | |" in page
     assert (
-        "Python 3.11.7, torch 2.13.0, numpy 2.4.6, llmcore 0.1.0; cpu, AVX2, threads: 2; Linux x86_64 (chapters: 2)"
-        in page
+        "Python 3.11.7, torch 2.13.0, numpy 2.4.6, llmcore 0.1.0; cpu, AVX2, threads: 2; "
+        "Linux x86_64 (chapters: 2)" in page
     )
     assert "Python 3.12.1" in page
 

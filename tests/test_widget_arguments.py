@@ -1,4 +1,6 @@
-"""Careless, heavy and hostile arguments of every widget: each is right, or refused by a ValueError of our own."""
+"""Careless, heavy and hostile arguments of every widget: each is right, or refused by a ValueError of our
+own.
+"""
 
 import json
 import re

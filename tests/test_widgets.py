@@ -82,7 +82,9 @@ def test_every_widget_has_an_example_and_its_own_kind():
 
 @every
 def test_text_is_data_never_markup(kind):
-    """In the stored figure no label, caption or token becomes an element, and nothing ends the state before its end."""
+    """In the stored figure no label, caption or token becomes an element, and nothing ends the state before
+    its end.
+    """
     figure = EXAMPLES[kind].figure()
     assert figure.count("</script>") == figure.count("<script") == 1
     assert "<img" not in figure
@@ -101,7 +103,9 @@ MAKES_MARKUP = re.compile(
 
 
 def test_python_makes_markup_in_one_place():
-    """No other file holds a tag in a string, docstrings apart, escapes text itself, or calls what it made markup."""
+    """No other file holds a tag in a string, docstrings apart, escapes text itself, or calls what it made
+    markup.
+    """
     for path in sorted(FOLDER.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         nodes = list(ast.walk(tree))

@@ -1,4 +1,6 @@
-"""Every widget with every argument given, and the same with one place of one argument replaced by what nobody meant."""
+"""Every widget with every argument given, and the same with one place of one argument replaced by what nobody
+meant.
+"""
 
 import copy
 import inspect

@@ -1,7 +1,8 @@
-"""Known vulnerabilities of what is installed and of what requirements-book.txt pins, by pip-audit: python -m tools.audit PIP_AUDIT
+"""Known vulnerabilities of what is installed and of what requirements-book.txt pins, by pip-audit: python -m
+tools.audit PIP_AUDIT
 
-Status 0: every package was looked up and none is listed. 1: some are, and are named. 2: not all could be looked up; where no
-advisory service answers, nothing was audited, and that is what is said.
+Status 0: every package was looked up and none is listed. 1: some are, and are named. 2: not all could be
+looked up; where no advisory service answers, nothing was audited, and that is what is said.
 """
 
 import json
@@ -30,7 +31,9 @@ def pins(text: str) -> set[str]:
 
 
 def installed() -> set[str]:
-    """name==version of each package of this environment; 2.13.0+cpu is one build of 2.13.0, under which it is listed."""
+    """name==version of each package of this environment; 2.13.0+cpu is one build of 2.13.0, under which it is
+    listed.
+    """
     found = {(d.metadata["Name"].lower(), d.version.split("+")[0]) for d in distributions()}
     return {f"{name}=={version}" for name, version in found if name not in OURS}
 
@@ -52,7 +55,8 @@ def verdict(rows: list[dict[str, Any]]) -> tuple[int, str]:
     if not looked:
         return (
             2,
-            "Nothing was audited: no advisory service answers from here. Run make audit where there is a network.",
+            "Nothing was audited: no advisory service answers from here. "
+            "Run make audit where there is a network.",
         )
     lines = [
         f"{r['name']} {r['version']}: {v['id']}, "
@@ -100,7 +104,8 @@ def main(pip_audit: str) -> int:
             except (ValueError, KeyError):
                 said = [line for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
                 print(
-                    f"Nothing was audited: pip-audit ended with {said[-1].strip()!r}. Run make audit where there is a network."
+                    f"Nothing was audited: pip-audit ended with {said[-1].strip()!r}. "
+                    "Run make audit where there is a network."
                 )
                 return 2
             rows |= {(r["name"], r.get("version", "")): r for r in found}
@@ -110,7 +115,9 @@ def main(pip_audit: str) -> int:
 
 
 def _one_version_each(wanted: set[str]) -> list[set[str]]:
-    """A requirements file holds one version of a package: what is pinned otherwise than it is installed goes to a second one."""
+    """A requirements file holds one version of a package: what is pinned otherwise than it is installed goes
+    to a second one.
+    """
     first: dict[str, str] = {}
     for pin in sorted(wanted):
         first.setdefault(pin.split("==")[0], pin)

@@ -34,7 +34,9 @@ def find() -> str | None:
 
 
 def system_package(name: str) -> None:
-    """By apt-get, where this is root or a machine of CI that lets us be; elsewhere a system's packages are its owner's business."""
+    """By apt-get, where this is root or a machine of CI that lets us be; elsewhere a system's packages are
+    its owner's business.
+    """
     if os.name != "posix" or not shutil.which("apt-get") or not (os.geteuid() == 0 or "CI" in os.environ):
         return
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
@@ -44,14 +46,17 @@ def system_package(name: str) -> None:
 
 
 def install() -> None:
-    """By the system's packages where this is root on Debian or Ubuntu, else by Playwright; failing both, the tests skip and say so."""
+    """By the system's packages where this is root on Debian or Ubuntu, else by Playwright; failing both, the
+    tests skip and say so.
+    """
     if os.name == "posix" and os.geteuid() == 0:
         system_package("chromium")
     if find() is None:
         subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
 
 
-# what a printed book needs besides Latin letters: the name, how fontconfig is asked for it, and a package that has it
+# what a printed book needs besides Latin letters: the name, how fontconfig is asked for it, and a package
+# that has it
 FONTS = [
     ("Chinese characters", ":lang=zh", "fonts-noto-cjk"),
     ("emoji", ":lang=und-zsye", "fonts-noto-color-emoji"),
@@ -59,7 +64,9 @@ FONTS = [
 
 
 def missing_fonts() -> list[tuple[str, str]]:
-    """What no font here has, and the package that brings it; all of FONTS where there is no fontconfig to ask."""
+    """What no font here has, and the package that brings it; all of FONTS where there is no fontconfig to
+    ask.
+    """
     there = shutil.which("fc-list")
     has = lambda asked: (
         there and subprocess.run(["fc-list", asked], capture_output=True, text=True).stdout.strip()

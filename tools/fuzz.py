@@ -1,4 +1,5 @@
-"""Fuzzing: how many examples a test gets, within which bounds of time and memory, and what is done to a file or a tree of values.
+"""Fuzzing: how many examples a test gets, within which bounds of time and memory, and what is done to a file
+or a tree of values.
 
 python -m tools.fuzz [examples]   runs the tests below with so many examples in all (100,000) and prints how many were run
 """
@@ -34,7 +35,9 @@ RUN: Counter[str] = Counter()
 
 
 def fuzz(examples: int, times: int = 1) -> Callable:
-    """The test gets a DataObject as `data` and so many examples in `make test` (times: for each of its parameters)."""
+    """The test gets a DataObject as `data` and so many examples in `make test` (times: for each of its
+    parameters).
+    """
 
     def wrap(test: Callable) -> Callable:
         ASKED[test.__module__] += examples * times
@@ -81,7 +84,9 @@ def within(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bounded(extra: int = MEMORY) -> Iterator[None]:
-    """An allocation that takes the process further than `extra` bytes above what it has raises MemoryError (Linux only)."""
+    """An allocation that takes the process further than `extra` bytes above what it has raises MemoryError
+    (Linux only).
+    """
     if not sys.platform.startswith("linux"):
         yield
         return
@@ -94,7 +99,8 @@ def bounded(extra: int = MEMORY) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-# ------------------------------------------------------------------------------------------------------------------- harm
+# -------------------------------------------------------------------------------------------------------------------
+# harm
 
 WEIRD = [
     None, True, False, -1, 0, 1, 3, 7, 255, 2**31, 2**60, 2**64, -(2**63), 1e308, 0.5, float("nan"), float("inf"), "", "x", "水",
@@ -104,7 +110,8 @@ NUMBERS = [0, 1, 255, 2**16, 2**31 - 1, 2**32 - 1, 2**33, 2**40, 2**60, 2**63 - 
 
 
 def changed_bytes(data: st.DataObject, whole: bytes, head: int = 0) -> bytes:
-    """One to three of: a bit turned, a byte set, a piece removed, repeated or put in, a huge number written, the end cut off.
+    """One to three of: a bit turned, a byte set, a piece removed, repeated or put in, a huge number written,
+    the end cut off.
 
     head: that many bytes at the beginning get half of the harm.
     """
@@ -136,7 +143,9 @@ def changed_bytes(data: st.DataObject, whole: bytes, head: int = 0) -> bytes:
 
 
 def changed_tree(data: st.DataObject, whole: Any) -> Any:
-    """A copy of a JSON value in which one or two places are removed, of another type, huge, exchanged or given twice."""
+    """A copy of a JSON value in which one or two places are removed, of another type, huge, exchanged or
+    given twice.
+    """
     out = json.loads(json.dumps(whole))
     for _ in range(data.draw(st.integers(1, 2), label="changes")):
         box, key = None, None
@@ -167,7 +176,8 @@ def changed_tree(data: st.DataObject, whole: Any) -> Any:
     return out
 
 
-# -------------------------------------------------------------------------------------------------------------- the long run
+# --------------------------------------------------------------------------------------------------------------
+# the long run
 
 
 class Summary:

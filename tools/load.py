@@ -1,8 +1,9 @@
-"""A text of many megabytes, tokenised and trained on by a process whose memory is watched: python -m tools.load [MB ...]
+"""A text of many megabytes, tokenised and trained on by a process whose memory is watched: python -m
+tools.load [MB ...]
 
-For each size a file is made, a vocabulary learned from it part by part (BPETokenizer.train_file), the text encoded to token files
-piece by piece and a small model trained from them (python -m llmcore train). Shown, and returned by `measure`, are the seconds
-and the largest resident size of each stage.
+For each size a file is made, a vocabulary learned from it part by part (BPETokenizer.train_file), the text
+encoded to token files piece by piece and a small model trained from them (python -m llmcore train). Shown,
+and returned by `measure`, are the seconds and the largest resident size of each stage.
 """
 
 import json
@@ -27,7 +28,9 @@ SMALL = ["n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=64"
 
 
 def write_text(path: Path, size: int) -> None:
-    """`size` bytes or more: fables of both languages and made stories in random order, numbered, an end-of-text token after each."""
+    """`size` bytes or more: fables of both languages and made stories in random order, numbered, an
+    end-of-text token after each.
+    """
     random = np.random.default_rng(0)
     texts = [f.text for f in corpus.fables()] + [s.text for s in corpus.stories(300, seed=1)]
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -37,9 +40,11 @@ def write_text(path: Path, size: int) -> None:
 
 
 class Watch(threading.Thread):
-    """Looks fifty times a second: the most memory of the process's own, and the most resident size, which counts mapped files too.
+    """Looks fifty times a second: the most memory of the process's own, and the most resident size, which
+    counts mapped files too.
 
-    Pages of a mapped token file are the system's to take back whenever others need room: they are no memory that a text costs.
+    Pages of a mapped token file are the system's to take back whenever others need room: they are no memory
+    that a text costs.
     """
 
     def __init__(self) -> None:
@@ -66,7 +71,9 @@ class Watch(threading.Thread):
 
 
 def child(folder: Path) -> None:
-    """The stages, in this process; prints {stage: [seconds, bytes of its own at most, resident bytes at most]}."""
+    """The stages, in this process; prints {stage: [seconds, bytes of its own at most, resident bytes at
+    most]}.
+    """
     from llmcore.__main__ import main
     from llmcore.tokenizer import BPETokenizer
 
@@ -90,7 +97,9 @@ def child(folder: Path) -> None:
 
 
 def measure(size: int) -> Stages:
-    """{stage: [seconds, bytes of its own at most, resident bytes at most]} of a process that reads a text of `size` bytes."""
+    """{stage: [seconds, bytes of its own at most, resident bytes at most]} of a process that reads a text of
+    `size` bytes.
+    """
     with tempfile.TemporaryDirectory(prefix="llmcore-load-") as name:
         write_text(Path(name) / "text.txt", size)
         env = os.environ | {"OMP_NUM_THREADS": "1", "LLMCORE_DEVICE": "cpu", "MALLOC_ARENA_MAX": "1"}
@@ -100,10 +109,12 @@ def measure(size: int) -> Stages:
 
 
 def grown(small: Stages, large: Stages) -> list[str]:
-    """What a larger text took more memory for: its own by over 5 % and 8 MB, resident (mapped token files too) by over 15 % and 8 MB.
+    """What a larger text took more memory for: its own by over 5 % and 8 MB, resident (mapped token files
+    too) by over 15 % and 8 MB.
 
-    A piece of text is held several times over while it is decoded, cut and hashed, and how the heap lays those copies out
-    moves the peak by some 10 MB; a text that were kept would cost several times its own size.
+    A piece of text is held several times over while it is decoded, cut and hashed, and how the heap lays
+    those copies out moves the peak by some 10 MB; a text that were kept would cost several times its own
+    size.
 
     >>> grown({"tokens": [1.0, 200 * MB, 300 * MB]}, {"tokens": [5.0, 201 * MB, 340 * MB]})
     []

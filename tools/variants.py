@@ -9,7 +9,8 @@ import platform
 import subprocess
 import sys
 
-# ATen's kernels by the widest instructions that they use, in order; a processor that has one has those before it
+# ATen's kernels by the widest instructions that they use, in order; a processor that has one has those before
+# it
 CAPABILITIES = ("default", "avx2", "avx512")
 NAMES = ("", *CAPABILITIES, "mkl", "other")
 
@@ -36,8 +37,8 @@ def environment(name: str) -> dict[str, str]:
     other                   a second machine in one: another count of threads, and an older processor's code in torch (ATen, MKL,
                             oneDNN) and in numpy (its own loops, OpenBLAS), all of which add in another order
 
-    An output or a test that differs under one of these depends on the machine. Raises ValueError for another name, and NotHere where
-    this processor cannot run that way.
+    An output or a test that differs under one of these depends on the machine. Raises ValueError for another
+    name, and NotHere where this processor cannot run that way.
     """
     if name not in NAMES:
         raise ValueError(

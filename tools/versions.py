@@ -30,7 +30,8 @@ def constraints(which: str, pins: str, dependencies: list[str]) -> str:
     stated = dict(found for d in dependencies for found in re.findall(r"^([\w-]+)>=([\d.]+)", d))
     if set(VARIED) - set(stated):
         raise ValueError(
-            f"{sorted(set(VARIED) - set(stated))} have no lower bound in pyproject.toml: state one as name>=version"
+            f"{sorted(set(VARIED) - set(stated))} have no lower bound in pyproject.toml: "
+            "state one as name>=version"
         )
     return "\n".join([*kept, *(f"{name}=={stated[name]}.*" for name in VARIED)]) + "\n"
 

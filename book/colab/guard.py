@@ -1,7 +1,8 @@
-"""Refuses to read the project's own folder to every Python of the environment: a chapter in Colab has its notebook and nothing else.
+"""Refuses to read the project's own folder to every Python of the environment: a chapter in Colab has its
+notebook and nothing else.
 
-A .pth file imports this before anything else runs, in the kernel and in the processes that it starts. A .json file beside it names the
-folder.
+A .pth file imports this before anything else runs, in the kernel and in the processes that it starts. A .json
+file beside it names the folder.
 """
 
 import json

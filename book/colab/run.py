@@ -1,9 +1,11 @@
-"""Runs chapters as Colab does: its packages, without llmcore and without this folder, from the notebook's first cell to its last.
+"""Runs chapters as Colab does: its packages, without llmcore and without this folder, from the notebook's
+first cell to its last.
 
 python -m book colab [CHAPTERS]   all of them or these, two at a time; the rows go into chapters/checked/colab.json
 
-LLMCORE_COLAB_PYTHON names an interpreter in place of the one that is looked for, LLMCORE_COLAB_TORCH a version of torch in place of
-the tests' own. What then differs from Colab is computed, kept with each row, and shown on the book's page.
+LLMCORE_COLAB_PYTHON names an interpreter in place of the one that is looked for, LLMCORE_COLAB_TORCH a
+version of torch in place of the tests' own. What then differs from Colab is computed, kept with each row, and
+shown on the book's page.
 """
 
 import importlib.metadata
@@ -53,7 +55,9 @@ COLAB_PYTHON, PACKAGES = listed((LAID / "packages.txt").read_text(encoding="utf-
 
 
 def version_of(python: str) -> str:
-    """What the interpreter says of itself; "" where it is none (a shim of pyenv for a version that is switched off is none)."""
+    """What the interpreter says of itself; "" where it is none (a shim of pyenv for a version that is
+    switched off is none).
+    """
     code = "import platform, venv; print(platform.python_version())"
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True)
@@ -63,7 +67,9 @@ def version_of(python: str) -> str:
 
 
 def interpreters() -> Iterator[str]:
-    """The interpreters of PYTHONS on this machine: on the PATH, below pyenv's root, or the one that runs this."""
+    """The interpreters of PYTHONS on this machine: on the PATH, below pyenv's root, or the one that runs
+    this.
+    """
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     for version in PYTHONS:
         places = [
@@ -81,7 +87,9 @@ class NoTorch(Exception):
 
 @dataclass
 class Base:
-    """An environment as Colab has it before a notebook begins, made once. It is copied for each chapter and never run itself."""
+    """An environment as Colab has it before a notebook begins, made once. It is copied for each chapter and
+    never run itself.
+    """
 
     folder: Path
     python: str
@@ -131,8 +139,8 @@ def clean() -> dict[str, str]:
 def make(python: str, torch: str, folder: Path) -> None:
     """Colab's packages in a new environment. Raises NoTorch, or RuntimeError with pip's words.
 
-    The packages are taken as they are listed, so that no resolver chooses another version. Only torch's own needs come first: a torch
-    that is not Colab's may need a newer version of something, and then that stays.
+    The packages are taken as they are listed, so that no resolver chooses another version. Only torch's own
+    needs come first: a torch that is not Colab's may need a newer version of something, and then that stays.
     """
 
     def must(*words: str, error: type[Exception] = RuntimeError) -> None:
@@ -168,7 +176,8 @@ def make(python: str, torch: str, folder: Path) -> None:
 
 
 def base(bases: Path = BASES) -> Base:
-    """The environment for the first interpreter that a build of torch exists for; made where there is none yet.
+    """The environment for the first interpreter that a build of torch exists for; made where there is none
+    yet.
 
     Raises ValueError where no interpreter will do.
     """
@@ -195,14 +204,17 @@ def base(bases: Path = BASES) -> Base:
                         raise
         return Base(folder, version, torch, tuple(refused))
     raise ValueError(
-        f"no Python of {PYTHONS} for Colab's environment ({'; '.join(refused) or 'none is here'}): install one, or name COLAB_PYTHON"
+        f"no Python of {PYTHONS} for Colab's environment ({'; '.join(refused) or 'none is here'}): "
+        "install one, or name COLAB_PYTHON"
     )
 
 
 def snapshot(folder: Path, root: Path = ROOT) -> tuple[Path, Path]:
-    """The tree as it stands, committed or not: as a bare repository with the tag of the release, and as files.
+    """The tree as it stands, committed or not: as a bare repository with the tag of the release, and as
+    files.
 
-    All that git writes goes to the new repository; the one at root, its index and its objects stay as they are.
+    All that git writes goes to the new repository; the one at root, its index and its objects stay as they
+    are.
     """
     bare, tree = folder / "llmcore.git", folder / "tree"
     names = {"GIT_AUTHOR_NAME": "snapshot", "GIT_AUTHOR_EMAIL": "snapshot@localhost"}
@@ -229,7 +241,9 @@ def snapshot(folder: Path, root: Path = ROOT) -> tuple[Path, Path]:
 
 @contextmanager
 def colab(made: Base) -> Iterator[Path]:
-    """A copy of the base to run one chapter in, with Colab's own package and the guard. Files are links: pip writes into none."""
+    """A copy of the base to run one chapter in, with Colab's own package and the guard. Files are links: pip
+    writes into none.
+    """
     with tempfile.TemporaryDirectory(dir=made.folder.parent, prefix="chapter-") as scratch:
         copy = Path(scratch) / "usr"
         shutil.copytree(made.folder, copy, symlinks=True, copy_function=os.link)
@@ -275,7 +289,8 @@ def complaints(told: Row, before: set[str], after: set[str], touched: list[str],
     said = told["said"]
     if "__main__" not in said.get("managers", []):
         out.append(
-            f"the first cell did not enable the custom widget manager; it was called from {said.get('managers')}"
+            "the first cell did not enable the custom widget manager; "
+            f"it was called from {said.get('managers')}"
         )
     if not said.get("llmcore_file", "").startswith(str(site(copy))):
         out.append(f"llmcore was not imported from the environment: {said.get('llmcore_file')!r}")
@@ -287,7 +302,8 @@ def complaints(told: Row, before: set[str], after: set[str], touched: list[str],
             showed["pictures"] != stored["pictures"] or showed["widgets"] != stored["widgets"]
         ):
             out.append(
-                f"cell {number} stores {stored['pictures']} pictures and {stored['widgets']} widgets and showed {showed}"
+                f"cell {number} stores {stored['pictures']} pictures and {stored['widgets']} widgets and "
+                f"showed {showed}"
             )
         if showed["live"] != showed["widgets"] or showed["unmarked"]:
             out.append(f"cell {number} shows a widget that Colab would not draw: {showed}")
@@ -295,7 +311,9 @@ def complaints(told: Row, before: set[str], after: set[str], touched: list[str],
 
 
 def run(name: str, made: Base, bare: Path, tree: Path, rows: Path = ROWS) -> tuple[Row, str]:
-    """One chapter of the snapshot, as stored, in an environment and a folder of its own: its row, kept in rows/colab, and the text."""
+    """One chapter of the snapshot, as stored, in an environment and a folder of its own: its row, kept in
+    rows/colab, and the text.
+    """
     chapter = tree / "chapters" / f"{name}.ipynb"
     with colab(made) as copy, tempfile.TemporaryDirectory() as scratch:
         content = Path(scratch) / "content"
@@ -362,6 +380,7 @@ def main(chapters: list[str]) -> int:
         bare, tree = snapshot(Path(scratch))
         passed = two_at_a_time(lambda name: run(name, made, bare, tree), wanted or listed)
     print(
-        f"chapters/checked/colab.json: {merge(names=('colab',))['colab']} rows; {sum(passed)} of {len(passed)} chapters passed"
+        f"chapters/checked/colab.json: {merge(names=('colab',))['colab']} rows; "
+        f"{sum(passed)} of {len(passed)} chapters passed"
     )
     return int(not all(passed))

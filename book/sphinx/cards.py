@@ -18,7 +18,9 @@ LOGO = {
 
 
 def card(title: str, said: str, book: str, address: str) -> Image.Image:
-    """1200 x 630 pixels in a palette: the book's name and mark, the page's title, what it says, where it stands."""
+    """1200 x 630 pixels in a palette: the book's name and mark, the page's title, what it says, where it
+    stands.
+    """
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(HEIGHT, 0))
     axes.axis("off")

@@ -1,8 +1,10 @@
-"""What a page has besides its text: a description and a card, alternative texts of its figures, the version in its footer; and what
-the site has besides its pages: one for unknown addresses, a list for search engines, an index.html that says what it leads to.
+"""What a page has besides its text: a description and a card, alternative texts of its figures, the version
+in its footer; and what the site has besides its pages: one for unknown addresses, a list for search engines,
+an index.html that says what it leads to.
 
-A page's description is the one in its metadata (myst: html_meta: description); a page without one stops the build. A figure's
-alternative text is what its cell states: display(figure, metadata={"image/png": {"alt": ...}}).
+A page's description is the one in its metadata (myst: html_meta: description); a page without one stops the
+build. A figure's alternative text is what its cell states: display(figure, metadata={"image/png": {"alt":
+...}}).
 """
 
 import hashlib
@@ -48,7 +50,8 @@ def setup(app):
     return {"parallel_read_safe": True}
 
 
-# -------------------------------------------------------------------------------------------------- descriptions and cards
+# --------------------------------------------------------------------------------------------------
+# descriptions and cards
 
 
 def described(doctree: nodes.document | None, page: str) -> str:
@@ -101,11 +104,13 @@ def draw(app, exception):
         card(title, said, app.config.html_title, address).save(folder / f"{name}.png", optimize=True)
 
 
-# -------------------------------------------------------------------------------------------------------------- figures
+# --------------------------------------------------------------------------------------------------------------
+# figures
 
 
 def name_figures(app, doctree):
-    """MyST-NB reads width and height from a figure's metadata and leaves the rest; it writes the file's name into the page instead.
+    """MyST-NB reads width and height from a figure's metadata and leaves the rest; it writes the file's name
+    into the page instead.
 
     It names an image's file by the hash of its bytes, which tells the output that it came from.
     """
@@ -127,11 +132,14 @@ def name_figures(app, doctree):
             node["alt"] = said[Path(node["uri"]).stem]
 
 
-# ----------------------------------------------------------------------------------------------------------------- the site
+# -----------------------------------------------------------------------------------------------------------------
+# the site
 
 
 def one_header(app, config):
-    """The base theme adds a header over the book's own; its hidden buttons are then the first, and the sidebars open on no other."""
+    """The base theme adds a header over the book's own; its hidden buttons are then the first, and the
+    sidebars open on no other.
+    """
     config.html_theme_options.setdefault("navbar_persistent", [])
 
 
@@ -149,7 +157,8 @@ def foot(app, page, template, context, doctree):
 def unknown_address(app):
     """The page that a server sends for an address that the book does not have."""
     parts = ["<h1>There is no page here</h1>",
-             "<p>The address may have been mistyped, or the page has moved. Nothing is lost: search the book, or go to a chapter.</p>",
+             "<p>The address may have been mistyped, or the page has moved. Nothing is lost: "
+             "search the book, or go to a chapter.</p>",
              '<form class="unknown" role="search" action="search.html" method="get"><label for="unknown-q">Search this book</label> '
              '<input id="unknown-q" type="search" name="q" class="form-control" autocomplete="off"/> '
              '<button type="submit" class="btn btn-primary">Search</button></form>', "<h2>The chapters</h2>", "<ul>"]  # fmt: skip

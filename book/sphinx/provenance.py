@@ -1,5 +1,5 @@
-"""The directives that say where a page's numbers come from: {checked}, a report of `python -m book report` as text and a table;
-{versions}, what built this page beside what last ran the chapters.
+"""The directives that say where a page's numbers come from: {checked}, a report of `python -m book report` as
+text and a table; {versions}, what built this page beside what last ran the chapters.
 """
 
 import json
@@ -72,7 +72,8 @@ def markdown(title: str, rows: dict, now: dict[str, str]) -> str:
             sum(row.get(kind, 0) for row in rows.values()) for kind in ("widgets", "pictures")
         )
         out += [
-            f"- {widgets} widgets came with a live view and the table beside it, {pictures} figures were drawn"
+            f"- {widgets} widgets came with a live view and the table beside it, "
+            f"{pictures} figures were drawn"
         ]
     out += [
         "",
@@ -96,7 +97,8 @@ def markdown(title: str, rows: dict, now: dict[str, str]) -> str:
 
 
 def beside(row: dict) -> list[str]:
-    """Of a run in an environment that imitates another: how the two differ and why, and what the chapter installed there.
+    """Of a run in an environment that imitates another: how the two differ and why, and what the chapter
+    installed there.
 
     >>> beside({"differs": {"torch": ["2.11.0", "2.13.0"]}, "why": ["no other build here"], "added": ["gguf==0.19.0", "jedi==0.20.1"]})
     ['unlike Colab: torch 2.13.0 (Colab: 2.11.0); no other build here', 'installed by the chapter: `gguf==0.19.0`, `jedi==0.20.1`']

@@ -1,7 +1,9 @@
-"""The book's search: Chinese words, the words that learners type, and the page first that says most of what was asked.
+"""The book's search: Chinese words, the words that learners type, and the page first that says most of what
+was asked.
 
-Sphinx's index knows which pages hold a word. This adds how often; it counts a page's keywords (in its metadata, myst: html_meta:
-keywords) as words of the page; and it cuts Chinese, which has no spaces, into single signs and pairs, in the text and in the query.
+Sphinx's index knows which pages hold a word. This adds how often; it counts a page's keywords (in its
+metadata, myst: html_meta: keywords) as words of the page; and it cuts Chinese, which has no spaces, into
+single signs and pairs, in the text and in the query.
 """
 
 import functools
@@ -29,9 +31,9 @@ var splitQuery = (query) =>
   [...query.matchAll(/[\\u3400-\\u9fff]+|[\\p{Letter}\\p{Number}_\\p{Emoji_Presentation}]+/gu)].flatMap(([run]) =>
     !/[\\u3400-\\u9fff]/.test(run) || run.length < 3 ? [run] : [...run].slice(1).map((sign, i) => run[i] + sign));
 """
-# appended to the index: to Sphinx's points for a page (15 for a word of a title, 5 for one of its text), up to 10 are added for how
-# often it says what is asked, and 20 where the question is one of its keywords; a page that is read from a file cannot fetch the
-# others to quote them, so it shows their descriptions
+# appended to the index: to Sphinx's points for a page (15 for a word of a title, 5 for one of its text), up
+# to 10 are added for how often it says what is asked, and 20 where the question is one of its keywords; a
+# page that is read from a file cannot fetch the others to quote them, so it shows their descriptions
 SCORE = """
 {
   const times = %s, named = %s, said = %s, asked = new URLSearchParams(location.search).get("q") ?? "";
@@ -73,7 +75,9 @@ class Search(SearchEnglish):
 
 
 class Words(WordCollector):
-    """A page's words, as Sphinx collects them, but for raw HTML: there Sphinx takes out the tags, and two cells become one word."""
+    """A page's words, as Sphinx collects them, but for raw HTML: there Sphinx takes out the tags, and two
+    cells become one word.
+    """
 
     def dispatch_visit(self, node):
         if isinstance(node, nodes.raw):

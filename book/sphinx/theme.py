@@ -1,7 +1,8 @@
 """Fewer bytes and no other host: takes out of the theme what no page of this book uses.
 
-Each step states what it saves a reader at the first page, as a server compresses it. Each finds what it is for or stops the
-build: a new version of the theme that looks otherwise is noticed when the book is built, not by a reader.
+Each step states what it saves a reader at the first page, as a server compresses it. Each finds what it is
+for or stops the build: a new version of the theme that looks otherwise is noticed when the book is built, not
+by a reader.
 """
 
 import re
@@ -16,14 +17,16 @@ UNUSED = ("sphinx-design.min.css", "design-tabs.js")
 SEARCH = re.compile(
     r'\s*<script[^>]*src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"[^>]*></script>'
 )
-# One icon of Font Awesome's script, {"name":[width,height,[other names],"code","path"]}. The script holds 2,000 icons, the pages
-# show about 15: 520 kB. (book.css keeps the same icons from being loaded a second time, as a font.)
+# One icon of Font Awesome's script, {"name":[width,height,[other names],"code","path"]}. The script holds
+# 2,000 icons, the pages show about 15: 520 kB. (book.css keeps the same icons from being loaded a second
+# time, as a font.)
 ICON = re.compile(r'(?:"([\w-]+)"|([a-z]\w*)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]*",(?:"[^"]*"|\[[^\]]*\])\],?')
 # Icons that the theme's own script draws later.
 DRAWN_LATER = {"sun", "moon", "circle-half-stroke", "lightbulb"}
 # Classes of Font Awesome that are no icon.
 NO_ICON = {"solid", "regular", "brands", "lg", "fw", "sm", "xs"}
-# Colours of a figure's palette: a quarter of the bytes, 95 kB on a page with many figures, and no difference to be seen.
+# Colours of a figure's palette: a quarter of the bytes, 95 kB on a page with many figures, and no difference
+# to be seen.
 COLOURS = 128
 
 

@@ -1,4 +1,6 @@
-"""Ships the widgets' script and style with the book, on the pages that hold a widget and on no other; book.css and book.js on all."""
+"""Ships the widgets' script and style with the book, on the pages that hold a widget and on no other;
+book.css and book.js on all.
+"""
 
 from pathlib import Path
 

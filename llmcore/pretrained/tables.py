@@ -1,9 +1,10 @@
-"""Whose weight is which: one table of names and one of settings for each architecture that is published as llmcore has it.
+"""Whose weight is which: one table of names and one of settings for each architecture that is published as
+llmcore has it.
 
-A row of NAMES is "their name": "our name", {} standing for the number of a block. A row that names a module stands for its
-.weight and, where our module has one, its .bias. A row with " + " says that theirs holds several of ours side by side, "[None]"
-that theirs has an axis of 1 before. Where `out_in` is true their matrices are (out, in), as torch.nn.Linear stores them, and are
-transposed on the way.
+A row of NAMES is "their name": "our name", {} standing for the number of a block. A row that names a module
+stands for its .weight and, where our module has one, its .bias. A row with " + " says that theirs holds
+several of ours side by side, "[None]" that theirs has an axis of 1 before. Where `out_in` is true their
+matrices are (out, in), as torch.nn.Linear stores them, and are transposed on the way.
 
 A row of FIELDS is "our field of ModelConfig": "their key of config.json", or several keys that must agree.
 """
@@ -50,7 +51,9 @@ class Architecture:
     left_out: Mapping[str, str] = field(default_factory=dict)  # pattern: what it is and why it is not read
 
     def config(self, theirs: Mapping[str, Any], names: set[str], where: str) -> ModelConfig:
-        """Our config of a config.json; `names` are the weights that are there. ValueError for what llmcore does not compute."""
+        """Our config of a config.json; `names` are the weights that are there. ValueError for what llmcore
+        does not compute.
+        """
         theirs = {**self.optional, **theirs}
         for key, value in self.required.items():
             if theirs.get(key, value) != value:
@@ -65,7 +68,8 @@ class Architecture:
                 if ours in DERIVED:
                     continue
                 raise ValueError(
-                    f"{where} does not say {keys[0]}: it is no complete config.json of a {self.model_type} model"
+                    f"{where} does not say {keys[0]}: "
+                    f"it is no complete config.json of a {self.model_type} model"
                 )
             if any(v != values[0] for v in values):
                 raise ValueError(
@@ -181,7 +185,8 @@ GPT2 = Architecture(
         "transformer.wpe.weight": "embedding.position.table",
         "transformer.h.{}.ln_1": "decoder.blocks.{}.attention_norm",
         "transformer.h.{}.attn.c_attn": (
-            "decoder.blocks.{}.attention.W_q + decoder.blocks.{}.attention.W_k + decoder.blocks.{}.attention.W_v"
+            "decoder.blocks.{}.attention.W_q + decoder.blocks.{}.attention.W_k + "
+            "decoder.blocks.{}.attention.W_v"
         ),
         "transformer.h.{}.attn.c_proj": "decoder.blocks.{}.attention.W_o",
         "transformer.h.{}.ln_2": "decoder.blocks.{}.feed_forward_norm",

@@ -1,4 +1,5 @@
-"""From tensors under their names to a model, and back: every weight found, none left over, each of the right shape.
+"""From tensors under their names to a model, and back: every weight found, none left over, each of the right
+shape.
 
 Shapes: I in, O out of a linear map.
 """
@@ -25,7 +26,9 @@ class Pair:
 
 
 def pairs(names: Mapping[str, str], out_in: bool, n_layers: int, own: Mapping[str, Tensor]) -> Iterator[Pair]:
-    """The rows of a table of names for one model: blocks counted, modules opened; a row of which the model has nothing is left out."""
+    """The rows of a table of names for one model: blocks counted, modules opened; a row of which the model
+    has nothing is left out.
+    """
     for theirs, row in names.items():
         for i in range(n_layers) if "{}" in theirs else (0,):
             name, ours = (
@@ -42,7 +45,9 @@ def pairs(names: Mapping[str, str], out_in: bool, n_layers: int, own: Mapping[st
 
 
 def blank(config: ModelConfig, tensors: int) -> Transformer:
-    """A model without values: shapes only, no memory. ValueError where so many tensors are too few for its blocks."""
+    """A model without values: shapes only, no memory. ValueError where so many tensors are too few for its
+    blocks.
+    """
     if config.n_layers > tensors:
         raise ValueError(
             f"n_layers={config.n_layers} with {tensors} weights: each block has some; is a file cut short?"
@@ -54,7 +59,9 @@ def blank(config: ModelConfig, tensors: int) -> Transformer:
 def fill(
     model: Transformer, table: list[Pair], weights: Mapping[str, Tensor], where: str, dtype: torch.dtype
 ) -> Transformer:
-    """The blank model with these weights. ValueError names what is missing, surplus or of another shape; nothing is filled before."""
+    """The blank model with these weights. ValueError names what is missing, surplus or of another shape;
+    nothing is filled before.
+    """
     own = model.state_dict()
     expected = {pair.theirs: _shape(pair, own) for pair in table}
     faults = [f"{name} is missing" for name in expected if name not in weights]
@@ -69,7 +76,8 @@ def fill(
     if faults:
         more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
         raise ValueError(
-            f"{where} does not fit its config: {'; '.join(faults[:5])}{more}: is it of another model, or cut short?"
+            f"{where} does not fit its config: {'; '.join(faults[:5])}{more}: "
+            "is it of another model, or cut short?"
         )
     values: dict[str, Tensor] = {}
     for pair in table:
@@ -111,7 +119,9 @@ def without_copies(
     kept: set[str],
     where: str,
 ) -> dict[str, Tensor]:
-    """Weights less what is not read: copies, once they are seen to be equal, and what the table leaves out with a reason."""
+    """Weights less what is not read: copies, once they are seen to be equal, and what the table leaves out
+    with a reason.
+    """
     out: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if any(re.fullmatch(pattern, name) for pattern in left_out):

@@ -22,9 +22,9 @@ EXACT = 2**53  # float64 holds every whole number up to here
 def as_array(values: Any, name: str) -> np.ndarray:
     """An array of 1 to 4 axes, from numpy, lists, or torch tensors on any device, with or without gradient.
 
-    float64, or int64, or Python integers (dtype object) where one is beyond int64: every number is the one that was given.
-    Raises ValueError for what is ragged, empty, masked, sparse, not numeric, beyond float64, of more than 2^26 numbers, or has
-    no axis or more than four.
+    float64, or int64, or Python integers (dtype object) where one is beyond int64: every number is the one
+    that was given. Raises ValueError for what is ragged, empty, masked, sparse, not numeric, beyond float64,
+    of more than 2^26 numbers, or has no axis or more than four.
     """
     name = plain(name)  # it is only for messages here
     if hasattr(values, "detach"):  # a torch tensor, without importing torch
@@ -42,7 +42,8 @@ def as_array(values: Any, name: str) -> np.ndarray:
         ) from error
     if not 1 <= array.ndim <= 4 and array.dtype.kind in "biufO":
         raise ValueError(
-            f"{name} has {array.ndim} axes, shape {array.shape}: 1 to 4 can be shown; index or reshape it first"
+            f"{name} has {array.ndim} axes, shape {array.shape}: 1 to 4 can be shown; "
+            "index or reshape it first"
         )
     if array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}: it is empty, there is nothing to show")
@@ -61,7 +62,8 @@ def as_array(values: Any, name: str) -> np.ndarray:
         return array if largest >= 2**63 else array.astype(np.int64)
     if array.dtype.kind not in "biuf":
         raise ValueError(
-            f"{name} has dtype {array.dtype}: a widget shows numbers; convert it with numpy.asarray(..., dtype=float)"
+            f"{name} has dtype {array.dtype}: a widget shows numbers; "
+            "convert it with numpy.asarray(..., dtype=float)"
         )
     if array.dtype.kind == "u" and array.max() >= 2**63:
         return array.astype(object)
@@ -127,7 +129,8 @@ def check_labels(given: Any, shape: tuple[int, ...], name: str) -> list[list[str
 
 
 def seen(given: str) -> str:
-    """A label with its spaces and line ends to be seen, and what has no width or turns the line round as its code.
+    """A label with its spaces and line ends to be seen, and what has no width or turns the line round as its
+    code.
 
     >>> seen(" the"), seen("\u200b"), seen("a\u202eb")
     ('␣the', '⟨200b⟩', 'a⟨202e⟩b')
@@ -164,9 +167,11 @@ def number(x: Any, digits: int = 4) -> int | float | str:
 
 
 def reduce(array: np.ndarray, most: int = MOST) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The array with its last two axes cut into blocks and each block replaced by its mean, so that at most `most` numbers are left.
+    """The array with its last two axes cut into blocks and each block replaced by its mean, so that at most
+    `most` numbers are left.
 
-    Returns the array and the block's length on each axis. ValueError where the leading axes alone are too many.
+    Returns the array and the block's length on each axis. ValueError where the leading axes alone are too
+    many.
     """
     block = [1] * array.ndim
     size = lambda: math.prod(math.ceil(n / b) for n, b in zip(array.shape, block))
@@ -240,7 +245,9 @@ def ship(
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """exp(x - max) / sum over the last axis. A row of -inf alone becomes zeros; one with NaN or +inf becomes NaN, as in torch."""
+    """exp(x - max) / sum over the last axis. A row of -inf alone becomes zeros; one with NaN or +inf becomes
+    NaN, as in torch.
+    """
     top = x.max(-1, keepdims=True)
     with np.errstate(invalid="ignore"):
         e = np.exp(x - np.where(top == -np.inf, 0, top))
@@ -248,7 +255,9 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def table(shipped: dict[str, Any]) -> Markup:
-    """An array as an HTML table, for where no script runs; of more than two axes the first slice, of a large one a corner."""
+    """An array as an HTML table, for where no script runs; of more than two axes the first slice, of a large
+    one a corner.
+    """
     shape, labels = shipped["shape"], shipped["labels"]
     rows, columns = (1, shape[0]) if len(shape) == 1 else shape[-2:]
     row_names = (

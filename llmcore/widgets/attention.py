@@ -14,12 +14,14 @@ MOST = 6000  # numbers of all queries and keys together: about 60 KB
 
 
 class AttentionInspector(Widget):
-    """Attention weights softmax(q k^T / sqrt(Dh)) as queries x keys, any head, any layer; a chosen cell shows how it was computed.
+    """Attention weights softmax(q k^T / sqrt(Dh)) as queries x keys, any head, any layer; a chosen cell shows
+    how it was computed.
 
-    layers: name -> (q, k), q of shape (H, T, Dh) and k of shape (H, S, Dh), as they enter the product (turned, if rotary). tokens
-    name the T queries, key_tokens the S keys (default: the same). causal: the T queries are the last T of the S keys and read no
-    later key. real: (start, stop) of the keys that are no padding. `selection` is [layer, head, query, key]. Raises
-    ValueError for shapes that do not fit or more than 6,000 numbers.
+    layers: name -> (q, k), q of shape (H, T, Dh) and k of shape (H, S, Dh), as they enter the product
+    (turned, if rotary). tokens name the T queries, key_tokens the S keys (default: the same). causal: the T
+    queries are the last T of the S keys and read no later key. real: (start, stop) of the keys that are no
+    padding. `selection` is [layer, head, query, key]. Raises ValueError for shapes that do not fit or more
+    than 6,000 numbers.
     """
 
     kind = traitlets.Unicode("attention").tag(sync=True)
@@ -38,11 +40,13 @@ class AttentionInspector(Widget):
         for name, (q, k) in arrays.items():
             if q.ndim != 3 or k.ndim != 3 or q.shape[0] != k.shape[0] or q.shape[2] != k.shape[2]:
                 raise ValueError(
-                    f"{name}: q {q.shape} and k {k.shape} must be (heads, queries, d_head) and (heads, keys, d_head)"
+                    f"{name}: q {q.shape} and k {k.shape} must be (heads, queries, d_head) and (heads, "
+                    "keys, d_head)"
                 )
             if q.shape != q0.shape or k.shape != k0.shape:
                 raise ValueError(
-                    f"{name}: q {q.shape}, k {k.shape} differ from the first layer's {q0.shape}, {k0.shape}: show them apart"
+                    f"{name}: q {q.shape}, k {k.shape} differ from the first layer's {q0.shape}, "
+                    f"{k0.shape}: show them apart"
                 )
         size = sum(q.size + k.size for q, k in arrays.values())
         if size > MOST:
@@ -59,7 +63,8 @@ class AttentionInspector(Widget):
         start, stop = _part(real, S)
         if flag(causal, "causal") and T > S:
             raise ValueError(
-                f"causal with {T} queries and {S} keys: the queries are the last of the keys; give causal=False"
+                f"causal with {T} queries and {S} keys: the queries are the last of the keys; "
+                "give causal=False"
             )
         rule = {"causal": bool(causal), "before": S - T, "start": start, "stop": stop}
         send = lambda x, name, labels: ship(x, name, [None, labels, None], digits=6, most=MOST)
@@ -83,9 +88,11 @@ class AttentionInspector(Widget):
         cls, traced: Mapping[str, Any], tokens: Sequence[Any], key_tokens: Sequence[Any] | None = None, stack: str = "decoder",
         cross: bool = False, batch: int = 0, causal: bool | None = None, real: tuple[int, int] | None = None, caption: str = "",
     ) -> "AttentionInspector":  # fmt: skip
-        """The attention of every block of a stack, from llmcore.trace. causal: by default what the stack and cross say.
+        """The attention of every block of a stack, from llmcore.trace. causal: by default what the stack and
+        cross say.
 
-        Where the trace holds weights (attention="explicit") they are compared with what the page will compute.
+        Where the trace holds weights (attention="explicit") they are compared with what the page will
+        compute.
         """
         traced = named(traced, "traced tensors", 10_000)
         stack = one_of(stack, "stack", ("decoder", "encoder"))
@@ -110,7 +117,8 @@ class AttentionInspector(Widget):
                     )
                     if not np.allclose(given, computed, atol=1e-4):
                         raise ValueError(
-                            f"{base}weights are not softmax of the scores under causal={causal}, real={real}: say how it was masked"
+                            f"{base}weights are not softmax of the scores under causal={causal}, "
+                            f"real={real}: say how it was masked"
                         )
         if not layers:
             raise ValueError(
@@ -120,7 +128,9 @@ class AttentionInspector(Widget):
 
 
 def attend(q: np.ndarray, k: np.ndarray, causal: bool, real: tuple[int, int]) -> np.ndarray:
-    """softmax(q k^T / sqrt(Dh)) over the keys that may be read; a row without any is zeros. q (T, Dh), k (S, Dh)."""
+    """softmax(q k^T / sqrt(Dh)) over the keys that may be read; a row without any is zeros. q (T, Dh), k (S,
+    Dh).
+    """
     T, S = len(q), len(k)
     keys = np.arange(S)
     allowed = np.broadcast_to((keys >= real[0]) & (keys < real[1]), (T, S))

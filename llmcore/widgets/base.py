@@ -1,7 +1,8 @@
-"""One widget class for three homes: a live kernel, a built page without one, a stored notebook that is only read.
+"""One widget class for three homes: a live kernel, a built page without one, a stored notebook that is only
+read.
 
-A new widget is a subclass here, which turns its arguments into a state of plain values, and a function of the same `kind` in js/,
-which draws that state; matrix.py and js/matrix.js are the shortest example.
+A new widget is a subclass here, which turns its arguments into a state of plain values, and a function of the
+same `kind` in js/, which draws that state; matrix.py and js/matrix.js are the shortest example.
 """
 
 import json
@@ -20,10 +21,11 @@ CAPTION = 2000  # characters
 
 
 class Widget(anywidget.AnyWidget):
-    """state: what the script draws, plain values that JSON holds. selection: the index of the chosen cell, [] before any choice.
+    """state: what the script draws, plain values that JSON holds. selection: the index of the chosen cell, []
+    before any choice.
 
-    Traits flow both ways in a live kernel: `widget.observe(f, "selection")` calls f when the reader chooses, and setting
-    `widget.selection` moves the cursor on the page.
+    Traits flow both ways in a live kernel: `widget.observe(f, "selection")` calls f when the reader chooses,
+    and setting `widget.selection` moves the cursor on the page.
     """
 
     _esm: ClassVar[Any] = bundle.for_notebooks()
@@ -73,7 +75,9 @@ class Widget(anywidget.AnyWidget):
 
 
 def _json(name: str, state: dict[str, Any], traits: dict[str, Any]) -> str:
-    """What the page reads. The checks of each widget come before; this holds for all: JSON without NaN, UTF-8, and not too long."""
+    """What the page reads. The checks of each widget come before; this holds for all: JSON without NaN,
+    UTF-8, and not too long.
+    """
     try:
         made = json.dumps(
             {"state": state, "traits": traits}, ensure_ascii=False, separators=(",", ":"), allow_nan=False

@@ -1,8 +1,9 @@
 """The widgets' ES modules as one text: a notebook loads it as a module, a built page as a plain script.
 
-A browser that opens a page from a file refuses module scripts, and a notebook loads a widget from a Blob, where relative imports
-fail. So the modules of js/ are put into one text, each as a function that returns its exports. What they may use of the
-module syntax is what READ can read: `import { a, b } from "./x.js";` on one line, and `export function|const|class name`.
+A browser that opens a page from a file refuses module scripts, and a notebook loads a widget from a Blob,
+where relative imports fail. So the modules of js/ are put into one text, each as a function that returns its
+exports. What they may use of the module syntax is what READ can read: `import { a, b } from "./x.js";` on one
+line, and `export function|const|class name`.
 """
 
 import functools
@@ -45,7 +46,9 @@ def _module(name: str, folder: Traversable, done: dict[str, str]) -> None:
 
 @functools.cache
 def bundle(folder: Traversable | None = None) -> str:
-    """All modules that main.js needs, in order, as one text that declares $main. folder: js/ beside this file."""
+    """All modules that main.js needs, in order, as one text that declares $main. folder: js/ beside this
+    file.
+    """
     done: dict[str, str] = {}
     _module("main", folder or FOLDER.joinpath("js"), done)
     return "".join(done.values())

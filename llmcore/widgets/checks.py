@@ -1,4 +1,6 @@
-"""What a widget is told, checked in one place: numbers, texts, choices. The rest is a ValueError of name, value, rule and remedy."""
+"""What a widget is told, checked in one place: numbers, texts, choices. The rest is a ValueError of name,
+value, rule and remedy.
+"""
 
 import numbers
 import reprlib
@@ -53,7 +55,9 @@ def whole(value: Any, name: str, least: int = 0, most: int = 10**15) -> int:
 
 
 def _scalar(value: Any) -> int | float | None:
-    """As Python has it, None where it is no number; bool is none, because True for a size or a rate is a slip."""
+    """As Python has it, None where it is no number; bool is none, because True for a size or a rate is a
+    slip.
+    """
     try:
         if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
             value = value.item()
@@ -132,7 +136,8 @@ def items(values: Any, name: str, n: int | None = None, most: int = 10_000) -> l
         raise ValueError(f"{name}={brief(values)} has {count} items: give {n}")
     if not given or len(given) > most:
         raise ValueError(
-            f"{name}={brief(values)} has {len(given) or 'no'} items{' or more' * bool(given)}: give 1 to {most}"
+            f"{name}={brief(values)} has {len(given) or 'no'} items{' or more' * bool(given)}: "
+            f"give 1 to {most}"
         )
     return given
 

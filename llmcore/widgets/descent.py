@@ -15,10 +15,11 @@ LANDSCAPES = ("bowl", "valley", "saddle")  # as js/landscape.js has them
 
 
 class LossSurface(Widget):
-    """The loss L(w, b) = mean (w x + b - y)^2 of a line on a few points: a map, and steps of gradient descent on it.
+    """The loss L(w, b) = mean (w x + b - y)^2 of a line on a few points: a map, and steps of gradient descent
+    on it.
 
-    points: (x, y) pairs, shape (N, 2). around: w and b of the middle of the map, by default the least-squares line; span: half
-    its width. `weights` is (w, b) now. Raises ValueError for fewer than two points.
+    points: (x, y) pairs, shape (N, 2). around: w and b of the middle of the map, by default the least-squares
+    line; span: half its width. `weights` is (w, b) now. Raises ValueError for fewer than two points.
     """
 
     kind = traitlets.Unicode("surface").tag(sync=True)
@@ -55,11 +56,12 @@ class LossSurface(Widget):
 
 
 class OptimizerRace(Widget):
-    """The paths of SGD, SGD with momentum 0.9 and Adam on one loss: learning rates, condition number and steps live.
+    """The paths of SGD, SGD with momentum 0.9 and Adam on one loss: learning rates, condition number and
+    steps live.
 
-    land: "bowl" (x^2 + k y^2) / 2, "valley" (1 - x)^2 / 2 + k (y - x^2)^2 / 10, or "saddle" x^4 / 4 - x^2 / 2 + k y^2 / 2, k
-    the condition number. lr: optimizer -> learning rate. `losses` after the steps, None for a path that left.
-    Raises ValueError for what is unknown.
+    land: "bowl" (x^2 + k y^2) / 2, "valley" (1 - x)^2 / 2 + k (y - x^2)^2 / 10, or "saddle" x^4 / 4 - x^2 / 2
+    + k y^2 / 2, k the condition number. lr: optimizer -> learning rate. `losses` after the steps, None for a
+    path that left. Raises ValueError for what is unknown.
     """
 
     kind = traitlets.Unicode("race").tag(sync=True)

@@ -1,8 +1,9 @@
-"""The one place that makes markup. Text is always text: a token "<img onerror=...>" is escaped, whoever passes it.
+"""The one place that makes markup. Text is always text: a token "<img onerror=...>" is escaped, whoever
+passes it.
 
-`element` returns Markup, a str that it escapes no second time. Every other string, a sum of two Markups included, counts as text: a
-mistake shows its tags to the reader and runs nothing. Nothing else in this package writes a tag, which a test holds; in the
-page js/dom.js has the same part.
+`element` returns Markup, a str that it escapes no second time. Every other string, a sum of two Markups
+included, counts as text: a mistake shows its tags to the reader and runs nothing. Nothing else in this
+package writes a tag, which a test holds; in the page js/dom.js has the same part.
 """
 
 import html

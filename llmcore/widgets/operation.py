@@ -25,12 +25,14 @@ Operand = tuple[Any, str, Sequence[Names] | None]  # values, name, labels of eac
 
 
 class OperationInspector(Widget):
-    """One operation with its operands and its result side by side; a chosen result cell shows its operand cells and its arithmetic.
+    """One operation with its operands and its result side by side; a chosen result cell shows its operand
+    cells and its arithmetic.
 
-    Made by the class methods below, one for each operation. The result is computed here from the operands, of integers as an
-    integer of any size, else in float64; pass `result` to show another's numbers instead: the page says ✗ where the arithmetic does
-    not give them. rows and columns name the places of the result. Raises ValueError for shapes that do not fit, operands of more than
-    2,048 numbers, and what the page could not compute after it in float64: an overflow, integers whose differences are lost.
+    Made by the class methods below, one for each operation. The result is computed here from the operands, of
+    integers as an integer of any size, else in float64; pass `result` to show another's numbers instead: the
+    page says ✗ where the arithmetic does not give them. rows and columns name the places of the result.
+    Raises ValueError for shapes that do not fit, operands of more than 2,048 numbers, and what the page could
+    not compute after it in float64: an overflow, integers whose differences are lost.
     """
 
     kind = traitlets.Unicode("operation").tag(sync=True)
@@ -66,14 +68,17 @@ class OperationInspector(Widget):
     @classmethod
     def matmul(cls, A: Any, B: Any, bias: Any = None, *, names: Sequence[str] = ("A", "B", "y", "b"), rows: Names = None,
                inner: Names = None, columns: Names = None, result: Any = None, caption: str = "") -> "OperationInspector":  # fmt: skip
-        """y = A @ B (+ bias). A and B have 2 axes, or more that agree; names: of A, B, the result and the bias."""
+        """y = A @ B (+ bias). A and B have 2 axes, or more that agree; names: of A, B, the result and the
+        bias.
+        """
         names = _names(
             names, 3 if bias is None and len(names) == 3 else 4
         )  # without a bias its name may be left out
         a, b = _operand(A, names[0]), _operand(B, names[1])
         if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
             raise ValueError(
-                f"{names[0]} {a.shape} @ {names[1]} {b.shape}: the inner sizes must agree; transpose one of them?"
+                f"{names[0]} {a.shape} @ {names[1]} {b.shape}: the inner sizes must agree; "
+                "transpose one of them?"
             )
         more, fewer = sorted((a.shape[:-2], b.shape[:-2]), key=len, reverse=True)
         if more[len(more) - len(fewer) :] != fewer:
@@ -83,7 +88,8 @@ class OperationInspector(Widget):
         size = math.prod(more) * a.shape[-2] * b.shape[-1]
         if size > MOST:
             raise ValueError(
-                f"{names[2]} would have {size} numbers, more than {MOST}: explain a part of {names[0]} or {names[1]}"
+                f"{names[2]} would have {size} numbers, more than {MOST}: "
+                f"explain a part of {names[0]} or {names[1]}"
             )
         operands = {
             "A": (a, names[0], _labels(a, rows, inner)),
@@ -114,11 +120,13 @@ class OperationInspector(Widget):
             raise ValueError(f"{names[1]} has shape {e.shape}: give a table of two axes, a row for each id")
         if i.ndim != 1 or i.dtype.kind != "i" or i.min() < 0 or i.max() >= len(e):
             raise ValueError(
-                f"ids {brief(i.tolist())} for {len(e)} rows of {names[1]}: pass whole numbers from 0 to {len(e) - 1}"
+                f"ids {brief(i.tolist())} for {len(e)} rows of {names[1]}: "
+                f"pass whole numbers from 0 to {len(e) - 1}"
             )
         if len(i) * len(e) > MOST or len(i) * e.shape[1] > MOST:
             raise ValueError(
-                f"{len(i)} ids of {e.shape[0]} x {e.shape[1]} numbers make a matrix of more than {MOST}: pass fewer ids"
+                f"{len(i)} ids of {e.shape[0]} x {e.shape[1]} numbers make a matrix of more than {MOST}: "
+                "pass fewer ids"
             )
         hot = (i[:, None] == np.arange(len(e))).astype(np.int64)
         rows = [str(x) for x in i] if rows is None else rows
@@ -188,7 +196,8 @@ class OperationInspector(Widget):
                 gain = _squared(values, key)
                 if gain.shape != a.shape[-1:]:
                     raise ValueError(
-                        f"{key} has shape {gain.shape}: a norm over {a.shape[-1]} numbers needs ({a.shape[-1]},)"
+                        f"{key} has shape {gain.shape}: "
+                        f"a norm over {a.shape[-1]} numbers needs ({a.shape[-1]},)"
                     )
                 with np.errstate(invalid="ignore"):
                     y = y * gain if key == "weight" else y + gain
@@ -198,17 +207,21 @@ class OperationInspector(Widget):
     @classmethod
     def scores(cls, q: Any, k: Any, causal: bool = False, *, names: Sequence[str] = ("Q", "K", "scores"), rows: Names = None,
                columns: Names = None, result: Any = None, caption: str = "") -> "OperationInspector":  # fmt: skip
-        """q @ k^T / sqrt(Dh); causal: keys after the query get -inf. The T queries are the last T of the S keys."""
+        """q @ k^T / sqrt(Dh); causal: keys after the query get -inf. The T queries are the last T of the S
+        keys.
+        """
         names, causal = _names(names, 3), flag(causal, "causal")
         a, b = _floats(q, names[0]), _floats(k, names[1])
         if a.ndim < 2 or a.shape[-1] != b.shape[-1] or a.shape[:-2] != b.shape[:-2]:
             raise ValueError(
-                f"{names[0]} {a.shape} and {names[1]} {b.shape}: queries and keys need one width and the same heads"
+                f"{names[0]} {a.shape} and {names[1]} {b.shape}: "
+                "queries and keys need one width and the same heads"
             )
         T, S = a.shape[-2], b.shape[-2]
         if causal and T > S:
             raise ValueError(
-                f"causal with {T} queries and {S} keys: the queries are the last of the keys; give causal=False"
+                f"causal with {T} queries and {S} keys: the queries are the last of the keys; "
+                "give causal=False"
             )
         if math.prod(a.shape[:-1]) * S > MOST:
             raise ValueError(
@@ -244,7 +257,8 @@ class OperationInspector(Widget):
         a = _operand(x, names[0])
         if a.ndim != 2 or a.shape[1] % n_heads:
             raise ValueError(
-                f"{names[0]} {a.shape} into {n_heads} heads: needs two axes, the second a multiple of the heads"
+                f"{names[0]} {a.shape} into {n_heads} heads: "
+                "needs two axes, the second a multiple of the heads"
             )
         y = a.reshape(len(a), n_heads, -1).transpose(1, 0, 2)
         heads = [f"head {h}" for h in range(n_heads)]
@@ -321,10 +335,11 @@ def _squared(values: Any, name: str) -> np.ndarray:
 
 
 def _computed(f: Callable[..., np.ndarray], operands: list[np.ndarray], terms: int, name: str) -> np.ndarray:
-    """f of the operands: of integers exactly, else in float64. f adds `terms` products, or fewer, for each number of its result.
+    """f of the operands: of integers exactly, else in float64. f adds `terms` products, or fewer, for each
+    number of its result.
 
-    The page computes in float64, whose sum of n products is off by at most (n + 3) 2^-53 of the sum of their sizes. Where that
-    could be seen in the result, or where finite operands give no finite number, ValueError.
+    The page computes in float64, whose sum of n products is off by at most (n + 3) 2^-53 of the sum of their
+    sizes. Where that could be seen in the result, or where finite operands give no finite number, ValueError.
     """
     if not all(map(is_whole, operands)):
         numbers = [_floats(x, name) for x in operands]
@@ -337,7 +352,8 @@ def _computed(f: Callable[..., np.ndarray], operands: list[np.ndarray], terms: i
     for value, size in zip(y.flat, sizes.flat):
         if abs(value) >= 2**1023 or (size > EXACT and size * (terms + 3) * 10**5 > abs(value) * 2**53):
             raise ValueError(
-                f"{name} is {brief(value)} where terms add up to {brief(size)}: float64 loses it; scale the operands"
+                f"{name} is {brief(value)} where terms add up to {brief(size)}: float64 loses it; "
+                "scale the operands"
             )
     return as_array(y, name)
 

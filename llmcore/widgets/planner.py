@@ -18,11 +18,13 @@ TENSORS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 class MemoryPlanner(Widget):
-    """What llmcore.planning predicts, for any plan the reader makes: memory of the fullest rank, bytes sent, time of a step.
+    """What llmcore.planning predicts, for any plan the reader makes: memory of the fullest rank, bytes sent,
+    time of a step.
 
-    models: name -> config (decoders or encoders), by default planning.MODELS; model, hardware, plan, B, T, efficiency: the start. The
-    page knows no formula of a model: it is shipped, for each tensor-parallel size, what accounting counts as polynomials of b and T.
-    `plan` holds the fields of the Plan made last that can be run: Plan(**widget.plan). Raises ValueError as planning does.
+    models: name -> config (decoders or encoders), by default planning.MODELS; model, hardware, plan, B, T,
+    efficiency: the start. The page knows no formula of a model: it is shipped, for each tensor-parallel size,
+    what accounting counts as polynomials of b and T. `plan` holds the fields of the Plan made last that can
+    be run: Plan(**widget.plan). Raises ValueError as planning does.
     """
 
     kind = traitlets.Unicode("planner").tag(sync=True)
@@ -72,7 +74,9 @@ def ship_hardware(h: Hardware) -> dict[str, Any]:
 
 
 def ship_model(config: ModelConfig) -> dict[str, Any]:
-    """Sizes, and for each attention path and tensor-parallel size the counts of one block and of what stands outside the blocks."""
+    """Sizes, and for each attention path and tensor-parallel size the counts of one block and of what stands
+    outside the blocks.
+    """
     divides = lambda t: not (config.n_heads % t or config.n_kv_heads % t or config.d_ff % t)
     paths = dict.fromkeys(("fused", "explicit", config.attention))
     return {
@@ -119,7 +123,8 @@ POINTS = [(b, T, size) for size in (1, 2) for b, T in ((1, 2), (2, 2), (1, 4), (
 
 
 def polynomial(count: dict[tuple[int, int, int], int]) -> tuple[list[int], list[int]]:
-    """A count f(b, T, size), known at POINTS, as size x numbers + flags: coefficients of (b T, b T^2, T, T^2), for T above 1
+    """A count f(b, T, size), known at POINTS, as size x numbers + flags: coefficients of (b T, b T^2, T,
+    T^2), for T above 1
 
     >>> polynomial({(b, T, size): size * (3 * b * T + b * T * T) + 2 * T * T for b, T, size in POINTS})
     ([3, 1, 0, 0], [0, 0, 0, 2])

@@ -13,10 +13,12 @@ MOST = (4096, 32)  # cells of the table, numbers of q
 
 
 class PositionExplorer(Widget):
-    """The sinusoidal table of d_model dimensions, and two vectors q and k turned by their positions with their score.
+    """The sinusoidal table of d_model dimensions, and two vectors q and k turned by their positions with
+    their score.
 
-    Sinusoidal: P[p, 2i] = sin(p / base^(2i/D)), P[p, 2i+1] = cos of the same [Vaswani et al. 2017]. Rotary: pair (i, i + Dh/2)
-    of q and of k is turned by position / base^(2i/Dh) [Su et al. 2021]. `score` is q · k as turned now. ValueError for an odd width.
+    Sinusoidal: P[p, 2i] = sin(p / base^(2i/D)), P[p, 2i+1] = cos of the same [Vaswani et al. 2017]. Rotary:
+    pair (i, i + Dh/2) of q and of k is turned by position / base^(2i/Dh) [Su et al. 2021]. `score` is q · k
+    as turned now. ValueError for an odd width.
     """
 
     kind = traitlets.Unicode("position").tag(sync=True)
@@ -34,11 +36,13 @@ class PositionExplorer(Widget):
         one_of(view, "view", ("sinusoidal", "rotary"))
         if d_model % 2 or a.shape != b.shape or a.size % 2 or a.size > MOST[1]:
             raise ValueError(
-                f"d_model={d_model}, q {a.shape}, k {b.shape}: pairs need even widths, and q and k one width of at most {MOST[1]}"
+                f"d_model={d_model}, q {a.shape}, k {b.shape}: "
+                f"pairs need even widths, and q and k one width of at most {MOST[1]}"
             )
         if d_model * positions > MOST[0]:
             raise ValueError(
-                f"{positions} positions x {d_model} dimensions are more than {MOST[0]} cells: make one of them smaller"
+                f"{positions} positions x {d_model} dimensions are more than {MOST[0]} cells: "
+                "make one of them smaller"
             )
         angles = np.arange(min(positions, 8))[:, None] * base ** (-np.arange(0, min(d_model, 8), 2) / d_model)
         table = np.stack([np.sin(angles), np.cos(angles)], -1).reshape(len(angles), -1)

@@ -14,10 +14,12 @@ MOST = 2000
 
 
 class SamplingExplorer(Widget):
-    """One position's logits (V) as probabilities under temperature, top-k, top-p and min-p, applied in this order, and draws.
+    """One position's logits (V) as probabilities under temperature, top-k, top-p and min-p, applied in this
+    order, and draws.
 
-    The page computes what llmcore.sampling computes. tokens: V names. `probabilities` are those after the rules, as set now. Raises
-    ValueError for more than 2,000 logits, logits that are not finite, or another number of tokens.
+    The page computes what llmcore.sampling computes. tokens: V names. `probabilities` are those after the
+    rules, as set now. Raises ValueError for more than 2,000 logits, logits that are not finite, or another
+    number of tokens.
     """
 
     kind = traitlets.Unicode("sampling").tag(sync=True)
@@ -28,7 +30,8 @@ class SamplingExplorer(Widget):
         x = floats(logits, "logits", 1, most=1e300)
         if not 2 <= len(x) <= MOST:
             raise ValueError(
-                f"logits of shape {x.shape}: needs one row of 2 to {MOST} finite numbers, such as logits[0, -1]"
+                f"logits of shape {x.shape}: needs one row of 2 to {MOST} finite numbers, such as logits[0, "
+                "-1]"
             )
         names = [seen(t) for t in labels(tokens, "tokens", len(x))]
         p = softmax(x)

@@ -18,11 +18,13 @@ TEXT = 4000  # characters of a text, as UTF-16 counts them, which the page cuts 
 
 
 class TokenizerExplorer(Widget):
-    """Several tokenizers side by side on one text: tokens with ids and bytes, merges one by one, characters and bytes a token.
+    """Several tokenizers side by side on one text: tokens with ids and bytes, merges one by one, characters
+    and bytes a token.
 
-    tokenizers: name -> tokenizer. samples: name -> text, offered in a list. The encoders run in the page (js/encode.js) and
-    give the ids that Python gives. `text` is what stands in the box, `ids` what the first tokenizer makes of it. Raises
-    ValueError for a vocabulary of more than 6,000 entries or a split pattern that the page does not know.
+    tokenizers: name -> tokenizer. samples: name -> text, offered in a list. The encoders run in the page
+    (js/encode.js) and give the ids that Python gives. `text` is what stands in the box, `ids` what the first
+    tokenizer makes of it. Raises ValueError for a vocabulary of more than 6,000 entries or a split pattern
+    that the page does not know.
     """
 
     kind = traitlets.Unicode("tokenizer").tag(sync=True)
@@ -101,7 +103,8 @@ def ship_tokenizer(t: Tokenizer, name: str) -> dict[str, Any]:
         }  # fmt: skip
     if not isinstance(t, DictionaryTokenizer):
         raise ValueError(
-            f"{name} is a {type(t).__name__}: the page knows dictionary, character, word and byte-pair tokenizers"
+            f"{name} is a {type(t).__name__}: "
+            "the page knows dictionary, character, word and byte-pair tokenizers"
         )
     kind = (
         "char" if isinstance(t, CharTokenizer) else "word" if isinstance(t, WordTokenizer) else "dictionary"

@@ -17,9 +17,9 @@ TENSORS = 500
 class TraceExplorer(Widget):
     """The tensors of a trace as a tree of module paths with their shapes; each opens as a heat map.
 
-    traced: path -> tensor, as llmcore.trace gives them, in the order in which the modules ran. batch: which sequence of the first
-    axis is shown. tokens: names for axes of their length. Tensors of many numbers are shown as means of blocks and say so. `path`
-    is the one that is open. Raises ValueError for an empty trace.
+    traced: path -> tensor, as llmcore.trace gives them, in the order in which the modules ran. batch: which
+    sequence of the first axis is shown. tokens: names for axes of their length. Tensors of many numbers are
+    shown as means of blocks and say so. `path` is the one that is open. Raises ValueError for an empty trace.
     """
 
     kind = traitlets.Unicode("trace").tag(sync=True)

@@ -19,11 +19,13 @@ TEXT = 10**8  # characters that are counted
 
 
 class VocabularyExplorer(Widget):
-    """Rank and count on logarithmic axes, coverage of held-out text against the number of entries, a table to search.
+    """Rank and count on logarithmic axes, coverage of held-out text against the number of entries, a table to
+    search.
 
-    tokenizers: name -> tokenizer, each with its whole vocabulary; text is counted for ranks, held_out for coverage. Coverage of n
-    entries: the share of the held-out text's tokens that are among the n most frequent tokens of `text`. `found` is how many
-    tokens the search has found. Raises ValueError for an empty text.
+    tokenizers: name -> tokenizer, each with its whole vocabulary; text is counted for ranks, held_out for
+    coverage. Coverage of n entries: the share of the held-out text's tokens that are among the n most
+    frequent tokens of `text`. `found` is how many tokens the search has found. Raises ValueError for an empty
+    text.
     """
 
     kind = traitlets.Unicode("vocabulary").tag(sync=True)
@@ -34,7 +36,8 @@ class VocabularyExplorer(Widget):
         text, held_out = check_text(text, "text", TEXT), check_text(held_out, "held_out", TEXT)
         if not text or not held_out:
             raise ValueError(
-                "text and held_out must both hold something: ranks are counted in the first, coverage in the second"
+                "text and held_out must both hold something: "
+                "ranks are counted in the first, coverage in the second"
             )
         tokenizers = named(tokenizers, "tokenizers", 8)
         methods = [_method(name, t, text, held_out) for name, t in tokenizers.items()]

@@ -1,4 +1,6 @@
-"""The page of what was checked: a row for every chapter of each kept report, and a plain word where there is no report."""
+"""The page of what was checked: a row for every chapter of each kept report, and a plain word where there is
+no report.
+"""
 
 import json
 from html.parser import HTMLParser

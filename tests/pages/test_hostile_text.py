@@ -1,4 +1,6 @@
-"""Hostile text and odd values in every argument of every widget, on pages in a browser: nothing runs, everything is drawn."""
+"""Hostile text and odd values in every argument of every widget, on pages in a browser: nothing runs,
+everything is drawn.
+"""
 
 import re
 
@@ -19,7 +21,8 @@ HOSTILE = [
     "</script></figure></table><svg onload=ran('svg')>javascript:ran('address')",
     "<!--&lt;b&gt;<b onfocus=ran('b') autofocus tabindex=1>${ran('template')}</style>",
 ]
-# what a reader does, as far as a page can do it itself: every button, list, slider, fold and a cell of every table
+# what a reader does, as far as a page can do it itself: every button, list, slider, fold and a cell of every
+# table
 USE = """
 for (const figure of document.querySelectorAll("figure.llmcore")) {
   for (const fold of figure.querySelectorAll("details")) fold.open = true;
@@ -38,7 +41,8 @@ for (const figure of document.querySelectorAll("figure.llmcore")) {
   for (const button of figure.querySelectorAll("button")) if (!/play|100|1,000/.test(button.textContent)) button.click();
 }
 """
-# whether each figure holds the text where a reader or a screen reader finds it: text, a title, a label, the box for typing
+# whether each figure holds the text where a reader or a screen reader finds it: text, a title, a label, the
+# box for typing
 HOLDS = """hostile => [...document.querySelectorAll("figure.llmcore")].map(figure =>
   figure.textContent.replace(/[␣]/g, " ").includes(hostile) || [...figure.querySelectorAll("*")].some(e =>
     (e.value ?? "").includes?.(hostile) || [...e.attributes].some(a => a.value.includes(hostile))))
@@ -50,7 +54,9 @@ STRANGERS = "document.querySelectorAll('figure.llmcore :is(img, iframe, b, style
 
 @pytest.fixture(scope="module")
 def show(browser, tmp_path_factory):
-    """show(figures, with_script): a page of figures in a browser; what ran, what was thrown and what was asked for is noted."""
+    """show(figures, with_script): a page of figures in a browser; what ran, what was thrown and what was
+    asked for is noted.
+    """
     folder, context = (
         tmp_path_factory.mktemp("hostile"),
         browser.new_context(viewport={"width": 1100, "height": 900}),
@@ -97,7 +103,9 @@ def pages(found):
 
 
 def form(figure):
-    """A figure without its labels and the letters of its other texts: figures of one form are drawn by the same lines."""
+    """A figure without its labels and the letters of its other texts: figures of one form are drawn by the
+    same lines.
+    """
     kind, _, data = figure.partition("</figcaption>")
     data = re.sub(r'"labels":.*?,"axes"', "", data[data.index("application/json") :])
     return kind.partition("<figcaption>")[0], re.sub(r'"(?!NaN|-?Infinity)(?!\w+":)[^"]*"', "", data)
@@ -178,7 +186,9 @@ def test_a_broken_figure_says_so_and_stops_no_other(show, what):
 
 
 def test_a_long_text_is_cut_at_a_bound_and_says_so(show):
-    """A text from outside the box is bounded as a typed one is, and no more tokens are drawn than a page bears."""
+    """A text from outside the box is bounded as a typed one is, and no more tokens are drawn than a page
+    bears.
+    """
 
     explorer = TokenizerExplorer({"pairs": BPETokenizer.train(["the old fox"], 260)}, "水" * 4000)
     page = show([explorer.figure(), explorer.figure().replace("水" * 4000 + '"', "水" * 8000 + '"')])

@@ -1,4 +1,6 @@
-"""A page by the keyboard alone: everything that can be used is reached in its order, is seen to be reached, and works."""
+"""A page by the keyboard alone: everything that can be used is reached in its order, is seen to be reached,
+and works.
+"""
 
 import pytest
 
@@ -12,7 +14,8 @@ OFFERED = """() => {
   window.before = new Map(offered.map((e) => [e, look(e)]));
   return offered.map((e) => e.outerHTML.slice(0, 120));
 }"""
-# where the keyboard is: its number, whether it looks different, whether it is in the window and nothing lies over its middle
+# where the keyboard is: its number, whether it looks different, whether it is in the window and nothing lies
+# over its middle
 WHERE = """() => {
   const e = document.activeElement;
   if (e === document.body) return null;

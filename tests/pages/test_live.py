@@ -1,4 +1,6 @@
-"""The live home: a widget in JupyterLab with a real kernel; what is chosen in the page arrives in Python, and the other way round."""
+"""The live home: a widget in JupyterLab with a real kernel; what is chosen in the page arrives in Python, and
+the other way round.
+"""
 
 import contextlib
 import os

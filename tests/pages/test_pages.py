@@ -1,4 +1,6 @@
-"""The widgets of the built book, used as a reader would: by mouse, touch and keyboard, in light and dark, at any width."""
+"""The widgets of the built book, used as a reader would: by mouse, touch and keyboard, in light and dark, at
+any width.
+"""
 
 import gzip
 import re
@@ -16,7 +18,9 @@ TENSOR, PIPELINE, TOGETHER = "2-4-4-tensor-parallel", "2-4-5-pipeline", "2-4-6-p
 
 @pytest.fixture(scope="module")
 def open_page(browser, html):
-    """open_page(name, **context options): the page of a chapter, read from its file, as a fresh reader has it."""
+    """open_page(name, **context options): the page of a chapter, read from its file, as a fresh reader has
+    it.
+    """
     contexts = []
 
     def open_(name, **options):

@@ -1,4 +1,6 @@
-"""The widgets of many ranks on a page of their own, by mouse, touch and keyboard, in light and dark, at any width."""
+"""The widgets of many ranks on a page of their own, by mouse, touch and keyboard, in light and dark, at any
+width.
+"""
 
 from pathlib import Path
 

@@ -58,7 +58,9 @@ def test_every_page_is_of_the_paper_and_has_its_number(pdf):
 
 
 def test_outline_contents_and_pages_agree(pdf, html):
-    """Every heading of the chapters is in the outline, and stands on the page that the outline and the contents name."""
+    """Every heading of the chapters is in the outline, and stands on the page that the outline and the
+    contents name.
+    """
     outline = headings(pdf)
     wanted = []
     for name in CHAPTERS:

@@ -1,5 +1,6 @@
-"""What a published book has besides its chapters: a search that finds, descriptions and cards, alternatives of figures, a page for
-unknown addresses, the list of pages for search engines, what changed, and what built it.
+"""What a published book has besides its chapters: a search that finds, descriptions and cards, alternatives
+of figures, a page for unknown addresses, the list of pages for search engines, what changed, and what built
+it.
 """
 
 import contextlib
@@ -33,7 +34,8 @@ ASKED = {
     "perplexity": "2-2-2-output-layer", "cross-entropy": "2-2-2-output-layer", "LayerNorm": "2-2-1-2-2-residual-norm",
     "self-attention": "2-2-1-2-1-self-attention", "backprop": "2-3-2-backpropagation", "learning rate": "2-3-1-gradient-descent",
     "gradient checkpointing": "2-3-3-one-training-step", "induction heads": "3-3-real-weights", "errata": "appendix-changes",
-    "注意力": "2-2-1-2-1-self-attention", "位置编码": "1-2-embedding", "世界": "1-1-tokenization",  # the last stands in the text
+    # the last stands in the text
+    "注意力": "2-2-1-2-1-self-attention", "位置编码": "1-2-embedding", "世界": "1-1-tokenization",
     "n_kv_heads": "3-2-generation",  # in code
     "W_Q": "2-2-1-2-1-self-attention",  # in formulas
     "came back unchanged": "1-1-tokenization",  # printed by a cell
@@ -88,7 +90,9 @@ def found(page, address: str, words: str) -> list[str]:
 
 
 def test_what_a_reader_types_is_found(browser, html):
-    """From a file, where a page can read no other page: the results come from the index alone, each with the page's description."""
+    """From a file, where a page can read no other page: the results come from the index alone, each with the
+    page's description.
+    """
     page, errors = browser.new_page(), []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
