@@ -10,7 +10,7 @@ import pytest
 from widget_cases import EXAMPLES, called, careless, makers, parameters
 
 import llmcore
-from llmcore.widgets.base import BYTES
+from llmcore.widgets.base import MOST_BYTES
 
 # control characters, halves of surrogate pairs, and what turns the rest of a line round
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
@@ -25,7 +25,7 @@ def no_constant(name: str):
 def state_of(figure: str) -> dict:
     """What the page reads, by a reader that knows JSON and no more."""
     data = re.search(r'<script type="application/json">(.*)</script></figure>$', figure, re.DOTALL).group(1)
-    assert len(data.encode()) <= BYTES + data.count("\\u003c") * 5
+    assert len(data.encode()) <= MOST_BYTES + data.count("\\u003c") * 5
     return json.loads(data, parse_constant=no_constant)
 
 
