@@ -10,7 +10,7 @@ import pytest
 
 from book.report import REPORTS, merge, read
 from book.sphinx.provenance import markdown
-from book.validate import asserts, is_compared, keep, run
+from book.validate import asserts, is_compared, run, write_row
 from tools.variants import environment
 
 START = "import torch\ndevice = torch.device('cpu')"
@@ -136,12 +136,12 @@ def test_a_kept_report_holds_the_last_row_of_each_chapter_that_exists(tmp_path):
     with pytest.raises(ValueError, match="has no row of any of"):
         merge(**places)
     for name in ("one", "two", "gone"):
-        keep({"chapter": name, "of": "a", **ROW}, tmp_path / "rows/cpu")
-    keep({"chapter": "one", "of": "a", **ROW}, tmp_path / "rows/unknown")
+        write_row({"chapter": name, "of": "a", **ROW}, tmp_path / "rows/cpu")
+    write_row({"chapter": "one", "of": "a", **ROW}, tmp_path / "rows/unknown")
     assert merge(**places) == {"cpu": 2}
     for path in (tmp_path / "rows/cpu").iterdir():
         path.unlink()
-    keep({"chapter": "two", "of": "b", **ROW, "result": "failed", "passed": 8}, tmp_path / "rows/cpu")
+    write_row({"chapter": "two", "of": "b", **ROW, "result": "failed", "passed": 8}, tmp_path / "rows/cpu")
     assert merge(**places) == {"cpu": 1}
     kept = read(tmp_path / "kept/cpu.json")
     assert {c: (row["result"], row["of"]) for c, row in kept.items()} == {

@@ -1,8 +1,8 @@
-"""The constraints of a set of versions: which torch and numpy the checks run with.
+"""The constraints for pip of a set of versions: which torch and numpy the checks run with.
 
 python -m tools.versions pinned   constraints.txt as it is
 python -m tools.versions oldest   the same with the oldest torch and numpy that pyproject.toml admits
-python -m tools.versions newest   the same without a word on them: pip takes the newest
+python -m tools.versions newest   the same without torch and numpy: pip takes the newest
 """
 
 import re

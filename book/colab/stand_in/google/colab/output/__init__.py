@@ -1,4 +1,4 @@
-"""Of Colab's functions for what a cell shows, the one that our first cell calls."""
+"""Of Colab's functions for a cell's output, the one that our first cell calls."""
 
 from google.colab.output import _widgets
 from google.colab.output._widgets import enable_custom_widget_manager
