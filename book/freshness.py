@@ -1,4 +1,4 @@
-"""What a chapter's stored outputs rest on, as one hash per part; where a part changed, the chapter is stale.
+"""Hashes of all that a chapter's stored outputs rest on; a chapter is stale where one of them changed.
 
 The parts are the chapter's code, every module of llmcore that it imports, directly or not, the data files of
 those packages, and the pinned versions of the packages that this code imports. No output rests on a comment,
@@ -180,7 +180,7 @@ def digest(chapter: Path, library: Library | None = None) -> str:
 
 
 def stored(chapter: Path) -> Parts:
-    """What the chapter's outputs rested on when they were stored; empty where that was never written."""
+    """The parts as they were when the chapter's outputs were stored; empty if that was never recorded."""
     return dict(nbformat.read(chapter, as_version=4).metadata.get("llmcore", {}).get("fresh", {}))
 
 

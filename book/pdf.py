@@ -118,8 +118,7 @@ def chapter(folder: Path, name: str, among: set[str], site: str) -> BeautifulSou
 
 
 def leads(href: str, name: str, among: set[str], site: str) -> str:
-    """The target, in the PDF, of a link in chapter `name`: inside the PDF, the published book or another
-    site.
+    """The target in the PDF of a link in chapter `name`: in the PDF, the published book or another site.
 
     >>> links = ("#s", "b.html", "b.html#t", "c.html#u", "https://y.org/")
     >>> [leads(link, "a", {"a", "b"}, "https://x.io/") for link in links]

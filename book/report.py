@@ -1,4 +1,4 @@
-"""What was checked, when and where: commits the results of the last runs of nbval for the book's page.
+"""The report of the last checks: copies the results of nbval's last runs to where the book's page shows them.
 
 python -m book report   merges _build/checked/REPORT/CHAPTER.json into chapters/checked/REPORT.json
 

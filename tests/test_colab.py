@@ -1,6 +1,4 @@
-"""A chapter runs in Colab: its packages stay as they are, llmcore comes from its address, every widget and
-figure is there.
-"""
+"""A chapter runs in Colab: its packages do not change, llmcore comes from its address, all is drawn."""
 
 import ast
 import importlib.metadata
@@ -80,9 +78,7 @@ def test_a_chapter_as_colab_runs_it(tree, made, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_chapter_that_would_not_run_in_colab_fails(tree, made, tmp_path):
-    """It takes a package away, reads the project's folder, and shows a figure of ours that no live view goes
-    with.
-    """
+    """A chapter that removes a package, reads the project's folder and shows a figure without a live view."""
     bad = [
         "import subprocess, sys, torch\ndevice = torch.device('cpu')",
         "_ = subprocess.run([sys.executable, '-m', 'pip', 'uninstall', '-q', '-y', 'tiktoken'], check=True)",
@@ -376,11 +372,12 @@ def test_a_chapter_that_is_not_there_is_said(capsys):
 
 def test_the_page_says_how_the_run_differs_from_colab(tmp_path):
     row = {
-        "chapter": "one", "of": "a", "result": "passed", "cells": 9, "passed": 9, "compared": 7, "asserts": 12, "seconds": 1.5,
-        "system": "Linux x86_64", "when": "2026-11-25 10:00", "device": "cpu", "on": "AVX2", "threads": 2, "torch": "2.13.0+cpu",
-        "numpy": "2.1.3", "llmcore": "0.1.0", "python": "3.11.7", "pictures": 3, "widgets": 4,
-        "differs": {"Python": ["3.13.15", "3.11.7"], "torch": ["2.11.0", "2.13.0+cpu"]}, "why": ["no build for 3.13"],
-        "added": ["jedi==0.20.1", f"llmcore from {ADDRESS}"],
+        "chapter": "one", "of": "a", "result": "passed", "cells": 9, "passed": 9, "compared": 7,
+        "asserts": 12, "seconds": 1.5, "system": "Linux x86_64", "when": "2026-11-25 10:00", "device": "cpu",
+        "on": "AVX2", "threads": 2, "torch": "2.13.0+cpu", "numpy": "2.1.3", "llmcore": "0.1.0",
+        "python": "3.11.7", "pictures": 3, "widgets": 4,
+        "differs": {"Python": ["3.13.15", "3.11.7"], "torch": ["2.11.0", "2.13.0+cpu"]},
+        "why": ["no build for 3.13"], "added": ["jedi==0.20.1", f"llmcore from {ADDRESS}"],
     }  # fmt: skip
     page = markdown(
         "Colab's environment", {"one": row, "two": {**row, "chapter": "two"}}, {"one": "a", "two": "a"}

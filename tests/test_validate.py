@@ -76,9 +76,7 @@ def test_what_differs_or_raises_is_a_failure(tmp_path):
 
 @pytest.mark.slow
 def test_the_other_settings_find_what_depends_on_the_machine(tmp_path):
-    """Threads, instructions and default device are others, and a cell that shows this machine's own is
-    caught.
-    """
+    """Other threads, instructions and default device reach the chapter; a cell that shows them is caught."""
     torch = __import__("torch")
     mine = f"{torch.backends.cpu.get_cpu_capability()}\n"
     cells = [
@@ -123,9 +121,9 @@ def test_asserts_are_counted():
 
 
 ROW = {
-    "result": "passed", "cells": 9, "passed": 9, "compared": 7, "asserts": 12, "seconds": 1.5, "system": "Linux x86_64",
-    "when": "2026-11-24 10:00", "device": "cpu", "on": "AVX2", "threads": 2, "torch": "2.13.0", "numpy": "2.4.6", "llmcore": "0.1.0",
-    "python": "3.11.7",
+    "result": "passed", "cells": 9, "passed": 9, "compared": 7, "asserts": 12, "seconds": 1.5,
+    "system": "Linux x86_64", "when": "2026-11-24 10:00", "device": "cpu", "on": "AVX2", "threads": 2,
+    "torch": "2.13.0", "numpy": "2.4.6", "llmcore": "0.1.0", "python": "3.11.7",
 }  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""What concerns the machine: versions, the processor's instructions, a browser, audit, load, fuzzing."""
+"""Tools for the machine: versions, the processor's instructions, a browser, audit, load, fuzzing."""

@@ -22,7 +22,8 @@ OURS = {"llmcore"}
 def pins(text: str) -> set[str]:
     """name==version of each package of a requirements file.
 
-    >>> sorted(pins("regex==1.2 --hash=sha256:ab\\ncolorama==0.4.6 ; sys_platform == 'win32' --hash=sha256:cd"))
+    >>> second = "colorama==0.4.6 ; sys_platform == 'win32' --hash=sha256:cd"
+    >>> sorted(pins(f"regex==1.2 --hash=sha256:ab\\n{second}"))
     ['colorama==0.4.6', 'regex==1.2']
     """
     found = re.findall(r"^([\w.-]+)==([\w.+!-]+)", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What a page and the site have besides the text of the chapters.
+"""All that the pages and the site have besides the text of the chapters.
 
 A page gets a description, a card, alternative texts of its figures, and the version in its footer. The site
 gets a page for unknown addresses, a sitemap for search engines, and an index.html that forwards to the first
@@ -221,8 +221,7 @@ def finish(app, exception):
 
 
 def absolute(text: str, base: str) -> str:
-    """The page with links that start at the site's own folder, so that they work from an address of any
-    depth.
+    """The page with links from the site's own folder, which work from an address of any depth.
 
     >>> page = '<html data-content_root="./"><a href="chapters/a.html#b"><a href="#c"><a href="https://x.y/z">'
     >>> print(absolute(page, "/book/").replace("><", ">\\n<"))

@@ -90,7 +90,7 @@ def markdown(title: str, rows: dict, now: dict[str, str]) -> str:
 
 
 def beside(row: dict) -> list[str]:
-    """Of a run in an imitation of Colab: how the two differ and why, and what the chapter installed.
+    """The lines about a run in an imitation of Colab: the differences and why, the packages installed.
 
     >>> row = {"differs": {"torch": ["2.11.0", "2.13.0"]}, "why": ["no other build here"]}
     >>> for line in beside(row | {"added": ["gguf==0.19.0", "jedi==0.20.1"]}): print(line)

@@ -1,4 +1,4 @@
-"""Which published weight is which of ours: for each architecture a table of names and one of settings.
+"""The names of published weights and settings in ours: two tables for each architecture.
 
 A row of `names` is "their name": "our name", where {} stands for a block's number. A row that names a module
 stands for its .weight and, where our module has one, its .bias. " + " in a row says that their tensor is

@@ -128,8 +128,7 @@ def check_labels(given: Any, shape: tuple[int, ...], name: str) -> list[list[str
 
 
 def seen(given: str) -> str:
-    """A label whose outer white space is visible; a character that is unseen or turns the text shows its
-    code.
+    """A label with visible outer white space and the codes of characters that are unseen or turn the text.
 
     >>> seen(" the"), seen("\u200b"), seen("a\u202eb")
     ('␣the', '⟨200b⟩', 'a⟨202e⟩b')

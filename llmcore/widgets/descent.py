@@ -15,8 +15,7 @@ LANDSCAPES = ("bowl", "valley", "saddle")  # as js/landscape.js has them
 
 
 class LossSurface(Widget):
-    """The loss L(w, b) = mean (w x + b - y)^2 of a line on a few points: a map, and steps of gradient descent
-    on it.
+    """The loss L(w, b) = mean (w x + b - y)^2 of a line on points: a map with steps of gradient descent.
 
     points: (x, y) pairs, shape (N, 2). start: (w, b) before the first step. around: the (w, b) in the middle
     of the map, by default the least-squares line; span: half the map's width. `weights` is (w, b) now. Raises

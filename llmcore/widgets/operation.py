@@ -25,8 +25,7 @@ Operand = tuple[Any, str, Sequence[Names] | None]  # values, name, labels of eac
 
 
 class OperationInspector(Widget):
-    """One operation, its operands and its result; a chosen result cell shows its operand cells and
-    arithmetic.
+    """One operation, its operands and its result; a chosen cell shows its operand cells and arithmetic.
 
     Made by the class methods below, one for each operation. The result is computed here from the operands:
     exactly if they are integers, else in float64. Pass `result` to show numbers from elsewhere instead; the

@@ -18,8 +18,7 @@ TENSOR_SIZES = (1, 2, 3, 4, 6, 8, 12, 16)  # tensor-parallel sizes that the page
 
 
 class MemoryPlanner(Widget):
-    """The predictions of llmcore.planning for any plan: memory of the fullest rank, bytes sent, time per
-    step.
+    """llmcore.planning's predictions for any plan: memory of the fullest rank, bytes sent, time per step.
 
     models: name -> config (decoders or encoders), by default planning.MODELS. model, hardware, plan, B, T and
     efficiency (the reached share of the peak FLOP/s) are those at the start. The page contains no formula of

@@ -14,8 +14,7 @@ MOST_LOGITS = 2000  # entries of the vocabulary
 
 
 class SamplingExplorer(Widget):
-    """One position's logits (V) as probabilities under temperature, top-k, top-p and min-p, and draws from
-    them.
+    """One position's logits (V) under temperature, top-k, top-p and min-p: probabilities and draws.
 
     The rules apply in this order, as in llmcore.sampling, and the page computes the same. tokens: V names.
     `probabilities` are those after the rules as they are set now. Raises ValueError for more than 2,000

@@ -63,7 +63,7 @@ def coverage(ranked: list[tuple[int, int]], held_out: list[int]) -> np.ndarray:
 
 
 def _method(name: str, t: Tokenizer, text: str, held_out: str) -> dict[str, Any]:
-    """What the page shows about one tokenizer."""
+    """The counts, the curves and the listed tokens of one tokenizer, as vocabulary.js reads them."""
     if not isinstance(t, Tokenizer):
         raise ValueError(
             f"tokenizers[{name!r}]={brief(t)}: give a tokenizer, such as CharTokenizer.train([text])"
