@@ -49,7 +49,7 @@ def must(found, what: str) -> None:
 def remove_thebe(app, config):
     """Disconnect sphinx-thebe, which Jupyter Book always loads: its script asks another host on every page.
 
-    A reader runs the chapters in Colab or on the own machine, not through Thebe.
+    Readers run the chapters in Colab or on their own machines, not through Thebe.
     """
     ours = lambda listener: not getattr(listener.handler, "__module__", "").startswith("sphinx_thebe")
     before = sum(map(len, app.events.listeners.values()))
