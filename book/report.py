@@ -1,9 +1,9 @@
-"""What was checked, when, on what: keeps the rows of the last runs of nbval in chapters/checked, for the book's page.
+"""The report of the last checks: copies the results of nbval's last runs to where the book's page shows them.
 
 python -m book report   merges _build/checked/REPORT/CHAPTER.json into chapters/checked/REPORT.json
 
-A row comes from book/validate.py, for Colab through book/colab/run.py, and from nowhere else. A chapter that was not run again
-keeps its earlier row, with its date.
+A row is written by book/validate.py, for Colab through book/colab/run.py, and by nothing else. A chapter that
+was not run again keeps its earlier row, with its date.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from book.places import KEPT, ROOT, ROWS
 
 Row = dict[str, Any]
-# the reports that the page has a place for, whether or not there was ever such a run
+# the reports that the page has a section for, even if there never was such a run
 REPORTS = {
     "cpu": "CPU",
     "cpu-other": "CPU, other settings",
@@ -24,21 +24,18 @@ REPORTS = {
 
 
 def read(path: Path) -> dict[str, Row]:
-    """The rows of a kept report by chapter; none where there is no report."""
-    return (
-        {row["chapter"]: row for row in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
-    )
+    """The rows of a committed report by chapter; none where there is no report."""
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return {row["chapter"]: row for row in rows}
 
 
 def merge(
-    rows: Path = ROWS,
-    kept: Path = KEPT,
-    chapters: Path = ROOT / "chapters",
+    rows: Path = ROWS, kept: Path = KEPT, chapters: Path = ROOT / "chapters",
     names: Collection[str] = tuple(REPORTS),
-) -> dict[str, int]:
-    """Bring the rows of each report, or of these, up to date; how many rows of each came from this folder of rows.
+) -> dict[str, int]:  # fmt: skip
+    """Bring the rows of these reports up to date from a folder of new rows.
 
-    Raises ValueError where nothing was run.
+    Returns the number of new rows of each report. Raises ValueError where there is none at all.
     """
     there = {p.stem for p in chapters.glob("*.ipynb")}
     load = lambda path: json.loads(path.read_text(encoding="utf-8"))
@@ -49,7 +46,8 @@ def merge(
     new = {name: found for name, found in new.items() if found}
     if not new:
         raise ValueError(
-            f"{rows} has no row of any of {list(names)}: run make notebooks DEVICE=cpu (or cuda), or make colab, first"
+            f"{rows} has no row of any of {list(names)}: "
+            "run make notebooks DEVICE=cpu (or cuda), or make colab, first"
         )
     for name, found in new.items():
         path = kept / f"{name}.json"

@@ -1,9 +1,9 @@
-"""Runs one chapter under nbval and says what nbval found: a row of the report, told by nbval's outcomes and by the kernel that ran.
+"""Run one chapter under nbval and report what nbval found and what the kernel says of itself.
 
-row, text = run(path)                                   in a process of its own; the row is kept under _build/checked
-python -m book.validate FILE chapter.ipynb [KERNEL]     the process: pytest with nbval, which leaves what it found in FILE
+row, text = run(path)                            in a new process; writes the row under _build/checked
+python -m book.validate FILE NOTEBOOK [KERNEL]   that process: pytest with nbval; writes what it found to FILE
 
-book/colab/run.py makes its rows from the same parts: validate, row_of, keep.
+book/colab/run.py makes its rows from the same parts: validate, row_of, write_row.
 """
 
 import ast
@@ -24,30 +24,32 @@ import nbformat
 import pytest
 
 from book.freshness import digest
-from book.places import ROOT, ROWS, named, notebooks
+from book.places import ROOT, ROWS, chapters_named, notebooks
 from book.report import Row
 from tools.variants import environment as variant
 
-# no bars; and threads that wait do not spin, which on a busy machine costs more than the work itself
+# No progress bars. Waiting threads do not spin, which on a busy machine costs more than the work itself.
 QUIET = {"TQDM_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE", "LLMCORE_OFFLINE": "1"}
 
-# asked of the kernel after the last cell: where the chapter really ran
+# Evaluated in the kernel after the last cell: where the chapter really ran. Of Colab's stand-in
+# (book/colab) it also asks what the stand-in saw.
 QUESTION = """__import__("json").dumps((lambda torch: {
     "device": str(device),
-    "on": torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
+    "on": torch.cuda.get_device_name(device) if device.type == "cuda"
+          else torch.backends.cpu.get_cpu_capability(),
     "threads": torch.get_num_threads(),
     "torch": torch.__version__,
     "numpy": __import__("numpy").__version__,
     "llmcore": __import__("importlib.metadata").metadata.version("llmcore"),
     "python": __import__("platform").python_version(),
-    **getattr(__import__("sys").modules.get("google.colab"), "seen", dict)(),  # of book/colab: there is none elsewhere
+    **getattr(__import__("sys").modules.get("google.colab"), "seen", dict)(),
 })(__import__("torch")))"""
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def asserts(source: str) -> int:
-    """How many assert statements and calls of torch.testing.assert_close stand in the code."""
+    """The number of assert statements and calls of torch.testing.assert_close in the code."""
     nodes = list(ast.walk(ast.parse(source)))
     calls = [n.func for n in nodes if isinstance(n, ast.Call)]
     names = [f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls]
@@ -55,17 +57,23 @@ def asserts(source: str) -> int:
 
 
 def is_compared(item: Any) -> bool:
-    """Whether nbval has a stored output to compare: not for a cell that prints nothing, only draws, or is tagged to be ignored."""
+    """Whether nbval has a stored output to compare.
+
+    It has none for a cell that prints nothing, only draws, or is tagged to be ignored.
+    """
     skipped = item.parent.skip_compare
     shown = (set(o.get("data", ())) | ({"text"} & set(o)) for o in item.cell.outputs)
-    drawn = lambda kinds: any(
-        kind.startswith("image/") for kind in kinds
-    )  # the text beside a picture says only how large it is
+    # the text beside a picture states only its size
+    drawn = lambda kinds: any(kind.startswith("image/") for kind in kinds)
     return bool(item.options["check"]) and any(kinds - set(skipped) for kinds in shown if not drawn(kinds))
 
 
 def shown(outputs: list[Any]) -> Row:
-    """How many pictures and widgets of ours a cell shows; how many of these are live; how many views Colab would not draw."""
+    """Counts of a cell's displays.
+
+    pictures; widgets of ours; of these the ones with a live view; and views that Colab would not draw, since
+    their metadata does not mark them.
+    """
     displays = [o for o in outputs if "data" in o]
     widgets = [o for o in displays if '<figure class="llmcore"' in o["data"].get("text/html", "")]
     views = [o for o in displays if VIEW in o["data"]]
@@ -78,7 +86,7 @@ def shown(outputs: list[Any]) -> Row:
 
 
 class Recorder:
-    """A pytest plugin: the outcome of each cell as nbval reports it, what it showed, and the kernel's answer to QUESTION."""
+    """A pytest plugin that records each cell's outcome and displays, and the kernel's answer to QUESTION."""
 
     def __init__(self) -> None:
         self.cells: dict[int, Row] = {}
@@ -108,7 +116,7 @@ class Recorder:
 
 
 def ask(kernel: Any) -> Row:
-    """The kernel's answer; empty where it gives none, because a cell before it failed or the kernel hangs."""
+    """The kernel's answer to QUESTION; empty if a cell before it failed or the kernel hangs."""
     sent = kernel.kc.execute("", silent=True, user_expressions={"answer": QUESTION})
     try:
         while (reply := kernel.kc.get_shell_msg(timeout=20))["parent_header"].get("msg_id") != sent:
@@ -120,7 +128,7 @@ def ask(kernel: Any) -> Row:
 
 
 def startup(folder: Path) -> dict[str, str]:
-    """An IPython of its own in the folder, whose kernels set torch's default device before the first cell."""
+    """A private IPython folder, whose kernels set torch's default device before the first cell."""
     script = folder / "profile_default" / "startup" / "00-device.py"
     script.parent.mkdir(parents=True)
     script.write_text('import torch\ntorch.set_default_device("cpu")\ndel torch\n', encoding="utf-8")
@@ -128,9 +136,10 @@ def startup(folder: Path) -> dict[str, str]:
 
 
 def validate(path: Path, environment: dict[str, str], kernel: str = "") -> Row:
-    """nbval over a notebook in a process of its own; `cells` and `said` as Recorder has them, pytest's `status` and its `text`.
+    """Run nbval over a notebook in a new process.
 
-    kernel: the name of a kernel's specification, which the environment's JUPYTER_PATH leads to; "" for the one beside this Python.
+    Returns `cells` and `said` as Recorder has them, pytest's exit `status` and its printed `text`. kernel:
+    the name of a kernel specification on the environment's JUPYTER_PATH; "" for that of this Python.
     """
     with tempfile.TemporaryDirectory() as scratch:
         found = Path(scratch) / "found.json"
@@ -141,7 +150,10 @@ def validate(path: Path, environment: dict[str, str], kernel: str = "") -> Row:
 
 
 def row_of(chapter: str, count: int, of: str, told: Row) -> Row:
-    """What is kept of a run. count: the chapter's cells of code, also of those that nbval never came to. of: its digest."""
+    """The row of a run, as the report stores it.
+
+    count: the chapter's code cells, including those that nbval never reached. of: the chapter's digest.
+    """
     cells, said = told["cells"], told["said"]
     passed = [c for c in cells if c["outcome"] == "passed"]
     whole = told["status"] == 0 and len(passed) == count > 0
@@ -161,14 +173,15 @@ def row_of(chapter: str, count: int, of: str, told: Row) -> Row:
 
 
 def code_cells(path: Path) -> int:
+    """The number of code cells."""
     return sum(c.cell_type == "code" for c in nbformat.read(path, as_version=4).cells)
 
 
 def run(path: Path, device: str | None = None, how: str | None = None, rows: Path = ROWS) -> tuple[Row, str]:
-    """Validate a chapter; the row and what pytest printed. The row is written to rows/REPORT/CHAPTER.json, by this chapter alone.
+    """Validate a chapter; returns the row and what pytest printed, and writes rows/REPORT/CHAPTER.json.
 
-    device and how default to the variables LLMCORE_DEVICE and LLMCORE_VARIANT. The report that a row belongs to is named after the
-    device that the kernel says it ran on, so that no report can hold a run on something else.
+    device and how default to the variables LLMCORE_DEVICE and LLMCORE_VARIANT. The report is named after the
+    device that the kernel says it ran on, so that no report can hold a run on another device.
     """
     device = os.environ.get("LLMCORE_DEVICE", "") if device is None else device
     how = os.environ.get("LLMCORE_VARIANT", "") if how is None else how
@@ -183,14 +196,15 @@ def run(path: Path, device: str | None = None, how: str | None = None, rows: Pat
         row["result"] = "failed"
         text += f"\nasked for {device}, and the chapter ran on {ran_on}"
     elif not ran_on:
-        text += "\nthe kernel did not say on which device it ran: the second cell sets device = llmcore.device.pick()"
+        text += "\nthe kernel did not say on which device it ran: "
+        text += "the second cell sets device = llmcore.device.pick()"
     name = "-".join(filter(None, [(ran_on or device or "unknown").split(":")[0], how]))
-    keep(row, rows / name)
+    write_row(row, rows / name)
     return row, text
 
 
-def keep(row: Row, folder: Path) -> None:
-    """One file a chapter: two workers never write the same one, and a reader never sees half of it."""
+def write_row(row: Row, folder: Path) -> None:
+    """One file per chapter, which appears complete: workers share no file, and a reader never sees half."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False, encoding="utf-8") as file:
         json.dump(row, file, indent=1)
@@ -198,15 +212,13 @@ def keep(row: Row, folder: Path) -> None:
 
 
 def two_at_a_time(check: Callable[[Any], tuple[Row, str]], chapters: Iterable[Any]) -> list[bool]:
-    """Whether each passed; a line is printed as each ends, and what pytest said of one that failed."""
+    """Whether each passed. Prints a line when one ends, and after a failure what pytest printed."""
 
     def one(chapter: Any) -> bool:
         row, text = check(chapter)
         good = row["result"] == "passed"
-        print(
-            f"{row['result']}: {row['chapter']} ({row['passed']} of {row['cells']} cells, {row['seconds']} s)",
-            flush=True,
-        )
+        took = f"{row['passed']} of {row['cells']} cells, {row['seconds']} s"
+        print(f"{row['result']}: {row['chapter']} ({took})", flush=True)
         print(end="" if good else f"{text[-6000:]}\n", flush=True)
         return good
 
@@ -215,9 +227,9 @@ def two_at_a_time(check: Callable[[Any], tuple[Row, str]], chapters: Iterable[An
 
 
 def main(names: list[str], device: str = "", how: str = "") -> int:
-    """Validate these chapters, or all of them; python -m book report keeps what was found."""
+    """Validate these chapters, or all of them; then `python -m book report` can commit the rows."""
     try:
-        chosen = named(names) or notebooks()
+        chosen = chapters_named(names) or notebooks()
         variant(how)
     except ValueError as error:
         print(error)
@@ -228,21 +240,11 @@ def main(names: list[str], device: str = "", how: str = "") -> int:
 
 
 def nbval(found: Path, chapter: Path, kernel: str = "") -> int:
+    """Run pytest with nbval on a chapter and write what the Recorder saw to `found`; pytest's exit status."""
     recorder = Recorder()
-    arguments = [
-        "--nbval",
-        f"--nbval-sanitize-with={ROOT / 'book/nbval_sanitize.cfg'}",
-        "--nbval-cell-timeout=600",
-    ]
-    arguments += [
-        "-p",
-        "no:cacheprovider",
-        "-q",
-        "-c",
-        os.devnull,
-        f"--rootdir={chapter.parent}",
-        str(chapter),
-    ]
+    sanitize = f"--nbval-sanitize-with={ROOT / 'book/nbval_sanitize.cfg'}"
+    arguments = ["--nbval", sanitize, "--nbval-cell-timeout=600", "-p", "no:cacheprovider", "-q"]
+    arguments += ["-c", os.devnull, f"--rootdir={chapter.parent}", str(chapter)]
     arguments += [f"--nbval-kernel-name={kernel}"] if kernel else []
     status = pytest.main(arguments, plugins=[recorder])
     cells = [recorder.cells[number] for number in sorted(recorder.cells)]

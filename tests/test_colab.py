@@ -1,4 +1,4 @@
-"""A chapter runs in Colab: its packages stay as they are, llmcore comes from its address, every widget and figure is there."""
+"""A chapter runs in Colab: its packages do not change, llmcore comes from its address, all is drawn."""
 
 import ast
 import importlib.metadata
@@ -39,7 +39,8 @@ def made():
     """The environment, and what it took to make or to find it."""
     if not any(interpreters()):
         pytest.skip(
-            f"none of Python {colab_run.PYTHONS} is on this machine: Colab's packages are not made for another"
+            f"none of Python {colab_run.PYTHONS} is on this machine: "
+            "Colab's packages are not made for another"
         )
     began = time.perf_counter()
     return colab_run.base(), time.perf_counter() - began
@@ -53,11 +54,13 @@ def test_a_chapter_as_colab_runs_it(tree, made, tmp_path, capsys):
     row, text = colab_run.run(FIRST, environment, *tree, rows=tmp_path)
     with capsys.disabled():
         print(
-            f"\n  {FIRST} in Colab's environment, Python {environment.python}; unlike Colab: {environment.differs()}",
+            f"\n  {FIRST} in Colab's environment, Python {environment.python}; unlike Colab: "
+            f"{environment.differs()}",
             end="; ",
         )
         print(
-            f"{', '.join(environment.refused)}; {seconds:.0f} s to make it, {time.perf_counter() - began:.0f} s for the chapter",
+            f"{', '.join(environment.refused)}; "
+            f"{seconds:.0f} s to make it, {time.perf_counter() - began:.0f} s for the chapter",
             end="",
         )
     assert row["result"] == "passed", text[-6000:]
@@ -75,7 +78,7 @@ def test_a_chapter_as_colab_runs_it(tree, made, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_chapter_that_would_not_run_in_colab_fails(tree, made, tmp_path):
-    """It takes a package away, reads the project's folder, and shows a figure of ours that no live view goes with."""
+    """A chapter that removes a package, reads the project's folder and shows a figure without a live view."""
     bad = [
         "import subprocess, sys, torch\ndevice = torch.device('cpu')",
         "_ = subprocess.run([sys.executable, '-m', 'pip', 'uninstall', '-q', '-y', 'tiktoken'], check=True)",
@@ -369,18 +372,19 @@ def test_a_chapter_that_is_not_there_is_said(capsys):
 
 def test_the_page_says_how_the_run_differs_from_colab(tmp_path):
     row = {
-        "chapter": "one", "of": "a", "result": "passed", "cells": 9, "passed": 9, "compared": 7, "asserts": 12, "seconds": 1.5,
-        "system": "Linux x86_64", "when": "2026-11-25 10:00", "device": "cpu", "on": "AVX2", "threads": 2, "torch": "2.13.0+cpu",
-        "numpy": "2.1.3", "llmcore": "0.1.0", "python": "3.11.7", "pictures": 3, "widgets": 4,
-        "differs": {"Python": ["3.13.15", "3.11.7"], "torch": ["2.11.0", "2.13.0+cpu"]}, "why": ["no build for 3.13"],
-        "added": ["jedi==0.20.1", f"llmcore from {ADDRESS}"],
+        "chapter": "one", "of": "a", "result": "passed", "cells": 9, "passed": 9, "compared": 7,
+        "asserts": 12, "seconds": 1.5, "system": "Linux x86_64", "when": "2026-11-25 10:00", "device": "cpu",
+        "on": "AVX2", "threads": 2, "torch": "2.13.0+cpu", "numpy": "2.1.3", "llmcore": "0.1.0",
+        "python": "3.11.7", "pictures": 3, "widgets": 4,
+        "differs": {"Python": ["3.13.15", "3.11.7"], "torch": ["2.11.0", "2.13.0+cpu"]},
+        "why": ["no build for 3.13"], "added": ["jedi==0.20.1", f"llmcore from {ADDRESS}"],
     }  # fmt: skip
     page = markdown(
         "Colab's environment", {"one": row, "two": {**row, "chapter": "two"}}, {"one": "a", "two": "a"}
     )
     assert (
-        "unlike Colab: Python 3.11.7 (Colab: 3.13.15), torch 2.13.0+cpu (Colab: 2.11.0); no build for 3.13 (chapters: 2)"
-        in page
+        "unlike Colab: Python 3.11.7 (Colab: 3.13.15), torch 2.13.0+cpu (Colab: 2.11.0); "
+        "no build for 3.13 (chapters: 2)" in page
     )
     assert f"installed by the chapter: `jedi==0.20.1`, `llmcore from {ADDRESS}` (chapters: 2)" in page
     assert "8 widgets came with a live view and the table beside it, 6 figures were drawn" in page

@@ -34,7 +34,8 @@ LIBRARY = Library(ROOT / "llmcore")
 def test_a_chapter_is_fresh(path):
     why = changes(stored(path), parts(path, library=LIBRARY))
     assert not why, (
-        f"{path.name} is stale: {', '.join(why)}. make refresh runs the stale chapters; make bless only compares them"
+        f"{path.name} is stale: {', '.join(why)}. make refresh runs the stale chapters; "
+        "make bless only compares them"
     )
 
 
@@ -44,7 +45,8 @@ MODULES = {
     "layer.py": "from llmcore.sizes import WIDTH\n\n\ndef layer():\n    '''Twice.'''\n    return 2 * WIDTH\n",
     "model.py": "def model():\n    from llmcore import layer\n\n    return layer.layer() + 1\n",
     "texts/__init__.py": "from importlib import resources\n\nfrom .reader import read\n",
-    "texts/reader.py": "def read():\n    return __import__('pathlib').Path(__file__).with_name('a.txt').read_text()\n",
+    "texts/reader.py": "def read():\n"
+    "    return __import__('pathlib').Path(__file__).with_name('a.txt').read_text()\n",
     "texts/a.txt": "a fox\n",
     "texts/more/b.json": "1\n",
     "texts/more/c.js": "1;\n",
@@ -180,12 +182,14 @@ def test_a_new_import_and_one_that_is_gone_are_named(book):
 
 
 def test_the_hash_of_code_is_the_same_in_every_version_of_python():
-    """A version of Python may name the parts of a syntax tree anew: then what one has stored would be stale in the other."""
+    """The hash of code is the same in every version of Python, whose syntax trees may differ."""
     code = (
         '"""Doc."""\nimport os.path as p\nfrom . import q\nX: dict[str, int] = {"é": 1, **{}}\n'
-        "@p.d\nclass A(B, k=1):\n    '''Doc.'''\n    async def f(self, a, /, b=1.5, *c, d=None, **e) -> 'str':\n"
+        "@p.d\nclass A(B, k=1):\n    '''Doc.'''\n    async def f(self, a, /, b=1.5, *c, d=None, "
+        "**e) -> 'str':\n"
         '        """Doc."""\n        return f"{a!r:>{b}} {{}} {self.x:.3f}" "tail" + rb"\\n".decode()\n'
-        "try:\n    y = [i async for i in z if (n := i)][1:, ...]\nexcept* (E, F) as g:\n    raise g from None\n"
+        "try:\n    y = [i async for i in z if (n := i)][1:, ...]\nexcept* (E, "
+        "F) as g:\n    raise g from None\n"
         "match X:\n    case {'a': [1, *_], **r} | A(x=-1j) if r: pass\n    case _: lambda *, k: (yield)\n"
     )
     assert hashed(canonical(ast.parse(code))) == "8757e8951bf2a20c"
@@ -239,7 +243,7 @@ def test_pins_are_of_packages():
 
 @pytest.mark.slow
 def test_refresh_runs_the_stale_and_bless_compares_them(book, capsys):
-    """A constant changes: refresh stores what the chapter now shows; bless refuses that chapter, and takes one that shows the same."""
+    """A changed constant: refresh stores new outputs; bless accepts only a chapter that shows the same."""
     assert refresh.main([], root=book) == 0
     assert capsys.readouterr().out == "every chapter is fresh\n"
     size, model = book / "chapters/size.ipynb", book / "chapters/model.ipynb"

@@ -1,7 +1,7 @@
-"""Any text comes back; any damaged file is the same object, another whole one, or a ValueError that names it.
+"""Any text comes back; a damaged file gives the same object, another valid one, or a ValueError naming it.
 
-Never another exception, a hang, memory for a forged length, or a pickle that is opened. `make fuzz` runs the same with 100,000
-examples.
+Never another exception, a hang, memory for a forged length, or an opened pickle. `make fuzz` runs the same
+with 100,000 examples.
 """
 
 import codecs
@@ -120,7 +120,10 @@ def same(a, b) -> bool:
 
 
 def usable(tokenizer, path: Path) -> None:
-    """What was loaded is whole: it encodes or names the character, its ids decode, it can be saved and comes back the same."""
+    """Check a loaded tokenizer.
+
+    It encodes, or names the character that it lacks; its ids decode; it can be saved and comes back the same.
+    """
     try:
         ids = tokenizer.encode(SAMPLE, "all")
         tokenizer.decode(ids)
@@ -133,7 +136,7 @@ def usable(tokenizer, path: Path) -> None:
 
 
 def attempt(call, *names):
-    """What call() gives; None where it raises a ValueError (or FileNotFoundError) that holds one of the names."""
+    """call()'s result, or None if it raises a ValueError (or FileNotFoundError) with one of the names."""
     try:
         return call()
     except (ValueError, FileNotFoundError) as error:
@@ -142,13 +145,14 @@ def attempt(call, *names):
         return None
 
 
-# ------------------------------------------------------------------------------------------------------------- tokenizers
+# --------------------------------------------------------------------------------------------------
+# tokenizers
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @fuzz(100, times=5)
 def test_any_text(data, trained, kind):
-    """In range, the same in parts, decoded alike in parts; what was not lossy comes back; half a pair is refused."""
+    """Ids are in range; parts give the same; lossless text comes back; half a surrogate pair is refused."""
     t, text = trained[kind], data.draw(TEXTS | ANY, label="text")
     allowed = data.draw(st.sampled_from(["none", "all"]))
     ids = attempt(lambda: t.encode(text, allowed), "half of a pair")
@@ -175,7 +179,7 @@ def test_any_text(data, trained, kind):
 
 @fuzz(120)
 def test_what_any_text_teaches(data, folder):
-    """A vocabulary learned from any text, with any names for special tokens, encodes it, and comes back from the disk the same."""
+    """A vocabulary from any text, with any special tokens, encodes it, and is the same once loaded again."""
     texts = data.draw(st.lists(TEXTS, max_size=3), label="texts")
     names = data.draw(
         st.lists(
@@ -218,7 +222,8 @@ def test_the_ids_are_tiktokens_and_hugging_faces(data, peers):
     assert bpe.encode(text, "all") == openai.encode(text, allowed_special="all") == face.encode(text).ids
 
 
-# ----------------------------------------------------------------------------------------------- files of tokenizers
+# ----------------------------------------------------------------------------------------------- files of
+# tokenizers
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -293,7 +298,8 @@ def test_a_damaged_tokenizer_json(data, trained, folder, kind):
         usable(got, path)
 
 
-# ---------------------------------------------------------------------------------------------------------------- weights
+# --------------------------------------------------------------------------------------------------
+# weights
 
 SIZES = {"vocab_size": 23, "d_model": 8, "n_heads": 2, "d_ff": 12, "n_layers": 1}
 MODELS = {
@@ -352,8 +358,8 @@ def test_a_damaged_folder_of_weights(data, folders, name):
 def gguf_file_of(path: Path) -> None:
     """A small one, with its tokenizer."""
     config = ModelConfig(
-        vocab_size=300, context_length=16, d_model=32, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=32, norm="rms",
-        feed_forward="swiglu", position="rotary", bias=False, tied=True, init_std=0.3,
+        vocab_size=300, context_length=16, d_model=32, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=32,
+        norm="rms", feed_forward="swiglu", position="rotary", bias=False, tied=True, init_std=0.3,
     )  # fmt: skip
     write_gguf(path, model_of(config), "Q8_0", small_bpe(formats.PUBLISHED["smollm"]))
 
@@ -371,7 +377,8 @@ def test_a_damaged_gguf_file(data, folder, gguf_bytes):
     attempt(lambda: pretrained.load(path), path)
 
 
-# ------------------------------------------------------------------------------------------------------------ checkpoints
+# --------------------------------------------------------------------------------------------------
+# checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -412,7 +419,7 @@ def test_a_damaged_checkpoint_is_the_same_or_refused(data, saved):
 @pytest.mark.slow
 @fuzz(200)
 def test_a_checkpoint_with_hashes_made_to_fit(data, saved):
-    """Not damage but malice, or another program: the manifest agrees, the content does not."""
+    """A manifest that agrees with content that is wrong, by malice or another program."""
     was = {p: p.read_bytes() for p in saved.iterdir()}
     state, manifest = saved / "state.json", saved / "manifest.json"
     try:
@@ -437,7 +444,8 @@ def test_a_checkpoint_with_hashes_made_to_fit(data, saved):
             path.write_bytes(content)
 
 
-# ------------------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------------
+# data
 
 
 @fuzz(120)
@@ -485,7 +493,7 @@ def test_any_lengths_of_windows(data):
 
 @fuzz(80)
 def test_any_pieces_of_a_file(data, folder):
-    """Pieces joined are the text; a vocabulary of the pieces is the one of the whole; what is no UTF-8 is named."""
+    """Joined pieces are the text and have the vocabulary of the whole; bytes that are not UTF-8 are named."""
     path = folder / "text.txt"
     text = data.draw(TEXTS | st.text(st.characters(exclude_categories=["Cs"]), max_size=200))
     size = data.draw(st.integers(1, 50))
@@ -506,7 +514,7 @@ def test_any_pieces_of_a_file(data, folder):
 
 @fuzz(100)
 def test_any_lengths_of_batches_and_masks(data):
-    """collate and left_pad put each id in its place; a mask's tile is a cut of its square, which is the rule written out."""
+    """collate and left_pad put each id in its place; a mask's tile is a part of its square."""
     rows = data.draw(st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=5))
     try:
         ids, targets, lengths = collate(rows)
@@ -529,14 +537,9 @@ def test_any_lengths_of_batches_and_masks(data):
     stop = data.draw(st.none() | st.lists(st.integers(0, S), min_size=B, max_size=B))
     tensor = lambda v: None if v is None else torch.tensor(v)
     mask = Mask(causal, Padding(tensor(start), tensor(stop)))
-    rule = torch.tensor([
-        [
-            [
-                (not causal or s <= past + t) and (start is None or s >= start[b]) and (stop is None or s < stop[b])
-                for s in range(S)
-            ] for t in range(T)
-        ] for b in range(B)
-    ])  # fmt: skip
+    is_real = lambda b, s: (start is None or s >= start[b]) and (stop is None or s < stop[b])
+    is_read = lambda b, t, s: (not causal or s <= past + t) and is_real(b, s)
+    rule = torch.tensor([[[is_read(b, t, s) for s in range(S)] for t in range(T)] for b in range(B)])
     full = lambda m, t, s: torch.ones(B, t, s, dtype=torch.bool) if m is None else m[:, 0].expand(B, t, s)
     assert torch.equal(full(mask.square(T, S), T, S), rule)
     q0, q1 = sorted(data.draw(st.lists(st.integers(0, T), min_size=2, max_size=2, unique=True)))
@@ -547,7 +550,10 @@ def test_any_lengths_of_batches_and_masks(data):
 
 @fuzz(120)
 def test_any_options_of_sampling(data):
-    """A rule is refused by its name or leaves a distribution: sums to 1, the most probable token stays, forbidden ones are 0."""
+    """A rule is refused by its name or leaves a distribution.
+
+    The sum is 1, the most probable token stays, and forbidden tokens have probability 0.
+    """
     V, B = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 3))
     numbers = st.floats(-50, 50, width=32)
     logits = torch.tensor(
@@ -577,7 +583,8 @@ def test_any_options_of_sampling(data):
             )
 
 
-# ------------------------------------------------------------------------------------------ what was found, and mended
+# ------------------------------------------------------------------------------------------ what was found,
+# and mended
 
 
 def test_found_a_top_p_too_small_for_32_bits_keeps_the_most_probable_token():
@@ -609,14 +616,19 @@ def test_found_a_position_of_another_shape_is_refused():
 @pytest.mark.parametrize(
     ("kind", "path", "value"),
     [
-        ("bpe", ("pattern",), "("), ("bpe", ("pattern",), "\ud800"), ("bpe", ("pattern",), None), ("bpe", ("whole",), "\ud800"),
-        ("bpe", ("ids", 3), 0.5), ("bpe", ("ids", 3), 2**64), ("bpe", ("unknown",), []), ("bpe", ("special_tokens",), {"a": "b"}),
-        ("char", ("vocabulary",), {"a": 2**60}), ("char", ("vocabulary",), {"\ud800": 1}), ("char", ("vocabulary",), {"a": True}),
-        ("wordpiece", ("lower",), "\ud800"), ("wordpiece", ("unknown",), {}), ("word", ("special_tokens",), [[1, 2]]),
+        ("bpe", ("pattern",), "("), ("bpe", ("pattern",), "\ud800"), ("bpe", ("pattern",), None),
+        ("bpe", ("whole",), "\ud800"), ("bpe", ("ids", 3), 0.5), ("bpe", ("ids", 3), 2**64),
+        ("bpe", ("unknown",), []), ("bpe", ("special_tokens",), {"a": "b"}),
+        ("char", ("vocabulary",), {"a": 2**60}), ("char", ("vocabulary",), {"\ud800": 1}),
+        ("char", ("vocabulary",), {"a": True}), ("wordpiece", ("lower",), "\ud800"),
+        ("wordpiece", ("unknown",), {}), ("word", ("special_tokens",), [[1, 2]]),
     ],
 )  # fmt: skip
 def test_found_a_vocabulary_of_other_types_is_refused_by_name(trained, tmp_path, kind, path, value):
-    """A regular expression that is none, an id that is no whole number or beyond any, text without UTF-8: once other errors."""
+    """Each of these once raised another error.
+
+    An invalid regular expression, an id that is no integer or too large, text that UTF-8 cannot hold.
+    """
     trained[kind].save(tmp_path / "t.json")
     state = json.loads((tmp_path / "t.json").read_text())
     inside = state
@@ -673,7 +685,8 @@ def test_found_a_manifest_that_lists_nothing_is_refused(saved, tmp_path):
             checkpoint.load_model(path)
 
 
-# ------------------------------------------------------------------------------------------------------- the bounds hold
+# ------------------------------------------------------------------------------------------------------- the
+# bounds hold
 
 
 def test_the_shares_are_all_of_it():
@@ -681,7 +694,7 @@ def test_the_shares_are_all_of_it():
 
 
 def test_a_forged_length_of_2_to_the_60_takes_no_memory(folder, gguf_bytes, saved, trained):
-    """Every number of 8 bytes in the head of each kind of file, set to 2^60: refused, under a limit on the process's memory."""
+    """Each number of 8 bytes in a file's head, set to 2^60, is refused within a limit of memory."""
     path = folder / "forged.gguf"
     for at in range(8, 24, 8):
         path.write_bytes(gguf_bytes[:at] + struct.pack("<Q", 1 << 60) + gguf_bytes[at + 8 :])
@@ -707,7 +720,7 @@ def test_a_forged_length_of_2_to_the_60_takes_no_memory(folder, gguf_bytes, save
 
 
 def test_an_example_that_hangs_or_grows_fails():
-    """The bounds themselves, tried."""
+    """The limits of time and memory work."""
     with pytest.raises(AssertionError, match="within 0.1 s"), tools.within(0.1):
         time.sleep(9)
     if sys.platform.startswith("linux"):

@@ -1,5 +1,7 @@
-"""Careless use, over and over: an answer that holds, or one line that names the fault. Never a traceback, a hang, half a file or
-another answer the second time. `make fuzz` runs the same with more examples.
+"""Careless use, over and over: a right answer, or one line that names the fault.
+
+Never a traceback, a hang, half a file or another answer the second time. `make fuzz` runs the same with more
+examples.
 """
 
 import contextlib
@@ -45,9 +47,10 @@ def test_the_shares_are_all_of_it():
     assert tools.ASKED[__name__] == tools.TOTALS[__name__]
 
 
-# ------------------------------------------------------------------------------------------------------- encode_iterable
+# --------------------------------------------------------------------------------------------------
+# encode_iterable
 
-# the characters on which a pattern's cut depends: white space of all kinds, letters, digits, signs, Han, an apostrophe
+# the kinds of characters at which patterns cut: white space, letters, digits, signs, Han, an apostrophe
 PARTS = [
     " ",
     "  ",
@@ -71,7 +74,7 @@ PARTS = [
 
 @pytest.fixture(scope="module")
 def spaced() -> dict[str, BPETokenizer]:
-    """A vocabulary for each pattern whose tokens hold white space of several lengths, alone and before words."""
+    """A vocabulary for each pattern; its tokens have white space of several lengths, also before words."""
     text = (
         "".join(f"{' ' * n}a\n{chr(9) * n}1\r\n{' ' * (9 - n)}\n" for n in range(9)) * 3
         + " the  well   and\n\n\nfar\u3000水 " * 9
@@ -90,7 +93,8 @@ def test_a_text_in_any_parts_has_the_ids_of_the_whole(data, spaced):
     assert list(tokenizer.encode_iterable(list(text), "all")) == tokenizer.encode(text, "all")
 
 
-# ------------------------------------------------------------------------------------------------------ the command line
+# ------------------------------------------------------------------------------------------------------ the
+# command line
 
 SMALL = ["n_layers=1", "d_model=8", "n_heads=2", "n_kv_heads=2", "d_ff=12", "context_length=8"]
 # by the type of an option: what a careless or hostile caller types
@@ -110,16 +114,18 @@ WHOLE = [
 ]
 NUMBERS = ["0", "-1", "0.5", "1", "1e-39", "1e-400", "1e39", "1e400", "nan", "inf", "-inf", "x", "", "0.1"]
 SETTINGS = [
-    "n_layers=two", "n_layers=0", "n_layers=-1", "n_heads=3", "n_kv_heads=0", "rotary_base=inf", "rotary_base=-1", "rotary_base=nan",
-    "init_std=inf", "init_std=-1", "dropout=1", "dropout=nan", "family=encoder", "family=both", "family=encoder-decoder", "bias=maybe",
-    "tied=true", "tied=", "norm=batch", "position=learned", "position=none", "rotary_scaling=8", "rotary_scaling={}", "vocab_size=3",
-    "context_length=0", "context_length=100000", "=", "d_model", "d_model=", "d_model==8", "d_ff=1e3", "水=1", "attention=tiled",
+    "n_layers=two", "n_layers=0", "n_layers=-1", "n_heads=3", "n_kv_heads=0", "rotary_base=inf",
+    "rotary_base=-1", "rotary_base=nan", "init_std=inf", "init_std=-1", "dropout=1", "dropout=nan",
+    "family=encoder", "family=both", "family=encoder-decoder", "bias=maybe", "tied=true", "tied=",
+    "norm=batch", "position=learned", "position=none", "rotary_scaling=8", "rotary_scaling={}",
+    "vocab_size=3", "context_length=0", "context_length=100000", "=", "d_model", "d_model=", "d_model==8",
+    "d_ff=1e3", "水=1", "attention=tiled",
 ]  # fmt: skip
 SLOW = {"steps": ["99999999999999999999"]}  # a run that long is what was asked for
 
 
 def options_of(command: str) -> dict[str, list[str]]:
-    """Of each option: what may be typed after it; nothing for a flag."""
+    """For each option the values that may be typed after it; none for a flag."""
     parsers = next(a for a in arguments()._actions if a.dest == "command").choices
     out = {}
     for action in parsers[command]._actions:
@@ -134,7 +140,7 @@ def options_of(command: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with what a caller may name: texts, vocabularies, a run, and what is none of these."""
+    """A folder with texts, vocabularies, a run, and files that are none of these."""
     folder = tmp_path_factory.mktemp("use")
     text = read_text("fables.en")[:3000]
     (folder / "text.txt").write_text(text, encoding="utf-8")
@@ -153,8 +159,8 @@ def place(tmp_path_factory) -> Path:
 
 
 FILES = [
-    "text.txt", "other.txt", "one.txt", "empty.txt", "marked.txt", "bytes.txt", "t.json", "broken.json", "a folder", "run",
-    "none", "no/such/folder", "run/train.bin", "run/tokenizer.json",
+    "text.txt", "other.txt", "one.txt", "empty.txt", "marked.txt", "bytes.txt", "t.json", "broken.json",
+    "a folder", "run", "none", "no/such/folder", "run/train.bin", "run/tokenizer.json",
 ]  # fmt: skip
 
 
@@ -177,7 +183,7 @@ def train(corpus: Path, out: Path, *more: str) -> list[str]:
 
 
 def call(argv: list[str]) -> tuple[int, str, str]:
-    """Status, standard output and standard error of the command; argparse's refusals have status 2 as well."""
+    """The command's status, standard output and standard error; argparse, too, refuses with status 2."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -194,7 +200,7 @@ def weights(run: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("command", ["tokenize", "train", "sample"])
 @fuzz(25, times=3)
 def test_any_options_give_a_result_or_one_line(data, place, monkeypatch, command):
-    """Status 0 with what was asked for, or 2 with one line that says what is wrong; nothing that was there is harmed."""
+    """Status 0 and the result, or 2 and one line that says what is wrong; no existing file is harmed."""
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
     new = place / "new"
     shutil.rmtree(new, ignore_errors=True)
@@ -251,7 +257,7 @@ def allowed(path: Path, argv: list[str], place: Path) -> bool:
 @pytest.mark.slow
 @fuzz(8)
 def test_an_interrupted_run_ends_as_the_one_that_was_not(data, place, monkeypatch):
-    """Ctrl-C after any time, in whatever it interrupts: the same command goes on, and the weights are equal bit for bit."""
+    """After Ctrl-C at any moment the same command goes on, and the weights are equal bit for bit."""
     monkeypatch.setenv("LLMCORE_DEVICE", "cpu")
     more = data.draw(
         st.sampled_from([["--accumulation", "2"], ["--schedule", "constant"], ["--patience", "9"], []]),
@@ -307,7 +313,7 @@ def two():
 @pytest.mark.slow
 @fuzz(4)
 def test_two_at_once_in_one_folder(data, place, two):
-    """Whoever wins, the folder is of one of them: its tokens are those of the corpus that the winner named."""
+    """Whoever wins, the folder is that of one process: its tokens are those of the winner's corpus."""
     folder = place / "shared"
     shutil.rmtree(folder, ignore_errors=True)
     names = [data.draw(st.sampled_from(["text.txt", "other.txt"]), label="corpus") for _ in range(2)]
@@ -325,7 +331,8 @@ def test_two_at_once_in_one_folder(data, place, two):
     assert json.loads((checkpoint.latest(folder) / "state.json").read_text())["step"] == 3
 
 
-# ----------------------------------------------------------------------------------------------------------------- widgets
+# --------------------------------------------------------------------------------------------------
+# widgets
 
 NUMBERS_OF_A_WIDGET = (
     st.integers() | st.floats() | st.sampled_from([0, 1, -1, 2**53 + 1, 2**63, 2**64, 10**400, 1e308, 5e-324])
@@ -347,7 +354,7 @@ ANYTHING = st.recursive(
 
 @fuzz(150)
 def test_any_arguments_of_any_widget(data):
-    """A figure whose state is JSON and small, or a ValueError in a line that can be read."""
+    """A figure with a small state of valid JSON, or a ValueError of one readable line."""
     make = data.draw(st.sampled_from(makers()), label="widget")
     given = dict(EXAMPLES[make])
     for name in data.draw(

@@ -1,4 +1,4 @@
-"""Every chapter says what its stored outputs say, keeps the book's form, and ignores no output without asserting it."""
+"""Every chapter computes its stored outputs, keeps the book's form, and asserts what nbval ignores."""
 
 import inspect
 import itertools
@@ -45,7 +45,10 @@ def test_nbval(path, the_device_is_there):
 
 
 def warped(read):
-    """A clock that runs faster each time it is read, from a tenth of the rate of `read` to ten times that, and then begins again."""
+    """A clock that runs faster each time it is read, then starts again.
+
+    Its rate goes from a tenth of that of `read` to ten times that.
+    """
     last, shown, reads = read(), 0.0, 0
 
     def clock():
@@ -84,12 +87,12 @@ TIMED = [p for p in CHAPTERS if reads_a_clock(p)]
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TIMED, ids=lambda p: p.stem)
 def test_no_clock_decides(path, tmp_path, the_device_is_there):
-    """A chapter shows what it measured, and holds whatever the clocks of its kernel and of its ranks say."""
-    clocks = "for name in ('perf_counter', 'thread_time', 'process_time'):\n    setattr(time, name, warped(getattr(time, name)))\n"
+    """A chapter shows its measurements, and its asserts hold whatever the clocks of its processes say."""
+    clocks = "for name in ('perf_counter', 'thread_time', 'process_time'):\n"
+    clocks += "    setattr(time, name, warped(getattr(time, name)))\n"
     script = f"import time\n\n{inspect.getsource(warped)}\n{clocks}"
-    (tmp_path / "sitecustomize.py").write_text(
-        script, encoding="utf-8"
-    )  # which each Python of this environment runs first
+    # each Python of this environment runs this first
+    (tmp_path / "sitecustomize.py").write_text(script, encoding="utf-8")
     where = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     told = validate(path, os.environ | QUIET | {"PYTHONPATH": where})
     assert told["status"] == 0, told["text"][-6000:]
@@ -159,7 +162,8 @@ def test_the_address_stands_in_one_place():
     assert differences() == []
 
 
-# A number in prose: not in a formula, code or address, not a date in brackets, not the name of a section or an exercise.
+# A number in prose: not in a formula, code or address, not a date in brackets, not the name of a section or
+# an exercise.
 NOT_PROSE = re.compile(
     r"\$\$.*?\$\$|\$[^$]*\$|```.*?```|`[^`]*`|\[\[.*?\]\]\([^)]*\)|\]\([^)]*\)|\*\*Exercise \d+|^#[^\n]*$",
     re.DOTALL | re.MULTILINE,
@@ -168,7 +172,7 @@ NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?![\w-])")
 
 
 def claims(notebook) -> list[tuple[str, list[str], int]]:
-    """Of each section (a `##` heading and what follows): its heading, the numbers in its prose, the asserts in its code."""
+    """The sections (a `##` heading and what follows): heading, numbers in the prose, asserts in the code."""
     out = [("", [], 0)]
     for cell in notebook.cells:
         heading, numbers, count = out[-1]

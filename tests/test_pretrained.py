@@ -1,4 +1,4 @@
-"""Weights go to Hugging Face and come back, whole and equal; what does not fit is named; a download is whole or goes on later."""
+"""Weights go to Hugging Face and come back equal; misfits are named; a download is whole or resumes."""
 
 import hashlib
 import http.server
@@ -8,6 +8,7 @@ import re
 import struct
 import time
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,12 +36,12 @@ from tools.fuzz import bounded, within
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 LLAMA = BASE.with_(norm="rms", feed_forward="swiglu", position="rotary", bias=False)
 BERT = replace(
-    BASE, tied=True, family="encoder", norm_eps=1e-12, feed_forward="gelu", residual="post", embedding_norm=True,
-    n_segments=2, head_transform=True,
+    BASE, tied=True, family="encoder", norm_eps=1e-12, feed_forward="gelu", residual="post",
+    embedding_norm=True, n_segments=2, head_transform=True,
 )  # fmt: skip
 MARIAN = replace(
-    BASE, tied=True, family="encoder-decoder", feed_forward="silu", position="sinusoidal_halves", residual="post",
-    scale_embedding=True, head_bias=True,
+    BASE, tied=True, family="encoder-decoder", feed_forward="silu", position="sinusoidal_halves",
+    residual="post", scale_embedding=True, head_bias=True,
 )  # fmt: skip
 # name: (architecture, our config, Hugging Face's class)
 CASES = {
@@ -65,7 +66,7 @@ each_case = pytest.mark.parametrize("case", CASES)
 
 
 def equal_outputs(ours: Transformer, theirs: torch.nn.Module, V: int = 23) -> None:
-    """The same logits (or vectors, of a model without a head), real places only, with padding where there can be some."""
+    """The same logits (vectors of a model without a head) at all real places, with padding where possible."""
     ids, lengths = ids_of(3, 9, V), torch.tensor([9, 4, 1])
     real = torch.arange(9) < lengths[:, None]
     with torch.no_grad():
@@ -123,7 +124,7 @@ def test_what_is_saved_here_comes_back_bit_for_bit(case, tmp_path):
 @pytest.mark.parametrize("shards", [False, True])
 @each_case
 def test_what_hugging_face_saves_loads_here_with_equal_logits(case, shards, tmp_path):
-    """Its own initial weights, gains and biases moved, in one file or in many."""
+    """Hugging Face's initial weights with gains and biases moved, in one file or in shards."""
     architecture, config, name = CASES[case]
     written = tables.ARCHITECTURES[architecture].settings(config)
     written |= {"pad_token_id": 22, "decoder_start_token_id": 22} if architecture == "marian" else {}
@@ -352,29 +353,30 @@ def test_presets_translate_into_their_architecture_and_back(preset, architecture
 
 
 def test_published_settings_are_understood():
-    """What stands in the config.json of GPT-2, of Llama 3.1 8B in its older form, and of the translators of OPUS-MT."""
+    """The config.json of GPT-2, of Llama 3.1 8B in its older form, and of OPUS-MT's translators."""
     gpt2 = {
-        "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 50256,
-        "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768, "n_head": 12,
-        "n_layer": 12, "n_positions": 1024, "vocab_size": 50257,
+        "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
+        "bos_token_id": 50256, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2",
+        "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "vocab_size": 50257,
     }  # fmt: skip
     assert tables.GPT2.config(gpt2, set(), "here") == replace(PRESETS["gpt2"], dropout=0.0)
     llama = {
-        "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336, "attention_bias": False,
-        "max_position_embeddings": 131072, "mlp_bias": False, "num_attention_heads": 32, "num_hidden_layers": 32,
-        "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "tie_word_embeddings": False,
-        "vocab_size": 128256,
+        "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
+        "attention_bias": False, "max_position_embeddings": 131072, "mlp_bias": False,
+        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "tie_word_embeddings": False, "vocab_size": 128256,
         "rope_scaling": {
-            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
-            "rope_type": "llama3",
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3",
         },
     }  # fmt: skip
     assert tables.LLAMA.config(llama, set(), "here") == PRESETS["llama"]
     marian = {
-        "activation_function": "swish", "d_model": 512, "decoder_attention_heads": 8, "decoder_ffn_dim": 2048, "decoder_layers": 6,
-        "encoder_attention_heads": 8, "encoder_ffn_dim": 2048, "encoder_layers": 6, "max_position_embeddings": 512,
-        "normalize_before": False, "normalize_embedding": False, "scale_embedding": True, "static_position_embeddings": True,
-        "vocab_size": 58101, "init_std": 0.02, "num_hidden_layers": 6,
+        "activation_function": "swish", "d_model": 512, "decoder_attention_heads": 8, "decoder_ffn_dim": 2048,
+        "decoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048, "encoder_layers": 6,
+        "max_position_embeddings": 512, "normalize_before": False, "normalize_embedding": False,
+        "scale_embedding": True, "static_position_embeddings": True, "vocab_size": 58101, "init_std": 0.02,
+        "num_hidden_layers": 6,
     }  # fmt: skip
     changes = {
         "vocab_size": 58101,
@@ -425,7 +427,8 @@ def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch):
         pretrained.save(tmp_path / "m", model, "llama")
 
 
-# ---------------------------------------------------------------------------------------------- files that are not whole
+# ---------------------------------------------------------------------------------------------- files that
+# are not whole
 
 
 def test_folders_without_weights(tmp_path, gpt2):
@@ -448,7 +451,7 @@ def test_folders_without_weights(tmp_path, gpt2):
 
 
 def test_a_pickle_is_never_opened(gpt2, tmp_path):
-    """A file that would run code when it is unpickled lies there, and nothing runs."""
+    """A pickle that would run code when opened is in the folder, and nothing runs."""
 
     class Trap:
         def __reduce__(self):
@@ -490,7 +493,8 @@ def test_damaged_settings_and_shards_are_named(gpt2, tmp_path):
             pretrained.load(gpt2)
 
 
-# ------------------------------------------------------------------------------------------------------------ tokenizers
+# --------------------------------------------------------------------------------------------------
+# tokenizers
 
 
 def byte_level(pre: list, ignore_merges: bool = False, alphabet: bool = True) -> HuggingFace:
@@ -507,7 +511,10 @@ def byte_level(pre: list, ignore_merges: bool = False, alphabet: bool = True) ->
 
 
 def llama3() -> HuggingFace:
-    """Llama 3's way: its pattern, then a chunk that is an entry is taken whole; one such entry is out of the merges' reach."""
+    """Llama 3 splits by its pattern and takes a piece that is an entry as one token.
+
+    One such entry cannot be reached by merges.
+    """
     from tokenizers import Regex
 
     split = pre_tokenizers.Split(Regex(formats.PUBLISHED["llama-bpe"]), "isolated")
@@ -602,11 +609,12 @@ def test_a_tokenizer_travels_with_the_model(tmp_path):
         pretrained.save(tmp_path / "n", model, "gpt2", WordPieceTokenizer({"a": 0}, {"[UNK]": 1}))
 
 
-# ------------------------------------------------------------------------------------------------------------------ GGUF
+# --------------------------------------------------------------------------------------------------
+# GGUF
 
 WIDE = ModelConfig(  # blocks of 32 weights need rows of a multiple of 32
-    vocab_size=400, context_length=32, d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=96, norm="rms", feed_forward="swiglu",
-    position="rotary", bias=False, tied=False, init_std=0.3,
+    vocab_size=400, context_length=32, d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=96, norm="rms",
+    feed_forward="swiglu", position="rotary", bias=False, tied=False, init_std=0.3,
 )  # fmt: skip
 # transformers does not read these two sizes from a GGUF file of GPT-2, so they are the ones that it assumes
 GPT2_WIDE = ModelConfig(
@@ -615,7 +623,7 @@ GPT2_WIDE = ModelConfig(
 
 
 def neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows of W_q for rotation by halves -> rows for rotation of neighbours: row 2 i + j of a head is row i + j Dh/2."""
+    """Rows of W_q from rotary pairs (i, i + Dh/2) to (2i, 2i + 1): row 2i + j of a head is row i + j Dh/2."""
     out = np.empty_like(weight)
     size = len(weight) // n_heads
     for h in range(n_heads):
@@ -628,91 +636,91 @@ def neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
 def write_gguf(
     path: Path, model: Transformer, kind: str, tokenizer: BPETokenizer | None = None, divisors=None
 ) -> None:
-    """A GGUF file of our model, written name by name; matrices in the type `kind`, as llama.cpp's converter chooses."""
+    """A GGUF file of our model, with matrices of type `kind`, as llama.cpp's converter chooses them."""
     c, quant = model.config, gguf.GGMLQuantizationType[kind]
-    arch = "llama" if c.norm == "rms" else "gpt2"
-    w = gguf.GGUFWriter(path, arch)
-    w.add_vocab_size(c.vocab_size)
-    w.add_context_length(c.context_length)
-    w.add_embedding_length(c.d_model)
-    w.add_block_count(c.n_layers)
-    w.add_feed_forward_length(c.d_ff)
-    w.add_head_count(c.n_heads)
-    if arch == "llama":
-        w.add_head_count_kv(c.n_kv_heads)
-        w.add_layer_norm_rms_eps(c.norm_eps)
-        w.add_rope_freq_base(c.rotary_base)
-        w.add_rope_dimension_count(c.d_head)
-    else:
-        w.add_layer_norm_eps(c.norm_eps)
+    w = gguf.GGUFWriter(path, "llama" if c.norm == "rms" else "gpt2")
+    add_settings(w, c)
     if tokenizer is not None:
-        names = [
-            tokenizer._special_names.get(i) or formats.show(tokenizer.token_bytes(i)) for i in tokenizer.ids()
-        ]
-        w.add_tokenizer_model("gpt2")
-        w.add_tokenizer_pre("smollm" if tokenizer.pattern == formats.PUBLISHED["smollm"] else "gpt-2")
-        w.add_token_list(names)
-        w.add_token_types([3 if i in tokenizer._special_names else 1 for i in tokenizer.ids()])
-        w.add_token_merges(
-            [f"{formats.show(a)} {formats.show(b)}" for a, b in formats.listed_merges(tokenizer)]
-        )
-        w.add_eos_token_id(tokenizer.special_tokens["<|endoftext|>"])
-
-    def put(name: str, values: torch.Tensor) -> None:
+        add_tokenizer(w, tokenizer)
+    for name, values in gguf_weights(model, divisors):
         array = values.detach().float().numpy()
         if array.ndim == 2 and kind != "F32":
             w.add_tensor(name, gguf.quants.quantize(array, quant), raw_dtype=quant)
         else:
             w.add_tensor(name, array)
-
-    put("token_embd.weight", model.embedding.table)
-    if not c.tied:
-        put("output.weight", model.head.table)
-    if divisors is not None:
-        put("rope_freqs.weight", divisors)
-    if arch == "gpt2":
-        put("position_embd.weight", model.embedding.position.table)
-    norms = lambda name, norm: [put(f"{name}.{k}", v) for k, v in norm.named_parameters()]
-    norms("output_norm", model.decoder.norm)
-    for i, block in enumerate(model.decoder.blocks):
-        norms(f"blk.{i}.attn_norm", block.attention_norm)
-        norms(f"blk.{i}.ffn_norm", block.feed_forward_norm)
-        a, f = block.attention, block.feed_forward
-        if arch == "llama":
-            for part, m, heads in (("q", a.W_q, c.n_heads), ("k", a.W_k, c.n_kv_heads)):
-                put(
-                    f"blk.{i}.attn_{part}.weight",
-                    torch.from_numpy(neighbours(m.weight.detach().T.numpy(), heads)),
-                )
-            linears = {
-                "attn_v": a.W_v,
-                "attn_output": a.W_o,
-                "ffn_gate": f.gate,
-                "ffn_up": f.up,
-                "ffn_down": f.down,
-            }
-        else:
-            put(
-                f"blk.{i}.attn_qkv.weight",
-                torch.cat([a.W_q.weight, a.W_k.weight, a.W_v.weight], 1).T.contiguous(),
-            )
-            put(f"blk.{i}.attn_qkv.bias", torch.cat([a.W_q.bias, a.W_k.bias, a.W_v.bias]))
-            linears = {"attn_output": a.W_o, "ffn_up": f.up, "ffn_down": f.down}
-        for name, m in linears.items():
-            put(f"blk.{i}.{name}.weight", m.weight.T.contiguous())
-            if m.bias is not None:
-                put(f"blk.{i}.{name}.bias", m.bias)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
 
 
+def add_settings(w: "gguf.GGUFWriter", c: ModelConfig) -> None:
+    w.add_vocab_size(c.vocab_size)
+    w.add_context_length(c.context_length)
+    w.add_embedding_length(c.d_model)
+    w.add_block_count(c.n_layers)
+    w.add_feed_forward_length(c.d_ff)
+    w.add_head_count(c.n_heads)
+    if c.norm == "rms":
+        w.add_head_count_kv(c.n_kv_heads)
+        w.add_layer_norm_rms_eps(c.norm_eps)
+        w.add_rope_freq_base(c.rotary_base)
+        w.add_rope_dimension_count(c.d_head)
+    else:
+        w.add_layer_norm_eps(c.norm_eps)
+
+
+def add_tokenizer(w: "gguf.GGUFWriter", t: BPETokenizer) -> None:
+    names = [t._special_names.get(i) or formats.show(t.token_bytes(i)) for i in t.ids()]
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("smollm" if t.pattern == formats.PUBLISHED["smollm"] else "gpt-2")
+    w.add_token_list(names)
+    w.add_token_types([3 if i in t._special_names else 1 for i in t.ids()])
+    w.add_token_merges([f"{formats.show(a)} {formats.show(b)}" for a, b in formats.listed_merges(t)])
+    w.add_eos_token_id(t.special_tokens["<|endoftext|>"])
+
+
+def gguf_weights(model: Transformer, divisors) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every weight under its name in a GGUF file, matrices as (out, in); in the order of the file."""
+    c = model.config
+    yield "token_embd.weight", model.embedding.table
+    if not c.tied:
+        yield "output.weight", model.head.table
+    if divisors is not None:
+        yield "rope_freqs.weight", divisors
+    if c.norm != "rms":
+        yield "position_embd.weight", model.embedding.position.table
+    yield from norm_weights("output_norm", model.decoder.norm)
+    for i, block in enumerate(model.decoder.blocks):
+        yield from norm_weights(f"blk.{i}.attn_norm", block.attention_norm)
+        yield from norm_weights(f"blk.{i}.ffn_norm", block.feed_forward_norm)
+        a, f = block.attention, block.feed_forward
+        linears = {"attn_output": a.W_o, "ffn_up": f.up, "ffn_down": f.down}
+        if c.norm == "rms":
+            for part, m, heads in (("q", a.W_q, c.n_heads), ("k", a.W_k, c.n_kv_heads)):
+                rows = neighbours(m.weight.detach().T.numpy(), heads)
+                yield f"blk.{i}.attn_{part}.weight", torch.from_numpy(rows)
+            linears = {"attn_v": a.W_v, "attn_output": a.W_o, "ffn_gate": f.gate, "ffn_up": f.up,
+                       "ffn_down": f.down}  # fmt: skip
+        else:
+            qkv = torch.cat([a.W_q.weight, a.W_k.weight, a.W_v.weight], 1)
+            yield f"blk.{i}.attn_qkv.weight", qkv.T.contiguous()
+            yield f"blk.{i}.attn_qkv.bias", torch.cat([a.W_q.bias, a.W_k.bias, a.W_v.bias])
+        for name, m in linears.items():
+            yield f"blk.{i}.{name}.weight", m.weight.T.contiguous()
+            if m.bias is not None:
+                yield f"blk.{i}.{name}.bias", m.bias
+
+
+def norm_weights(name: str, norm: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [(f"{name}.{k}", v) for k, v in norm.named_parameters()]
+
+
 TOKENS = BPETokenizer.train([TEXT], 400, SPECIAL[:2], formats.PUBLISHED["smollm"])
 
 
 def unpacked(raw: np.ndarray, kind: str) -> np.ndarray:
-    """Blocks of 32 numbers opened by the definition in the specification, one by one."""
+    """Blocks of 32 numbers, dequantised one by one as the specification defines."""
     out = []
     for block in raw.reshape(-1, {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}[kind]):
         d = float(block[:2].view(np.float16)[0])
@@ -856,7 +864,7 @@ def test_the_head_of_a_gguf_file_is_what_the_gguf_package_reads(tmp_path):
 
 
 def test_numbers_with_their_greatest_byte_first_are_refused(tmp_path):
-    """The gguf package opened such weights as if they were the other way round."""
+    """The gguf package reads the weights of such a file in the wrong byte order."""
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -875,7 +883,8 @@ MANY = 1 << 40
 HEAD = lambda tensors, settings: b"GGUF" + struct.pack("<IQQ", 3, tensors, settings)
 # what is announced 2^40 times and is not there: in files of at most 200 bytes
 ANNOUNCED = {
-    "settings": HEAD(0, MANY), "tensors": HEAD(MANY, 0), "characters of a key": HEAD(0, 1) + struct.pack("<Q", MANY) + b"abc" * 9,
+    "settings": HEAD(0, MANY), "tensors": HEAD(MANY, 0),
+    "characters of a key": HEAD(0, 1) + struct.pack("<Q", MANY) + b"abc" * 9,
     "characters": HEAD(0, 1) + word("a") + struct.pack("<IQ", 8, MANY) + b"abc",
     "axes": HEAD(1, 0) + word("a") + struct.pack("<I", MANY >> 9),
     **{
@@ -887,10 +896,13 @@ ANNOUNCED = {
     "numbers of an inner array": HEAD(0, 1) + word("a") + struct.pack("<IIQIQ", 9, 9, 1, 0, MANY) + bytes(64),
     "arrays in arrays": HEAD(0, 1) + word("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 100_000,
     "an axis": HEAD(1, 0) + word("a") + struct.pack("<IQIQ", 1, MANY, 0, 0) + bytes(64),
-    "axes that are nothing together": HEAD(1, 0) + word("a") + struct.pack("<IQQIQ", 2, MANY, 0, 0, 0) + bytes(64),
-    "axes beyond 64 bits": HEAD(1, 0) + word("a") + struct.pack("<I4QIQ", 4, *[1 << 32] * 4, 0, 0) + bytes(64),
+    "axes that are nothing together": HEAD(1, 0) + word("a") + struct.pack("<IQQIQ", 2, MANY, 0, 0, 0)
+    + bytes(64),
+    "axes beyond 64 bits": HEAD(1, 0) + word("a") + struct.pack("<I4QIQ", 4, *[1 << 32] * 4, 0, 0)
+    + bytes(64),
     "a place": HEAD(1, 0) + word("a") + struct.pack("<IQIQ", 1, 8, 0, MANY) + bytes(64),
-    "one place": HEAD(9, 0) + b"".join(word(f"t{i}") + struct.pack("<IQIQ", 1, 100, 0, 0) for i in range(9)) + bytes(500),
+    "one place": HEAD(9, 0)
+    + b"".join(word(f"t{i}") + struct.pack("<IQIQ", 1, 100, 0, 0) for i in range(9)) + bytes(500),
     "alignment": HEAD(1, 1) + word("general.alignment") + struct.pack("<II", 4, 1 << 31)
     + word("a") + struct.pack("<IQIQ", 1, 1, 0, 0),
     "no alignment": HEAD(0, 1) + word("general.alignment") + struct.pack("<II", 4, 0),
@@ -914,14 +926,15 @@ def test_what_a_gguf_file_announces_and_does_not_hold_takes_no_memory(what, tmp_
         pretrained.load(path)
 
 
-# ------------------------------------------------------------------------------------------------------------- downloads
+# --------------------------------------------------------------------------------------------------
+# downloads
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 HASH = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """GET /ranges, /cut (ends at half the first time), /stall (stops at half the first time), /plain (knows no ranges)."""
+    """GET /ranges; at first /cut ends and /stall stops half-way; /plain knows no ranges."""
 
     asked: list[tuple[str, str | None]] = []  # noqa: RUF012
     content = CONTENT
@@ -989,7 +1002,7 @@ def test_where_the_server_knows_no_ranges_nothing_half_is_kept(server):
 
 
 def test_without_a_hash_nothing_half_is_kept(server):
-    """Two halves of two versions of a file would join unseen."""
+    """The halves of two versions of a file must not be joined."""
     with pytest.raises(ConnectionError, match="try again"):
         download.download(f"{server.address}/cut")
     assert cached() == []
@@ -1045,7 +1058,7 @@ def test_offline_the_beginning_stays_and_the_error_says_what_to_do(server):
 
 
 def test_a_named_model_is_brought_once_and_serves_without_a_network(server, monkeypatch, tmp_path):
-    """The way of "gpt2", with a small model in place of the published one."""
+    """As "gpt2" is loaded, with a small model in place of the published one."""
     folder = pretrained.save(tmp_path / "m", model_of(CASES["gpt2"][1]), "gpt2")
     files, answers = {}, {}
     for path in folder.iterdir():

@@ -36,8 +36,8 @@ PROMPTS = {
     "Explain gravity to a child in two sentences.": 40,
 }
 TEXTS = [
-    "Hello, world!", "  two  spaces and\ttabs\n\n\nnew lines ", "in 2024 there were 12345 items, 3.14 each", "can't won't I'LL it's",
-    "naïve café 東京タワー 你好，世界 🙂👩‍💻",
+    "Hello, world!", "  two  spaces and\ttabs\n\n\nnew lines ", "in 2024 there were 12345 items, 3.14 each",
+    "can't won't I'LL it's", "naïve café 東京タワー 你好，世界 🙂👩‍💻",
     "def f(x):\n    return x ** 2  # squared\n", "<|im_start|>user\nhi<|im_end|>\n", "1 2  3   4",
     "",
 ]  # fmt: skip
@@ -46,10 +46,12 @@ TEXTS = [
 def chat(question: str) -> str:
     """A question as SmolLM2-Instruct was trained to see it."""
     system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    return f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    asked = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    return f"<|im_start|>system\n{system}<|im_end|>\n{asked}"
 
 
-# ---------------------------------------------------------------------------------------------------------------- MiniLM
+# --------------------------------------------------------------------------------------------------
+# MiniLM
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,8 @@ def test_minilm_goes_out_and_comes_back(minilm, tmp_path):
         torch.testing.assert_close(model.encode(ids), theirs(ids).last_hidden_state, atol=1e-5, rtol=1e-5)
 
 
-# --------------------------------------------------------------------------------------------------------------- SmolLM2
+# --------------------------------------------------------------------------------------------------
+# SmolLM2
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +140,7 @@ def test_smollm2_has_its_published_size(smollm2):
 
 
 def test_smollm2_gives_the_logits_that_transformers_gives(smollm2, their_smollm2):
-    """Through 30 blocks of real weights, of which some are large, fp32 sums in another order differ by a few 1e-5."""
+    """Through 30 blocks, some with large weights, fp32 sums in another order differ by a few 1e-5."""
     model, tokenizer = smollm2
     ids = torch.tensor([tokenizer.encode(chat("What is the capital of France?"), "all")])
     with torch.no_grad():
@@ -152,9 +155,8 @@ def test_smollm2_speaks_the_text_that_transformers_speaks(smollm2, their_smollm2
     end = tokenizer.special_tokens["<|im_end|>"]
     ids = tokenizer.encode(chat(question), "all")
     ours = complete(model, [ids], PROMPTS[question], greedy=True, eos=end)[0]
-    out = their_smollm2.generate(
-        torch.tensor([ids]), max_new_tokens=PROMPTS[question], do_sample=False, eos_token_id=end, pad_token_id=end
-    )  # fmt: skip
+    greedy = {"max_new_tokens": PROMPTS[question], "do_sample": False}
+    out = their_smollm2.generate(torch.tensor([ids]), **greedy, eos_token_id=end, pad_token_id=end)
     theirs = [i for i in out[0, len(ids) :].tolist() if i != end]
     print("\n" + tokenizer.decode(ours))
     assert tokenizer.decode(ours) == tokenizer.decode(theirs)
@@ -163,7 +165,7 @@ def test_smollm2_speaks_the_text_that_transformers_speaks(smollm2, their_smollm2
 
 
 def test_smollm2s_table_cuts_text_as_hugging_faces_tokenizers_do(smollm2, tmp_path):
-    """Written as SmolLM2's own tokenizer.json has it, digits first and then GPT-2's rule, and read by Hugging Face's tokenizers."""
+    """SmolLM2's splitting (digits, then GPT-2's rule), as its tokenizer.json states it for Hugging Face."""
     import json
 
     from tokenizers import Tokenizer
@@ -201,8 +203,9 @@ def test_smollm2_goes_out_to_hugging_face(smollm2, tmp_path):
 def test_smollm2_speaks_the_text_that_llama_cpp_speaks(smollm2):
     """The same text as far as no two tokens are nearer to each other than llama.cpp's rounding.
 
-    It multiplies with activations rounded to 8 bits: measured, its logits differ from ours by 0.16 in the mean square. So where the
-    best two are nearly equal ("The" and "L" by 0.09 after the question for France's capital) it may take the other.
+    It multiplies with activations rounded to 8 bits: measured, its logits differ from ours by 0.16 in the
+    mean square. So where the best two are nearly equal ("The" and "L" by 0.09 after the question for France's
+    capital) it may take the other.
     """
     llama_cpp = pytest.importorskip(
         "llama_cpp", reason="llama-cpp-python is not installed: pip install llama-cpp-python"
@@ -240,7 +243,8 @@ def test_smollm2_speaks_the_text_that_llama_cpp_speaks(smollm2):
     assert equal >= 2
 
 
-# ----------------------------------------------------------------------------------------------------------------- GPT-2
+# --------------------------------------------------------------------------------------------------
+# GPT-2
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""No pickle is ever opened and nothing reaches out by itself: seen in the source, and by running it where both are refused."""
+"""No pickle is opened and nothing reaches the network unasked.
+
+Both are seen in the source, and by running it where both are refused.
+"""
 
 import ast
 import hashlib
@@ -36,7 +39,8 @@ from llmcore.tokenizer import formats, load
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "llmcore"
 
-# ---------------------------------------------------------------------------------------------------------------- pickles
+# --------------------------------------------------------------------------------------------------
+# pickles
 
 # modules that open pickles
 MODULES = {
@@ -52,9 +56,10 @@ MODULES = {
 }
 # calls that open pickles, or run what a text says, and of which module; an empty set: of any
 CALLS = {
-    "load": {"torch", "np", "numpy"}, "load_state_dict_from_url": set(), "read_pickle": set(), "all_gather_object": set(),
-    "gather_object": set(), "broadcast_object_list": set(), "scatter_object_list": set(), "send_object_list": set(),
-    "recv_object_list": set(), "eval": {""}, "exec": {""},
+    "load": {"torch", "np", "numpy"}, "load_state_dict_from_url": set(), "read_pickle": set(),
+    "all_gather_object": set(), "gather_object": set(), "broadcast_object_list": set(),
+    "scatter_object_list": set(), "send_object_list": set(), "recv_object_list": set(), "eval": {""},
+    "exec": {""},
 }  # fmt: skip
 # (file, what): why it may
 ALLOWED = {
@@ -75,9 +80,10 @@ ALLOWED = {
 
 
 def pickles_in(source: str) -> set[str]:
-    """Which modules and calls of the lists above a source names.
+    """The modules and calls of the lists above that a source uses.
 
-    >>> sorted(pickles_in("import pickle as p, torch\\nfrom cloudpickle import dumps\\ntorch.load('x')\\nx.load('y')\\neval('1')"))
+    >>> source = "import pickle as p, torch\\nfrom cloudpickle import dumps\\n"
+    >>> sorted(pickles_in(source + "torch.load('x')\\nx.load('y')\\neval('1')"))
     ['cloudpickle', 'eval', 'pickle', 'torch.load']
     """
     found = set()
@@ -117,7 +123,7 @@ class Trap:
 
 
 def pickles(place: Path, folder: Path) -> dict[str, bytes]:
-    """What torch.save and pickle make of a trap."""
+    """A trap as torch.save and each protocol of pickle write it."""
     torch.save({"a": Trap(place)}, folder / "zip")
     torch.save({"a": Trap(place)}, folder / "old", _use_new_zipfile_serialization=False)
     made = {"torch": (folder / "zip").read_bytes(), "torch, old": (folder / "old").read_bytes()}
@@ -129,7 +135,10 @@ KINDS = ["torch", "torch, old", *(f"protocol {n}" for n in range(6))]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pickle_by_another_name_is_refused(tmp_path, kind, as_a_reader_calls_it):
-    """As weights, as a shard, as a GGUF file, as a tokenizer, as a checkpoint whose manifest was made to fit: named, and not run."""
+    """A pickle is named and not opened, whatever it is called.
+
+    It stands for weights, a shard, a GGUF file, a tokenizer, and a checkpoint with a manifest that fits.
+    """
     content = pickles(tmp_path / "ran", tmp_path)[kind]
     folder = pretrained.save(tmp_path / "m", model_of(replace_config()), "gpt2")
     (folder / "model.safetensors").write_bytes(content)
@@ -261,8 +270,10 @@ def hurt(index: dict, how: str) -> None:
     }[how]()
 
 
-HURTS = ["another folder", "an absolute path", "no such file", "outside", "negative", "a hole", "no part", "twice", "no type", "bytes",
-         "a word for a number", "another tensor", "a missing tensor"]  # fmt: skip
+HURTS = [
+    "another folder", "an absolute path", "no such file", "outside", "negative", "a hole", "no part", "twice",
+    "no type", "bytes", "a word for a number", "another tensor", "a missing tensor",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("how", HURTS)
@@ -315,19 +326,22 @@ def test_every_loader_works_where_no_pickle_can_be_opened(tmp_path, monkeypatch)
     model, tokenizer = pretrained.load(tmp_path / "m.gguf")
     complete(model, [tokenizer.encode("low")[:3]], 2, greedy=True)
     texts = [
-        load(tmp_path / "t.json"), formats.read_gpt2(tmp_path / "vocab.json", tmp_path / "merges.txt", bpe.pattern, tuple(SPECIAL)),
-        formats.read_tiktoken(tmp_path / "ranks", bpe.pattern), formats.read_hugging_face(tmp_path / "hf.json"),
+        load(tmp_path / "t.json"),
+        formats.read_gpt2(tmp_path / "vocab.json", tmp_path / "merges.txt", bpe.pattern, tuple(SPECIAL)),
+        formats.read_tiktoken(tmp_path / "ranks", bpe.pattern),
+        formats.read_hugging_face(tmp_path / "hf.json"),
     ]  # fmt: skip
     assert all(t.encode("the low well") == bpe.encode("the low well") for t in texts)
     assert len(read_tokens(tmp_path / "t.bin")[0]) == 9
     assert corpus.fables() and list(corpus.stories(2))  # noqa: PT018
 
 
-# ------------------------------------------------------------------------------------------------------------------- pins
+# --------------------------------------------------------------------------------------------------
+# pins
 
 
 def test_every_file_that_builds_the_book_is_known_by_its_hash():
-    """The same versions as everywhere else, a hash for each package, no torch: `make lock` writes the list."""
+    """The versions of constraints.txt, a hash for each package, no torch: `make lock` writes the list."""
     text = (ROOT / "requirements-book.txt").read_text(encoding="utf-8")
     entries = re.findall(
         r"^([\w.-]+)==(\S+)(?: ;[^\\]*)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", text, re.MULTILINE
@@ -348,7 +362,8 @@ def test_every_file_that_builds_the_book_is_known_by_its_hash():
     assert not different, f"run make lock: {different}"
 
 
-# ---------------------------------------------------------------------------------------------------------------- network
+# --------------------------------------------------------------------------------------------------
+# network
 
 ALONE = """
 import importlib, json, socket, sys
@@ -382,7 +397,7 @@ def first_cells() -> dict[str, list[str]]:
 
 @pytest.mark.slow
 def test_no_import_and_no_first_cell_reaches_out(tmp_path):
-    """Every module, and the first two cells of every chapter, where each way to a network raises; in a network of its own, too."""
+    """Every module and the first cells of every chapter run with the network refused and in an empty one."""
     modules = [m.name for m in pkgutil.walk_packages(llmcore.__path__, "llmcore.")]
     if importlib.util.find_spec("triton") is None:
         modules.remove("llmcore.tiled_triton")
@@ -415,7 +430,7 @@ ASKS = {
 
 
 def brought(source: str) -> set[str]:
-    """Names of texts and weights, and addresses, that a cell asks the network for.
+    """The texts, weights and addresses that a cell downloads.
 
     >>> sorted(brought("pretrained.load('gpt2')\\npretrained.REAL['minilm'].find()\\nread_text('https://a.b/c')\\nfolder.get('gpt2x')"))
     ['gpt2', 'https://a.b/c', 'minilm']
@@ -443,7 +458,10 @@ def brought(source: str) -> set[str]:
 
 
 def test_the_chapters_that_reach_out_are_known_and_none_does_in_a_check():
-    """llmcore.download and pretrained.Wheel are the only ways out, both refuse under LLMCORE_OFFLINE, and the runs of nbval set it."""
+    """Only llmcore.download and pretrained.Wheel use the network.
+
+    Both refuse under LLMCORE_OFFLINE, which the runs of nbval set.
+    """
     found = {}
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         cells = nbformat.read(path, 4).cells

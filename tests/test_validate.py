@@ -10,7 +10,7 @@ import pytest
 
 from book.report import REPORTS, merge, read
 from book.sphinx.provenance import markdown
-from book.validate import asserts, is_compared, keep, run
+from book.validate import asserts, is_compared, run, write_row
 from tools.variants import environment
 
 START = "import torch\ndevice = torch.device('cpu')"
@@ -76,7 +76,7 @@ def test_what_differs_or_raises_is_a_failure(tmp_path):
 
 @pytest.mark.slow
 def test_the_other_settings_find_what_depends_on_the_machine(tmp_path):
-    """Threads, instructions and default device are others, and a cell that shows this machine's own is caught."""
+    """Other threads, instructions and default device reach the chapter; a cell that shows them is caught."""
     torch = __import__("torch")
     mine = f"{torch.backends.cpu.get_cpu_capability()}\n"
     cells = [
@@ -121,9 +121,9 @@ def test_asserts_are_counted():
 
 
 ROW = {
-    "result": "passed", "cells": 9, "passed": 9, "compared": 7, "asserts": 12, "seconds": 1.5, "system": "Linux x86_64",
-    "when": "2026-11-24 10:00", "device": "cpu", "on": "AVX2", "threads": 2, "torch": "2.13.0", "numpy": "2.4.6", "llmcore": "0.1.0",
-    "python": "3.11.7",
+    "result": "passed", "cells": 9, "passed": 9, "compared": 7, "asserts": 12, "seconds": 1.5,
+    "system": "Linux x86_64", "when": "2026-11-24 10:00", "device": "cpu", "on": "AVX2", "threads": 2,
+    "torch": "2.13.0", "numpy": "2.4.6", "llmcore": "0.1.0", "python": "3.11.7",
 }  # fmt: skip
 
 
@@ -134,12 +134,12 @@ def test_a_kept_report_holds_the_last_row_of_each_chapter_that_exists(tmp_path):
     with pytest.raises(ValueError, match="has no row of any of"):
         merge(**places)
     for name in ("one", "two", "gone"):
-        keep({"chapter": name, "of": "a", **ROW}, tmp_path / "rows/cpu")
-    keep({"chapter": "one", "of": "a", **ROW}, tmp_path / "rows/unknown")
+        write_row({"chapter": name, "of": "a", **ROW}, tmp_path / "rows/cpu")
+    write_row({"chapter": "one", "of": "a", **ROW}, tmp_path / "rows/unknown")
     assert merge(**places) == {"cpu": 2}
     for path in (tmp_path / "rows/cpu").iterdir():
         path.unlink()
-    keep({"chapter": "two", "of": "b", **ROW, "result": "failed", "passed": 8}, tmp_path / "rows/cpu")
+    write_row({"chapter": "two", "of": "b", **ROW, "result": "failed", "passed": 8}, tmp_path / "rows/cpu")
     assert merge(**places) == {"cpu": 1}
     kept = read(tmp_path / "kept/cpu.json")
     assert {c: (row["result"], row["of"]) for c, row in kept.items()} == {
@@ -163,8 +163,8 @@ def test_the_page_claims_no_more_than_the_rows():
     assert "| [three](three) | failed (8 of 9 cells passed) |" in page
     assert "| [four](four) | not run | | | | | |" in page
     assert (
-        "Python 3.11.7, torch 2.13.0, numpy 2.4.6, llmcore 0.1.0; cpu, AVX2, threads: 2; Linux x86_64 (chapters: 2)"
-        in page
+        "Python 3.11.7, torch 2.13.0, numpy 2.4.6, llmcore 0.1.0; cpu, AVX2, threads: 2; "
+        "Linux x86_64 (chapters: 2)" in page
     )
     assert "Python 3.12.1" in page
 

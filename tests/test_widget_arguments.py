@@ -1,4 +1,4 @@
-"""Careless, heavy and hostile arguments of every widget: each is right, or refused by a ValueError of our own."""
+"""Careless, heavy and hostile arguments of each widget: accepted, or refused by a ValueError of ours."""
 
 import json
 import re
@@ -8,9 +8,9 @@ import pytest
 from widget_cases import EXAMPLES, called, careless, makers, parameters
 
 import llmcore
-from llmcore.widgets.base import BYTES
+from llmcore.widgets.base import MOST_BYTES
 
-# control characters, halves of surrogate pairs, and what turns the rest of a line round
+# control characters, halves of surrogate pairs, and characters that change the direction of the text
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 HERE = llmcore.__path__[0]
 every = pytest.mark.parametrize("make", makers(), ids=called)
@@ -21,9 +21,9 @@ def no_constant(name: str):
 
 
 def state_of(figure: str) -> dict:
-    """What the page reads, by a reader that knows JSON and no more."""
+    """The state in a figure, read by a strict JSON parser."""
     data = re.search(r'<script type="application/json">(.*)</script></figure>$', figure, re.DOTALL).group(1)
-    assert len(data.encode()) <= BYTES + data.count("\\u003c") * 5
+    assert len(data.encode()) <= MOST_BYTES + data.count("\\u003c") * 5
     return json.loads(data, parse_constant=no_constant)
 
 
@@ -47,7 +47,7 @@ def test_every_argument_has_an_example():
 @pytest.mark.slow
 @every
 def test_an_argument_is_right_or_refused(make, as_a_reader_calls_it):
-    """One argument after the other, and a place inside it, gets each odd value."""
+    """Each argument in turn, and a place inside it, gets each odd value."""
     refused = 0
     for what, arguments in careless(make):
         widget, error = attempt(make, arguments, what)

@@ -83,7 +83,7 @@ def test_every_widget_has_an_example_and_its_own_kind():
 
 @every
 def test_text_is_data_never_markup(kind):
-    """In the stored figure no label, caption or token becomes an element, and nothing ends the state before its end."""
+    """In a stored figure no label, caption or token becomes an element or ends the state early."""
     figure = EXAMPLES[kind].figure()
     assert figure.count("</script>") == figure.count("<script") == 1
     assert "<img" not in figure
@@ -102,7 +102,7 @@ MAKES_MARKUP = re.compile(
 
 
 def test_python_makes_markup_in_one_place():
-    """No other file holds a tag in a string, docstrings apart, escapes text itself, or calls what it made markup."""
+    """No other module has a tag in a string other than a docstring, escapes text, or creates a Markup."""
     for path in sorted(FOLDER.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         nodes = list(ast.walk(tree))
@@ -117,7 +117,7 @@ def test_python_makes_markup_in_one_place():
 
 
 def test_javascript_makes_elements_in_one_place():
-    """Text becomes a text node: dom.js alone makes elements, and nothing reads markup or code from a string."""
+    """Text becomes a text node: only dom.js makes elements, and no string is read as markup or code."""
     files = list(FOLDER.glob("js/*.js"))
     assert len(files) > 30
     found = {
@@ -210,7 +210,7 @@ def test_integers_are_shown_as_they_are(most):
 
 @pytest.mark.parametrize("most", [3, 2**53 + 1, 2**62, 2**63 - 1, 2**64 - 1])
 def test_means_of_integers_are_exact(most):
-    """Blocks of 2 x 2 numbers, means in exact fractions beside them; a sum in int64 wraps round from 2^61 on."""
+    """Means of 2 x 2 blocks equal those in exact fractions; a sum in int64 would overflow from 2^61 on."""
     draw = np.random.default_rng(0)
     x = np.array(
         [[int(draw.integers(0, 2**30)) * most // 2**30 for _ in range(6)] for _ in range(5)], dtype=object
@@ -300,14 +300,14 @@ def integer_operations(a, b):
 
 @pytest.mark.parametrize("size", [1, 2**32, 2**62, 2**63, 2**64 - 1, 2**300])
 def test_operations_on_integers_are_exact(size):
-    """An int64 wraps round: [[2^32]] @ [[2^32]] would be 0."""
+    """Integers are exact: in int64 [[2^32]] @ [[2^32]] would overflow to 0."""
     a, b = [[size, 3], [size // 2, 0]], [[size, 1], [2, size]]
     for make, result in integer_operations(a, b):
         assert make().state["result"]["data"] == result
 
 
 def test_an_operation_that_float64_would_lose_is_refused():
-    """The page computes in float64: what vanishes there, or has no float64, is not shown as computed."""
+    """The page computes in float64: a result that it would lose or could not hold is refused."""
     big = 2**60
     with pytest.raises(ValueError, match="float64 loses it"):
         OperationInspector.matmul([[big, big]], [[big + 1], [-big]])
@@ -362,87 +362,73 @@ def test_bad_arrays_are_named(as_a_reader_calls_it, values, labels, message):
         MatrixInspector(values, labels=labels)
 
 
-def test_other_bad_input_is_named(as_a_reader_calls_it):
-    with pytest.raises(ValueError, match="3 names"):
-        MatrixInspector(np.zeros((2, 2)), axes=["a", "b", "c"])
-    with pytest.raises(ValueError, match="scale='rainbow'"):
-        MatrixInspector(np.zeros((2, 2)), scale="rainbow")
-    with pytest.raises(ValueError, match="inner sizes"):
-        OperationInspector.matmul(np.zeros((2, 3)), np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="one number for each column"):
-        OperationInspector.matmul(np.zeros((2, 3)), np.zeros((3, 2)), np.zeros(3))
-    with pytest.raises(ValueError, match="must be equal"):
-        OperationInspector.add(np.zeros((2, 3)), np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="whole numbers from 0 to 2"):
-        OperationInspector.one_hot([3], np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="multiple of the heads"):
-        OperationInspector.split_heads(np.zeros((2, 3)), 2)
-    with pytest.raises(ValueError, match="more than 2048"):
-        OperationInspector.relu(np.zeros((100, 100)))
-    with pytest.raises(ValueError, match="the operation gives"):
-        OperationInspector.relu(np.zeros((2, 2)), result=np.zeros((3, 3)))
-    with pytest.raises(ValueError, match="needs \\(2,\\)"):
-        OperationInspector.layer_norm(np.zeros((2, 2)), weight=np.ones(3))
-    with pytest.raises(ValueError, match="queries and keys"):
-        OperationInspector.scores(np.zeros((2, 2)), np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="even widths"):
-        PositionExplorer(d_model=3)
-    with pytest.raises(ValueError, match="more than 4096"):
-        PositionExplorer(d_model=128, positions=64)
-    with pytest.raises(ValueError, match="no tokenizers"):
-        TokenizerExplorer({}, "x")
-    with pytest.raises(ValueError, match="the page knows"):
-        TokenizerExplorer({"t": BPETokenizer.train([TEXT], 260, pattern=r"\S+|\s+")}, "x")
-    with pytest.raises(ValueError, match="no layers"):
-        AttentionInspector({}, ["a"])
-    with pytest.raises(ValueError, match="\\(heads, queries, d_head\\)"):
-        AttentionInspector({"x": (np.zeros((2, 2)), np.zeros((2, 2)))}, ["a", "b"])
-    with pytest.raises(ValueError, match="tokens=.* has 1 items: give 2"):
-        AttentionInspector({"x": (np.zeros((1, 2, 2)), np.zeros((1, 2, 2)))}, ["a"])
-    with pytest.raises(ValueError, match="trace is empty"):
-        TraceExplorer({})
-    with pytest.raises(ValueError, match="path='x'"):
-        TraceExplorer({"a": np.zeros(2)}, path="x")
-    with pytest.raises(ValueError, match="finite numbers of at most"):
-        SamplingExplorer([1.0, np.inf], ["a", "b"])
-    with pytest.raises(ValueError, match=r"tokens=\['a'\] has 1 items: give 2"):
-        SamplingExplorer([1.0, 2.0], ["a"])
-    with pytest.raises(ValueError, match="surplus .*segments"):
-        TrainingStep(
+BAD_INPUT = [
+    ("3 names", lambda: MatrixInspector(np.zeros((2, 2)), axes=["a", "b", "c"])),
+    ("scale='rainbow'", lambda: MatrixInspector(np.zeros((2, 2)), scale="rainbow")),
+    ("inner sizes", lambda: OperationInspector.matmul(np.zeros((2, 3)), np.zeros((2, 3)))),
+    (
+        "one number for each column",
+        lambda: OperationInspector.matmul(np.zeros((2, 3)), np.zeros((3, 2)), np.zeros(3)),
+    ),
+    ("must be equal", lambda: OperationInspector.add(np.zeros((2, 3)), np.zeros((3, 2)))),
+    ("whole numbers from 0 to 2", lambda: OperationInspector.one_hot([3], np.zeros((3, 2)))),
+    ("multiple of the heads", lambda: OperationInspector.split_heads(np.zeros((2, 3)), 2)),
+    ("more than 2048", lambda: OperationInspector.relu(np.zeros((100, 100)))),
+    ("the operation gives", lambda: OperationInspector.relu(np.zeros((2, 2)), result=np.zeros((3, 3)))),
+    ("needs \\(2,\\)", lambda: OperationInspector.layer_norm(np.zeros((2, 2)), weight=np.ones(3))),
+    ("queries and keys", lambda: OperationInspector.scores(np.zeros((2, 2)), np.zeros((2, 3)))),
+    ("even widths", lambda: PositionExplorer(d_model=3)),
+    ("more than 4096", lambda: PositionExplorer(d_model=128, positions=64)),
+    ("no tokenizers", lambda: TokenizerExplorer({}, "x")),
+    (
+        "the page knows",
+        lambda: TokenizerExplorer({"t": BPETokenizer.train([TEXT], 260, pattern=r"\S+|\s+")}, "x"),
+    ),
+    ("no layers", lambda: AttentionInspector({}, ["a"])),
+    (
+        "\\(heads, queries, d_head\\)",
+        lambda: AttentionInspector({"x": (np.zeros((2, 2)), np.zeros((2, 2)))}, ["a", "b"]),
+    ),
+    (
+        "tokens=.* has 1 items: give 2",
+        lambda: AttentionInspector({"x": (np.zeros((1, 2, 2)), np.zeros((1, 2, 2)))}, ["a"]),
+    ),
+    ("trace is empty", lambda: TraceExplorer({})),
+    ("path='x'", lambda: TraceExplorer({"a": np.zeros(2)}, path="x")),
+    ("finite numbers of at most", lambda: SamplingExplorer([1.0, np.inf], ["a", "b"])),
+    (r"tokens=\['a'\] has 1 items: give 2", lambda: SamplingExplorer([1.0, 2.0], ["a"])),
+    (
+        "surplus .*segments",
+        lambda: TrainingStep(
             {**toy_model().state_dict(), "embedding.segments": np.zeros((2, 4))}, IDS, dict.fromkeys(IDS, "x")
-        )
-    with pytest.raises(ValueError, match="an id of vocabulary=201: choose 0 to 200"):
-        TrainingStep(toy_model().state_dict(), (101, 201), {101: "he", 201: "?"})
-    with pytest.raises(ValueError, match="at least two finite pairs"):
-        LossSurface([(1.0, 2.0)])
-    with pytest.raises(ValueError, match="land='hill'"):
-        OptimizerRace("hill")
-    with pytest.raises(ValueError, match="collective='star'"):
-        CollectiveSimulator("star")
-    with pytest.raises(ValueError, match="ranks=9: choose 2 to 8"):
-        CollectiveSimulator(ranks=9)
-    with pytest.raises(ValueError, match=r"values of shape \(2, 3\)"):
-        CollectiveSimulator(values=np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="bandwidth=0"):
-        CollectiveSimulator(bandwidth=0)
-    with pytest.raises(ValueError, match="schedule='zigzag'"):
-        PipelineSchedule("zigzag")
-    with pytest.raises(ValueError, match="stages=9: choose 1 to 8"):
-        PipelineSchedule(stages=9)
-    with pytest.raises(ValueError, match="chunks=2 with schedule='1f1b'"):
-        PipelineSchedule(chunks=2)
-    with pytest.raises(ValueError, match="v=2 chunks, m=5 microbatches, p=4 stages"):
-        PipelineSchedule("interleaved", 4, 5, 2)
-    with pytest.raises(ValueError, match="backward=0"):
-        PipelineSchedule(backward=0)
-    with pytest.raises(ValueError, match="model='GPT-5'"):
-        MemoryPlanner("GPT-5")
-    with pytest.raises(ValueError, match="tensor=3 does not divide n_heads=32"):
-        MemoryPlanner(plan=Plan(tensor=3))
-    with pytest.raises(ValueError, match="efficiency=60"):
-        MemoryPlanner(efficiency=60)
-    with pytest.raises(ValueError, match="must both hold something"):
-        VocabularyExplorer({"c": CharTokenizer.train([TEXT])}, "", "x")
+        ),
+    ),
+    (
+        "an id of vocabulary=201: choose 0 to 200",
+        lambda: TrainingStep(toy_model().state_dict(), (101, 201), {101: "he", 201: "?"}),
+    ),
+    ("at least two finite pairs", lambda: LossSurface([(1.0, 2.0)])),
+    ("land='hill'", lambda: OptimizerRace("hill")),
+    ("collective='star'", lambda: CollectiveSimulator("star")),
+    ("ranks=9: choose 2 to 8", lambda: CollectiveSimulator(ranks=9)),
+    (r"values of shape \(2, 3\)", lambda: CollectiveSimulator(values=np.zeros((2, 3)))),
+    ("bandwidth=0", lambda: CollectiveSimulator(bandwidth=0)),
+    ("schedule='zigzag'", lambda: PipelineSchedule("zigzag")),
+    ("stages=9: choose 1 to 8", lambda: PipelineSchedule(stages=9)),
+    ("chunks=2 with schedule='1f1b'", lambda: PipelineSchedule(chunks=2)),
+    ("v=2 chunks, m=5 microbatches, p=4 stages", lambda: PipelineSchedule("interleaved", 4, 5, 2)),
+    ("backward=0", lambda: PipelineSchedule(backward=0)),
+    ("model='GPT-5'", lambda: MemoryPlanner("GPT-5")),
+    ("tensor=3 does not divide n_heads=32", lambda: MemoryPlanner(plan=Plan(tensor=3))),
+    ("efficiency=60", lambda: MemoryPlanner(efficiency=60)),
+    ("must both hold something", lambda: VocabularyExplorer({"c": CharTokenizer.train([TEXT])}, "", "x")),
+]
+
+
+@pytest.mark.parametrize(("message", "make"), BAD_INPUT, ids=[message for message, _ in BAD_INPUT])
+def test_other_bad_input_is_named(as_a_reader_calls_it, message, make):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_a_large_array_is_reduced_to_means_of_blocks_and_says_so():
@@ -498,7 +484,7 @@ def test_coverage_counts_held_out_tokens_among_the_most_frequent():
 
 
 def test_schedules_are_shipped_as_they_are():
-    """What the page plays is what schedules.py returns, for every collective and number of ranks."""
+    """The page plays what schedules.py returns, for every collective and number of ranks."""
     shipped = CollectiveSimulator().state["schedules"]
     for name, make in COLLECTIVES.items():
         for p in range(2, 9):

@@ -1,1 +1,1 @@
-"""What concerns the machine: versions of the dependencies, the processor's instructions, a browser, vulnerabilities, load, fuzzing."""
+"""Tools for the machine: versions, the processor's instructions, a browser, audit, load, fuzzing."""

@@ -1,7 +1,7 @@
 """A Chromium for the tests of the pages: the one on the machine, or one that this installs.
 
-python -m tools.browser           say where it is; install it first where there is none
-python -m tools.browser --fonts   the same for fonts with Chinese characters and emoji, which a printed book needs
+python -m tools.browser           say where it is; install it first if there is none
+python -m tools.browser --fonts   install fonts with Chinese characters and emoji, for the printed book
 """
 
 import os
@@ -34,7 +34,10 @@ def find() -> str | None:
 
 
 def system_package(name: str) -> None:
-    """By apt-get, where this is root or a machine of CI that lets us be; elsewhere a system's packages are its owner's business."""
+    """Install by apt-get, if this is root or a machine of CI that allows it; elsewhere do nothing.
+
+    Outside CI, another user's system packages are not ours to change.
+    """
     if os.name != "posix" or not shutil.which("apt-get") or not (os.geteuid() == 0 or "CI" in os.environ):
         return
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
@@ -44,14 +47,17 @@ def system_package(name: str) -> None:
 
 
 def install() -> None:
-    """By the system's packages where this is root on Debian or Ubuntu, else by Playwright; failing both, the tests skip and say so."""
+    """Install Chromium: as root on Debian or Ubuntu by apt-get, else by Playwright.
+
+    If both fail, the tests that need a browser are skipped and say so.
+    """
     if os.name == "posix" and os.geteuid() == 0:
         system_package("chromium")
     if find() is None:
         subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
 
 
-# what a printed book needs besides Latin letters: the name, how fontconfig is asked for it, and a package that has it
+# beyond Latin letters a printed book needs: what, fontconfig's pattern for it, a package that has it
 FONTS = [
     ("Chinese characters", ":lang=zh", "fonts-noto-cjk"),
     ("emoji", ":lang=und-zsye", "fonts-noto-color-emoji"),
@@ -59,11 +65,10 @@ FONTS = [
 
 
 def missing_fonts() -> list[tuple[str, str]]:
-    """What no font here has, and the package that brings it; all of FONTS where there is no fontconfig to ask."""
+    """(what, package) for each of FONTS that no installed font covers; all without fontconfig to ask."""
     there = shutil.which("fc-list")
-    has = lambda asked: (
-        there and subprocess.run(["fc-list", asked], capture_output=True, text=True).stdout.strip()
-    )
+    listed = lambda asked: subprocess.run(["fc-list", asked], capture_output=True, text=True).stdout
+    has = lambda asked: there and listed(asked).strip()
     return [(what, package) for what, asked, package in FONTS if not has(asked)]
 
 

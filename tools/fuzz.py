@@ -1,6 +1,6 @@
-"""Fuzzing: how many examples a test gets, within which bounds of time and memory, and what is done to a file or a tree of values.
+"""Fuzzing: the number of examples per test, bounds of time and memory, and damage to files and values.
 
-python -m tools.fuzz [examples]   runs the tests below with so many examples in all (100,000) and prints how many were run
+python -m tools.fuzz [EXAMPLES]   runs the tests with so many examples in all (100,000) and prints the counts
 """
 
 import contextlib
@@ -21,20 +21,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-# examples of each file's tests together in `make test`; a test in each compares
+# examples of all tests of a file in `make test`; a test in each file checks the sum
 TOTALS = {"test_fuzz": 2910, "test_fuzz_use": 537}
-FACTOR = (
-    int(os.environ.get("LLMCORE_FUZZ", "0")) / sum(TOTALS.values()) or 1.0
-)  # LLMCORE_FUZZ: examples in all
-SECONDS = 20  # of the processor, more than any example needs; a hang ends here
-MEMORY = 1 << 30  # bytes that the examples may add to what the process has
+# by how much LLMCORE_FUZZ, the examples of all files, exceeds that
+FACTOR = int(os.environ.get("LLMCORE_FUZZ", "0")) / sum(TOTALS.values()) or 1.0
+SECONDS = 20  # of processor time, more than any example needs: it ends a hang
+MEMORY = 1 << 30  # bytes that an example may allocate beyond what the process has
 
 ASKED: Counter[str] = Counter()
 RUN: Counter[str] = Counter()
 
 
 def fuzz(examples: int, times: int = 1) -> Callable:
-    """The test gets a DataObject as `data` and so many examples in `make test` (times: for each of its parameters)."""
+    """A decorator: the test gets a DataObject as `data`, and in `make test` this number of examples.
+
+    times: the number of the test's parameters, each of which gets that many.
+    """
 
     def wrap(test: Callable) -> Callable:
         ASKED[test.__module__] += examples * times
@@ -47,8 +49,8 @@ def fuzz(examples: int, times: int = 1) -> Callable:
 
         plan = settings(
             max_examples=max(1, round(examples * FACTOR)),
-            deadline=None,  # within says when an example hangs; how fast it is depends on the machine
-            derandomize=FACTOR == 1.0,  # make test tries the same examples each time, make fuzz others
+            deadline=None,  # only a hang fails, in `within`: speed depends on the machine
+            derandomize=FACTOR == 1.0,  # make test repeats the same examples, make fuzz draws new ones
             suppress_health_check=list(HealthCheck),
             report_multiple_bugs=False,
         )
@@ -59,7 +61,7 @@ def fuzz(examples: int, times: int = 1) -> Callable:
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """AssertionError where the block takes more of the processor, or waits ten times as long: it hangs."""
+    """AssertionError if the block takes more processor time, or ten times as much time on the clock."""
 
     def stop(*_: Any) -> None:
         raise AssertionError(f"nothing came back within {seconds} s")
@@ -81,7 +83,7 @@ def within(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bounded(extra: int = MEMORY) -> Iterator[None]:
-    """An allocation that takes the process further than `extra` bytes above what it has raises MemoryError (Linux only)."""
+    """MemoryError for an allocation of more than `extra` bytes beyond what the process has (Linux only)."""
     if not sys.platform.startswith("linux"):
         yield
         return
@@ -94,27 +96,30 @@ def bounded(extra: int = MEMORY) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-# ------------------------------------------------------------------------------------------------------------------- harm
+# --------------------------------------------------------------------------------------------------
+# damage
 
 WEIRD = [
-    None, True, False, -1, 0, 1, 3, 7, 255, 2**31, 2**60, 2**64, -(2**63), 1e308, 0.5, float("nan"), float("inf"), "", "x", "水",
-    "\ud800", "../../etc/passwd", "(", "a" * 3000, [], {}, [[]], [None], {"": None}, [1, 2], {"a": {"a": {}}},
+    None, True, False, -1, 0, 1, 3, 7, 255, 2**31, 2**60, 2**64, -(2**63), 1e308, 0.5,
+    float("nan"), float("inf"), "", "x", "水", "\ud800", "../../etc/passwd", "(", "a" * 3000,
+    [], {}, [[]], [None], {"": None}, [1, 2], {"a": {"a": {}}},
 ]  # fmt: skip
 NUMBERS = [0, 1, 255, 2**16, 2**31 - 1, 2**32 - 1, 2**33, 2**40, 2**60, 2**63 - 1, 2**64 - 1]
 
 
 def changed_bytes(data: st.DataObject, whole: bytes, head: int = 0) -> bytes:
-    """One to three of: a bit turned, a byte set, a piece removed, repeated or put in, a huge number written, the end cut off.
+    """One to three kinds of damage to a file's bytes.
 
-    head: that many bytes at the beginning get half of the harm.
+    A bit is flipped, a byte set, a piece removed, repeated or inserted, a huge number written, or the end cut
+    off. head: half of the damage goes into that many bytes at the beginning.
     """
     out = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 3), label="changes")):
         near = data.draw(st.booleans()) if head else False
-        at = data.draw(st.integers(0, max(0, (min(head, len(out)) if near else len(out)) - 1)), label="at")
-        how = data.draw(
-            st.sampled_from(["flip", "set", "remove", "repeat", "insert", "number", "cut"]), label="how"
-        )
+        end = min(head, len(out)) if near else len(out)
+        at = data.draw(st.integers(0, max(0, end - 1)), label="at")
+        ways = ["flip", "set", "remove", "repeat", "insert", "number", "cut"]
+        how = data.draw(st.sampled_from(ways), label="how")
         n = data.draw(st.integers(1, 40), label="n")
         if how == "flip" and out:
             out[at] ^= 1 << (n % 8)
@@ -136,7 +141,7 @@ def changed_bytes(data: st.DataObject, whole: bytes, head: int = 0) -> bytes:
 
 
 def changed_tree(data: st.DataObject, whole: Any) -> Any:
-    """A copy of a JSON value in which one or two places are removed, of another type, huge, exchanged or given twice."""
+    """A copy of a JSON value with one or two places removed, replaced, exchanged or doubled."""
     out = json.loads(json.dumps(whole))
     for _ in range(data.draw(st.integers(1, 2), label="changes")):
         box, key = None, None
@@ -149,9 +154,8 @@ def changed_tree(data: st.DataObject, whole: Any) -> Any:
             inside = box[key]
         if box is None:
             return copy.deepcopy(data.draw(st.sampled_from(WEIRD), label="all"))
-        how = data.draw(
-            st.sampled_from(["remove", "replace", "replace", "replace", "swap", "twice"]), label="how"
-        )
+        ways = ["remove", "replace", "replace", "replace", "swap", "twice"]
+        how = data.draw(st.sampled_from(ways), label="how")
         if how == "remove":
             del box[key]
         elif how == "replace":
@@ -167,20 +171,20 @@ def changed_tree(data: st.DataObject, whole: Any) -> Any:
     return out
 
 
-# -------------------------------------------------------------------------------------------------------------- the long run
+# --------------------------------------------------------------------------------------------------
+# the long run
 
 
 class Summary:
-    """A pytest plugin: the examples that the tests say they ran."""
+    """A pytest plugin that counts the examples that each test reports."""
 
     def __init__(self) -> None:
         self.run: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown":
-            self.run[report.nodeid.split("::")[-1]] += sum(
-                n for name, n in report.user_properties if name == "examples"
-            )
+            counts = [n for name, n in report.user_properties if name == "examples"]
+            self.run[report.nodeid.split("::")[-1]] += sum(counts)
 
 
 def main(examples: int) -> int:
@@ -188,9 +192,8 @@ def main(examples: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     summary, start = Summary(), time.monotonic()
     tests = Path(__file__).resolve().parents[1] / "tests"
-    status = pytest.main(
-        ["-n", "2", "-q", *(str(tests / f"{name}.py") for name in TOTALS)], plugins=[summary]
-    )
+    files = [str(tests / f"{name}.py") for name in TOTALS]
+    status = pytest.main(["-n", "2", "-q", *files], plugins=[summary])
     for name, n in sorted(summary.run.items()):
         print(f"{n:9,}  {name}")
     total = sum(summary.run.values())

@@ -1,8 +1,10 @@
-"""A text of many megabytes, tokenised and trained on by a process whose memory is watched: python -m tools.load [MB ...]
+"""Tokenise and train on texts of many megabytes in a process whose memory is watched.
 
-For each size a file is made, a vocabulary learned from it part by part (BPETokenizer.train_file), the text encoded to token files
-piece by piece and a small model trained from them (python -m llmcore train). Shown, and returned by `measure`, are the seconds
-and the largest resident size of each stage.
+python -m tools.load [MB ...]
+
+For each size a file is written, a vocabulary learned from it in parts (BPETokenizer.train_file), the text
+encoded to token files in pieces, and a small model trained from them (python -m llmcore train). The seconds
+and the peak memory of each stage are printed; `measure` returns them.
 """
 
 import json
@@ -21,13 +23,13 @@ from llmcore import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 MB = 1 << 20
-Stages = dict[str, list[float]]
+Stages = dict[str, list[float]]  # stage -> [seconds, peak of its own memory, peak resident size], in bytes
 STEPS = 3
 SMALL = ["n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=64"]
 
 
 def write_text(path: Path, size: int) -> None:
-    """`size` bytes or more: fables of both languages and made stories in random order, numbered, an end-of-text token after each."""
+    """Write `size` bytes or more: fables and generated stories in random order, numbered, each with END."""
     random = np.random.default_rng(0)
     texts = [f.text for f in corpus.fables()] + [s.text for s in corpus.stories(300, seed=1)]
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -37,9 +39,10 @@ def write_text(path: Path, size: int) -> None:
 
 
 class Watch(threading.Thread):
-    """Looks fifty times a second: the most memory of the process's own, and the most resident size, which counts mapped files too.
+    """Samples the process's memory fifty times per second: peaks of its own and of its resident size.
 
-    Pages of a mapped token file are the system's to take back whenever others need room: they are no memory that a text costs.
+    The resident size counts mapped files too. The system takes back the pages of a mapped token file whenever
+    others need room, so they are no memory that a text costs.
     """
 
     def __init__(self) -> None:
@@ -66,31 +69,23 @@ class Watch(threading.Thread):
 
 
 def child(folder: Path) -> None:
-    """The stages, in this process; prints {stage: [seconds, bytes of its own at most, resident bytes at most]}."""
+    """Run the stages in this process and print their Stages as JSON."""
     from llmcore.__main__ import main
     from llmcore.tokenizer import BPETokenizer
 
     text, stages = folder / "text.txt", {}
     with Watch() as stages["vocabulary"]:
         BPETokenizer.train_file(text, 400, [corpus.END], chunk_bytes=MB).save(folder / "t.json")
-    options = [
-        "--tokenizer",
-        str(folder / "t.json"),
-        "--out",
-        str(folder / "run"),
-        "--steps",
-        str(STEPS),
-        "--warmup",
-        "1",
-    ]
-    options += ["--checkpoint-every", "0", "--eval-every", "0", "--batch-size", "8", "--set", *SMALL]
+    options = ["--tokenizer", str(folder / "t.json"), "--out", str(folder / "run"), "--warmup", "1"]
+    options += ["--steps", str(STEPS), "--checkpoint-every", "0", "--eval-every", "0", "--batch-size", "8"]
+    options += ["--set", *SMALL]
     with Watch() as stages["tokens and training"]:
         assert main(["train", "--corpus", str(text), *options]) == 0
     print(json.dumps({stage: [w.seconds, w.own, w.resident] for stage, w in stages.items()}))
 
 
 def measure(size: int) -> Stages:
-    """{stage: [seconds, bytes of its own at most, resident bytes at most]} of a process that reads a text of `size` bytes."""
+    """The Stages of a new process that reads a text of `size` bytes."""
     with tempfile.TemporaryDirectory(prefix="llmcore-load-") as name:
         write_text(Path(name) / "text.txt", size)
         env = os.environ | {"OMP_NUM_THREADS": "1", "LLMCORE_DEVICE": "cpu", "MALLOC_ARENA_MAX": "1"}
@@ -100,10 +95,11 @@ def measure(size: int) -> Stages:
 
 
 def grown(small: Stages, large: Stages) -> list[str]:
-    """What a larger text took more memory for: its own by over 5 % and 8 MB, resident (mapped token files too) by over 15 % and 8 MB.
+    """The stages that took more memory for a larger text, in words.
 
-    A piece of text is held several times over while it is decoded, cut and hashed, and how the heap lays those copies out
-    moves the peak by some 10 MB; a text that were kept would cost several times its own size.
+    Own memory may grow by 5 % and 8 MB, resident size, which includes mapped token files, by 15 % and 8 MB:
+    pieces of text exist several times while they are decoded, cut and hashed, and where the heap puts those
+    copies moves the peak by some 10 MB. A program that kept the text would need several times its size.
 
     >>> grown({"tokens": [1.0, 200 * MB, 300 * MB]}, {"tokens": [5.0, 201 * MB, 340 * MB]})
     []

@@ -1,6 +1,6 @@
-"""Other arithmetic on the same machine: the same code as an older or another processor would run it.
+"""Other arithmetic on the same machine: run code as an older or another processor would.
 
-python -m tools.variants NAME COMMAND ...   run the command that way; where this processor cannot, say so and run nothing
+python -m tools.variants NAME COMMAND ...   run the command that way; nothing if this processor cannot
 """
 
 import functools
@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 
-# ATen's kernels by the widest instructions that they use, in order; a processor that has one has those before it
+# ATen's kernels by the widest instructions that they use; a processor has all up to its own
 CAPABILITIES = ("default", "avx2", "avx512")
 NAMES = ("", *CAPABILITIES, "mkl", "other")
 
@@ -32,12 +32,13 @@ def environment(name: str) -> dict[str, str]:
 
     ""                      as the machine is
     default, avx2, avx512   torch's kernels of that width
-    mkl                     MKL's products in the order that every processor can keep
-    other                   a second machine in one: another count of threads, and an older processor's code in torch (ATen, MKL,
-                            oneDNN) and in numpy (its own loops, OpenBLAS), all of which add in another order
+    mkl                     MKL's matrix products in an order of additions that is the same on every processor
+    other                   like a second machine: another number of threads, and an older processor's code in
+                            torch (ATen, MKL, oneDNN) and numpy (its own loops, OpenBLAS), all of which add in
+                            another order
 
-    An output or a test that differs under one of these depends on the machine. Raises ValueError for another name, and NotHere where
-    this processor cannot run that way.
+    An output or a test that differs under one of these depends on the machine. Raises ValueError for another
+    name, and NotHere if this processor cannot run that way.
     """
     if name not in NAMES:
         raise ValueError(
@@ -58,24 +59,18 @@ def _other() -> dict[str, str]:
     out = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     wide = capability() == "avx512"
     if platform.machine() in ("x86_64", "AMD64"):
-        out |= {
-            "ATEN_CPU_CAPABILITY": "avx2" if wide else "default",
-            "ONEDNN_MAX_CPU_ISA": "AVX2" if wide else "SSE41",
-        }
-        out |= {
-            "MKL_CBWR": "AVX2" if wide else "COMPATIBLE",
-            "OPENBLAS_CORETYPE": "Haswell" if wide else "Nehalem",
-        }
+        out["ATEN_CPU_CAPABILITY"] = "avx2" if wide else "default"
+        out["ONEDNN_MAX_CPU_ISA"] = "AVX2" if wide else "SSE41"
+        out["MKL_CBWR"] = "AVX2" if wide else "COMPATIBLE"
+        out["OPENBLAS_CORETYPE"] = "Haswell" if wide else "Nehalem"
     try:
         from numpy._core import _multiarray_umath as loops
     except ImportError:  # numpy 1.26
         from numpy.core import _multiarray_umath as loops
-    out["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = (
-        "1"  # it would run loops that it compiled for the newer processor, and be wrong
-    )
-    out["NPY_DISABLE_CPU_FEATURES"] = " ".join(
-        f for f in loops.__cpu_dispatch__ if loops.__cpu_features__.get(f)
-    )
+    # compiled loops in inductor's cache are for the newer processor and would compute wrong numbers
+    out["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    features = [f for f in loops.__cpu_dispatch__ if loops.__cpu_features__.get(f)]
+    out["NPY_DISABLE_CPU_FEATURES"] = " ".join(features)
     return out
 
 

@@ -1,8 +1,8 @@
-"""The constraints of a set of versions: which torch and numpy the checks run with.
+"""The constraints for pip of a set of versions: which torch and numpy the checks run with.
 
 python -m tools.versions pinned   constraints.txt as it is
 python -m tools.versions oldest   the same with the oldest torch and numpy that pyproject.toml admits
-python -m tools.versions newest   the same without a word on them: pip takes the newest
+python -m tools.versions newest   the same without torch and numpy: pip takes the newest
 """
 
 import re
@@ -30,7 +30,8 @@ def constraints(which: str, pins: str, dependencies: list[str]) -> str:
     stated = dict(found for d in dependencies for found in re.findall(r"^([\w-]+)>=([\d.]+)", d))
     if set(VARIED) - set(stated):
         raise ValueError(
-            f"{sorted(set(VARIED) - set(stated))} have no lower bound in pyproject.toml: state one as name>=version"
+            f"{sorted(set(VARIED) - set(stated))} have no lower bound in pyproject.toml: "
+            "state one as name>=version"
         )
     return "\n".join([*kept, *(f"{name}=={stated[name]}.*" for name in VARIED)]) + "\n"
 

@@ -1,1 +1,1 @@
-"""A chapter as Colab runs it: the list of Colab's packages, stand-ins for its own, and the run."""
+"""A chapter as Colab runs it: the list of Colab's packages, a stand-in for its own, and the run."""

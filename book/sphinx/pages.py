@@ -1,8 +1,12 @@
-"""What a page has besides its text: a description and a card, alternative texts of its figures, the version in its footer; and what
-the site has besides its pages: one for unknown addresses, a list for search engines, an index.html that says what it leads to.
+"""All that the pages and the site have besides the text of the chapters.
 
-A page's description is the one in its metadata (myst: html_meta: description); a page without one stops the build. A figure's
-alternative text is what its cell states: display(figure, metadata={"image/png": {"alt": ...}}).
+A page gets a description, a card, alternative texts of its figures, and the version in its footer. The site
+gets a page for unknown addresses, a sitemap for search engines, and an index.html that forwards to the first
+page and describes it.
+
+A page's description stands in its metadata (myst: html_meta: description); a page without one stops the
+build. A figure's alternative text is stated in its cell: display(figure, metadata={"image/png": {"alt":
+...}}).
 """
 
 import hashlib
@@ -22,14 +26,16 @@ from book.sphinx.cards import HEIGHT, WIDTH, card
 from llmcore.widgets.picture import PARTS, machine
 
 LOGGER = logging.getLogger(__name__)
-CARDS = {}  # of this build, by the page's name: its title and description
+CARDS = {}  # filled during a build: a page's name -> its title and description
 FOLDER = "_images/cards"
-LENGTHS = range(80, 161)  # what a search engine shows of a description
+LENGTHS = range(80, 161)  # characters of a description that a search engine shows whole
 UNKNOWN = "404"
-# pages that Sphinx makes itself, and the one for unknown addresses
+# descriptions of the pages that no chapter makes: Sphinx's own, and the one for unknown addresses
 OWN = {
-    "search": "Search the whole book: its text, its code, its formulas and what its cells print. It needs no server and no network.",
-    UNKNOWN: "There is no page at this address. Search the book, or go to one of its chapters, from the text to the update.",
+    "search": "Search the whole book: its text, its code, its formulas and what its cells print. "
+    "It needs no server and no network.",
+    UNKNOWN: "There is no page at this address. "
+    "Search the book, or go to one of its chapters, from the text to the update.",
 }
 LINK = re.compile(r'((?:href|src|action)=")(?!#)([^"]*)(")')
 SHARED = re.compile(
@@ -50,7 +56,8 @@ def setup(app):
     return {"parallel_read_safe": True}
 
 
-# -------------------------------------------------------------------------------------------------- descriptions and cards
+# --------------------------------------------------------------------------------------------------
+# descriptions and cards
 
 
 def described(doctree: nodes.document | None, page: str) -> str:
@@ -66,12 +73,13 @@ def plain(title: str) -> str:
 
 
 def describe(app, page, template, context, doctree):
-    """Put the tags of a page into its head."""
+    """Put the description and the tags for sharing into a page's head."""
     if app.builder.format != "html":
         return
     said, title = described(doctree, page), plain(context.get("title") or page.capitalize())
     if len(said) not in LENGTHS:
-        rule = "%s: its description has %d characters and needs %d to %d: state one in the page's metadata, myst: html_meta: description"
+        rule = "%s: its description has %d characters and needs %d to %d: "
+        rule += "state one in the page's metadata, myst: html_meta: description"
         LOGGER.warning(rule, page, len(said), LENGTHS[0], LENGTHS[-1])
     card = app.config.html_baseurl + f"{FOLDER}/{Path(page).name}.png"
     tags = {
@@ -94,6 +102,7 @@ def describe(app, page, template, context, doctree):
 
 
 def draw(app, exception):
+    """Draw the card of every page."""
     if exception is not None or app.builder.format != "html":
         return
     folder = Path(app.outdir) / FOLDER
@@ -103,13 +112,15 @@ def draw(app, exception):
         card(title, said, app.config.html_title, address).save(folder / f"{name}.png", optimize=True)
 
 
-# -------------------------------------------------------------------------------------------------------------- figures
+# --------------------------------------------------------------------------------------------------
+# figures
 
 
 def name_figures(app, doctree):
-    """MyST-NB reads width and height from a figure's metadata and leaves the rest; it writes the file's name into the page instead.
+    """Give each figure the alternative text of its output.
 
-    It names an image's file by the hash of its bytes, which tells the output that it came from.
+    MyST-NB reads only width and height from a figure's metadata and writes the image's file name as its text.
+    It names the file by the hash of its bytes, which tells from which output an image came.
     """
     path = Path(app.env.doc2path(app.env.docname))
     images = [node for node in doctree.findall(nodes.image) if not node.get("alt")]
@@ -121,9 +132,8 @@ def name_figures(app, doctree):
             for kind in [k for k in output.get("data", {}) if k.startswith("image/")]:
                 data = output.data[kind]
                 data = "\n".join(data.splitlines()).encode() if kind == "image/svg+xml" else b64decode(data)
-                said[hashlib.sha256(data).hexdigest()] = (
-                    output.get("metadata", {}).get(kind, {}).get("alt", "")
-                )
+                alt = output.get("metadata", {}).get(kind, {}).get("alt", "")
+                said[hashlib.sha256(data).hexdigest()] = alt
     for node in images:
         if said.get(Path(node["uri"]).stem):
             node["alt"] = said[Path(node["uri"]).stem]
@@ -170,11 +180,16 @@ def open_with_the_machine(app, doctree):
     title.parent.insert(title.parent.index(title) + 1, picture)
 
 
-# ----------------------------------------------------------------------------------------------------------------- the site
+# --------------------------------------------------------------------------------------------------
+# the site
 
 
 def one_header(app, config):
-    """The base theme adds a header over the book's own; its hidden buttons are then the first, and the sidebars open on no other."""
+    """Remove the base theme's header over the book's own.
+
+    The theme's script takes the first buttons on the page to open the sidebars; these would be the hidden
+    ones of that header.
+    """
     config.html_theme_options.setdefault("navbar_persistent", [])
 
 
@@ -191,21 +206,22 @@ def foot(app, page, template, context, doctree):
 
 def unknown_address(app):
     """The page that a server sends for an address that the book does not have."""
-    parts = ["<h1>There is no page here</h1>",
-             "<p>The address may have been mistyped, or the page has moved. Nothing is lost: search the book, or go to a chapter.</p>",
-             '<form class="unknown" role="search" action="search.html" method="get"><label for="unknown-q">Search this book</label> '
-             '<input id="unknown-q" type="search" name="q" class="form-control" autocomplete="off"/> '
-             '<button type="submit" class="btn btn-primary">Search</button></form>', "<h2>The chapters</h2>", "<ul>"]  # fmt: skip
+    parts = [
+        "<h1>There is no page here</h1>",
+        "<p>The address may have been mistyped, or the page has moved. Nothing is lost: "
+        "search the book, or go to a chapter.</p>",
+        '<form class="unknown" role="search" action="search.html" method="get">'
+        '<label for="unknown-q">Search this book</label> '
+        '<input id="unknown-q" type="search" name="q" class="form-control" autocomplete="off"/> '
+        '<button type="submit" class="btn btn-primary">Search</button></form>',
+        "<h2>The chapters</h2>",
+        "<ul>",
+    ]
     for page in order(app):
-        parts.append(
-            f'<li><a href="{app.builder.get_target_uri(page)}">{html.escape(app.env.titles[page].astext())}</a></li>'
-        )
-    body = "\n".join([*parts, "</ul>"])
-    yield (
-        UNKNOWN,
-        {"title": "There is no page here", "body": f'<section id="unknown">{body}</section>'},
-        "page.html",
-    )
+        title = html.escape(app.env.titles[page].astext())
+        parts.append(f'<li><a href="{app.builder.get_target_uri(page)}">{title}</a></li>')
+    body = '<section id="unknown">' + "\n".join([*parts, "</ul>"]) + "</section>"
+    yield UNKNOWN, {"title": "There is no page here", "body": body}, "page.html"
 
 
 def order(app) -> list[str]:
@@ -220,24 +236,23 @@ def order(app) -> list[str]:
 
 
 def finish(app, exception):
+    """Write what the site has besides its pages."""
     if exception is not None or app.builder.format != "html":
         return
     out, site = Path(app.outdir), app.config.html_baseurl
     base = urlsplit(site).path
     path = out / f"{UNKNOWN}.html"
     path.write_text(absolute(path.read_text(encoding="utf-8"), base), encoding="utf-8")
-    rows = "".join(
-        f"  <url><loc>{html.escape(urljoin(site, app.builder.get_target_uri(page)))}</loc></url>\n"
-        for page in order(app)
-    )
+    addresses = [html.escape(urljoin(site, app.builder.get_target_uri(page))) for page in order(app)]
+    rows = "".join(f"  <url><loc>{address}</loc></url>\n" for address in addresses)
     (out / "sitemap.xml").write_text(
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{rows}</urlset>\n'
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{rows}</urlset>\n'
     )
     (out / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {site}sitemap.xml\n")
     first = app.builder.get_target_uri(app.config.root_doc)
-    if (
-        first != "index.html"
-    ):  # what is shared is the site's own address: it carries the first page's description and card
+    # people share the site's own address: it has the first page's description and card
+    if first != "index.html":
         head = (out / first).read_text(encoding="utf-8").split("</head>")[0]
         tags = "\n".join(SHARED.findall(head))
         (out / "index.html").write_text(
@@ -249,10 +264,14 @@ def finish(app, exception):
 
 
 def absolute(text: str, base: str) -> str:
-    """The page with links that start at the site's own folder: they work from an address of any depth.
+    """The page with links from the site's own folder, which work from an address of any depth.
 
-    >>> absolute('<html data-content_root="./"><a href="chapters/a.html#b"><a href="#c"><a href="https://x.y/z">', "/book/")
-    '<html data-content_root="/book/"><a href="/book/chapters/a.html#b"><a href="#c"><a href="https://x.y/z">'
+    >>> page = '<html data-content_root="./"><a href="chapters/a.html#b"><a href="#c"><a href="https://x.y/z">'
+    >>> print(absolute(page, "/book/").replace("><", ">\\n<"))
+    <html data-content_root="/book/">
+    <a href="/book/chapters/a.html#b">
+    <a href="#c">
+    <a href="https://x.y/z">
     """
     text = ROOT.sub(rf"\g<1>{base}\g<2>", text)
     return LINK.sub(lambda m: f"{m[1]}{urljoin(base, m[2])}{m[3]}", text)

@@ -1,5 +1,7 @@
-"""The directives that say where a page's numbers come from: {checked}, a report of `python -m book report` as text and a table;
-{versions}, what built this page beside what last ran the chapters.
+"""The directives that say where a page's numbers come from.
+
+{checked} is a report of `python -m book report` as text and a table; {versions} lists the versions that built
+this page beside those that last ran the chapters.
 """
 
 import json
@@ -16,11 +18,12 @@ from book.freshness import Library, digest
 from book.places import KEPT, ROOT, notebooks
 from book.report import REPORTS, read
 
-CHECKED = KEPT / "cpu.json"  # its rows name these
-RAN = ("python", "torch", "numpy", "llmcore")
+CHECKED = KEPT / "cpu.json"
+RAN = ("python", "torch", "numpy", "llmcore")  # the versions that each row of CHECKED states
 PACKAGES = (
     "llmcore", "torch", "numpy", "safetensors", "regex", "jaxtyping", "anywidget", "cloudpickle", "tqdm",
-    "jupyter-book", "Sphinx", "myst-nb", "sphinx-book-theme", "sphinx-mathjax-offline", "matplotlib", "pillow", "nbformat",
+    "jupyter-book", "Sphinx", "myst-nb", "sphinx-book-theme", "sphinx-mathjax-offline", "matplotlib",
+    "pillow", "nbformat",
 )  # fmt: skip
 
 
@@ -48,7 +51,7 @@ class Checked(SphinxDirective):
 
 
 def markdown(title: str, rows: dict, now: dict[str, str]) -> str:
-    """rows: by chapter, as kept. now: the digest of every chapter of the book.
+    """A report as Markdown. rows: by chapter, as committed. now: the digest of every chapter of the book.
 
     >>> markdown("CUDA", {}, {"1-2-embedding": "ab"})
     '**No run on this device has been kept: nothing is claimed for CUDA.**\\n'
@@ -59,36 +62,27 @@ def markdown(title: str, rows: dict, now: dict[str, str]) -> str:
     out = [f"{len(good)} of {len(now)} chapters passed as they stand here.", ""]
     places: dict[str, int] = {}
     for row in rows.values():
-        said = "Python {python}, torch {torch}, numpy {numpy}, llmcore {llmcore}; {device}, {on}, threads: {threads}; {system}"
+        said = "Python {python}, torch {torch}, numpy {numpy}, llmcore {llmcore}; "
+        said += "{device}, {on}, threads: {threads}; {system}"
         place = said.format(**row) if "device" in row else "an unfinished run"
         places[place] = places.get(place, 0) + 1
     out += [f"- {place} (chapters: {count})" for place, count in places.items()]
-    out += [
-        f"- {line} (chapters: {count})"
-        for line, count in Counter(line for row in rows.values() for line in beside(row)).items()
-    ]
+    lines = Counter(line for row in rows.values() for line in beside(row))
+    out += [f"- {line} (chapters: {count})" for line, count in lines.items()]
     if any("widgets" in row for row in rows.values()):
-        widgets, pictures = (
-            sum(row.get(kind, 0) for row in rows.values()) for kind in ("widgets", "pictures")
-        )
-        out += [
-            f"- {widgets} widgets came with a live view and the table beside it, {pictures} figures were drawn"
-        ]
-    out += [
-        "",
-        "| chapter | result | cells | compared | asserts | seconds | when (UTC) |",
-        "|:--|:--|--:|--:|--:|--:|:--|",
-    ]
+        widgets, pictures = (sum(row.get(k, 0) for row in rows.values()) for k in ("widgets", "pictures"))
+        drawn = f"{pictures} figures were drawn"
+        out += [f"- {widgets} widgets came with a live view and the table beside it, {drawn}"]
+    heads = "| chapter | result | cells | compared | asserts | seconds | when (UTC) |"
+    out += ["", heads, "|:--|:--|--:|--:|--:|--:|:--|"]
     for chapter, of in now.items():
         row = rows.get(chapter)
         if row is None:
             out.append(f"| [{chapter}]({chapter}) | not run | | | | | |")
             continue
-        result = (
-            row["result"]
-            if row["result"] == "passed"
-            else f"failed ({row['passed']} of {row['cells']} cells passed)"
-        )
+        result = row["result"]
+        if result != "passed":
+            result = f"failed ({row['passed']} of {row['cells']} cells passed)"
         result += "" if row["of"] == of else ", of an earlier version"
         numbers = " | ".join(str(row[k]) for k in ("cells", "compared", "asserts", "seconds", "when"))
         out.append(f"| [{chapter}]({chapter}) | {result} | {numbers} |")
@@ -96,10 +90,12 @@ def markdown(title: str, rows: dict, now: dict[str, str]) -> str:
 
 
 def beside(row: dict) -> list[str]:
-    """Of a run in an environment that imitates another: how the two differ and why, and what the chapter installed there.
+    """The lines about a run in an imitation of Colab: the differences and why, the packages installed.
 
-    >>> beside({"differs": {"torch": ["2.11.0", "2.13.0"]}, "why": ["no other build here"], "added": ["gguf==0.19.0", "jedi==0.20.1"]})
-    ['unlike Colab: torch 2.13.0 (Colab: 2.11.0); no other build here', 'installed by the chapter: `gguf==0.19.0`, `jedi==0.20.1`']
+    >>> row = {"differs": {"torch": ["2.11.0", "2.13.0"]}, "why": ["no other build here"]}
+    >>> for line in beside(row | {"added": ["gguf==0.19.0", "jedi==0.20.1"]}): print(line)
+    unlike Colab: torch 2.13.0 (Colab: 2.11.0); no other build here
+    installed by the chapter: `gguf==0.19.0`, `jedi==0.20.1`
     """
     if "differs" not in row:
         return []
@@ -130,27 +126,26 @@ def installed() -> dict[str, str]:
 
 
 def commit(folder: Path) -> str:
-    """The commit that is checked out there, and whether files differ from it; empty outside a checkout."""
+    """The commit that is checked out in the folder, and whether files differ; empty outside a checkout."""
     git = lambda *words: subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
     try:
         head = git("rev-parse", "--short=10", "HEAD")
         changed = git("status", "--porcelain", "--untracked-files=no").stdout.strip()
     except FileNotFoundError:  # no git on this machine
         return ""
-    return (
-        ""
-        if head.returncode
-        else head.stdout.strip() + (", with changes that are not committed" if changed else "")
-    )
+    if head.returncode:
+        return ""
+    return head.stdout.strip() + (", with changes that are not committed" if changed else "")
 
 
 def ran(rows: list[dict]) -> dict[str, str]:
-    """From the rows of a kept report: each version that a kernel named, as text."""
+    """The versions that the kernels named in the rows of a report; several are joined by commas."""
     return {name: ", ".join(sorted({row[name] for row in rows if name in row})) for name in RAN}
 
 
 def versions_table(now: dict[str, str], commit: str, ran: dict[str, str]) -> str:
-    """
+    """The versions of `now` beside those of the last run, as a Markdown table.
+
     >>> print(versions_table({"Python": "3.12.1", "regex": "1"}, "", {"python": "3.11.2"}))
     | | built this page | last ran the chapters (CPU) |
     |:--|:--|:--|
@@ -158,9 +153,8 @@ def versions_table(now: dict[str, str], commit: str, ran: dict[str, str]) -> str
     | regex | 1 | |
     <BLANKLINE>
     """
-    rows = [
-        f"| {name} | {said} | {ran.get(name.lower(), '')} |".replace("  ", " ") for name, said in now.items()
-    ]
+    row = lambda name, said: f"| {name} | {said} | {ran.get(name.lower(), '')} |".replace("  ", " ")
+    rows = [row(name, said) for name, said in now.items()]
     if commit:
         rows.append(f"| commit | {commit} | |")
     return "\n".join(["| | built this page | last ran the chapters (CPU) |", "|:--|:--|:--|", *rows]) + "\n"

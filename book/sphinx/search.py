@@ -1,7 +1,8 @@
-"""The book's search: Chinese words, the words that learners type, and the page first that says most of what was asked.
+"""The book's search: Chinese words, the words that learners type, and the most relevant page first.
 
-Sphinx's index knows which pages hold a word. This adds how often; it counts a page's keywords (in its metadata, myst: html_meta:
-keywords) as words of the page; and it cuts Chinese, which has no spaces, into single signs and pairs, in the text and in the query.
+Sphinx's index knows which pages contain a word. This adds how often; it counts a page's keywords (in its
+metadata, myst: html_meta: keywords) as words of the page; and it cuts Chinese, which has no spaces, into
+single characters and pairs, both in the text and in the query.
 """
 
 import functools
@@ -17,21 +18,25 @@ from sphinx.search import SearchEnglish, WordCollector, js_index
 
 from book.sphinx.pages import described
 
-PAGES = {}  # of this build, by name: how often each word stands there, the description, the keywords
+PAGES = {}  # filled during a build: a page's name -> the count of each word, the description, the keywords
 HAN = "\u3400-\u9fff"
 RUN = re.compile(rf"[{HAN}]+|[^\W{HAN}]+")
 TAG = re.compile(r"<[^>]+>")
 UNREAD = re.compile(r"<(script|style)\b.*?</\1>", re.DOTALL | re.IGNORECASE)
-KEYWORD = 10  # a keyword counts as a word that stands there so often more
-# the same cut as in Search.split, of what is typed
+KEYWORD = 10  # occurrences that a keyword adds to the count of each of its words
+# cuts the query as Search.split cuts the text; of a Chinese run only pairs are looked for
 SPLIT = """
 var splitQuery = (query) =>
-  [...query.matchAll(/[\\u3400-\\u9fff]+|[\\p{Letter}\\p{Number}_\\p{Emoji_Presentation}]+/gu)].flatMap(([run]) =>
-    !/[\\u3400-\\u9fff]/.test(run) || run.length < 3 ? [run] : [...run].slice(1).map((sign, i) => run[i] + sign));
+  [
+    ...query.matchAll(/[\\u3400-\\u9fff]+|[\\p{Letter}\\p{Number}_\\p{Emoji_Presentation}]+/gu),
+  ].flatMap(([run]) =>
+    !/[\\u3400-\\u9fff]/.test(run) || run.length < 3
+      ? [run]
+      : [...run].slice(1).map((sign, i) => run[i] + sign));
 """
-# appended to the index: to Sphinx's points for a page (15 for a word of a title, 5 for one of its text), up to 10 are added for how
-# often it says what is asked, and 20 where the question is one of its keywords; a page that is read from a file cannot fetch the
-# others to quote them, so it shows their descriptions
+# Appended to the index. Sphinx gives a page 15 points for a word of a title and 5 for one of the text. Up to
+# 10 are added for how often the page contains what is asked, and 20 if the query is one of its keywords. A
+# page read from a file cannot fetch the other pages to quote them, so it shows their descriptions.
 SCORE = """
 {
   const times = %s, named = %s, said = %s, asked = new URLSearchParams(location.search).get("q") ?? "";
@@ -46,20 +51,23 @@ SCORE = """
     shares ??= [...Search._parseQuery(asked)[1]].map(share);
     const [page, , , , points] = result;
     if (location.protocol === "file:") result[3] ??= said[page] ?? "";
-    const whole = own(named, asked.toLowerCase().split(/[\\s-]+/).join(" ").trim(), []).includes(page) ? 20 : 0;
-    return points + whole + 10 * shares.reduce((sum, row) => sum + (row[page] ?? 0), 0) / Math.max(1, shares.length);
+    const query = asked.toLowerCase().split(/[\\s-]+/).join(" ").trim();
+    const whole = own(named, query, []).includes(page) ? 20 : 0;
+    const total = shares.reduce((sum, row) => sum + (row[page] ?? 0), 0);
+    return points + whole + 10 * total / Math.max(1, shares.length);
   };
 }
 """
 
 
 class Search(SearchEnglish):
-    """English, and Chinese by signs and pairs of signs."""
+    """English by words, and Chinese by characters and pairs of characters."""
 
     js_splitter_code = SPLIT
 
     def split(self, input):
-        """
+        """The words of a text that go into the index.
+
         >>> Search({}).split("KV-cache of n_heads, 词元表: 表")
         ['KV', 'cache', 'of', 'n_heads', '词', '元', '表', '词元', '元表', '表']
         """
@@ -73,7 +81,10 @@ class Search(SearchEnglish):
 
 
 class Words(WordCollector):
-    """A page's words, as Sphinx collects them, but for raw HTML: there Sphinx takes out the tags, and two cells become one word."""
+    """A page's words as Sphinx collects them, except in raw HTML.
+
+    There Sphinx deletes the tags, so that the words of two adjacent cells would become one.
+    """
 
     def dispatch_visit(self, node):
         if isinstance(node, nodes.raw):
@@ -93,14 +104,12 @@ def setup(app):
 
 
 def count(app, page, template, context, doctree):
-    """How often each word, cut to its stem as the page's script does it, stands on the page."""
+    """Count how often each word stands on the page, cut to its stem as the page's script does it."""
     if doctree is None or app.builder.format != "html":
         return
     lang = app.builder.indexer.lang
     stem = functools.cache(lambda word: lang.stem(word).lower())
-    stems = lambda words: [
-        w for w in map(stem, words) if lang.word_filter(w) and not w.isdecimal()
-    ]  # a number is not looked for
+    stems = lambda words: [w for w in map(stem, words) if lang.word_filter(w) and not w.isdecimal()]
     found = Words(doctree, lang)
     doctree.walk(found)
     words = Counter(stems([*found.found_words, *found.found_title_words]))
@@ -111,7 +120,7 @@ def count(app, page, template, context, doctree):
 
 
 def write(app, exception):
-    """Replace the index's words by these, and put how often a page says them behind it."""
+    """Replace the words of the index by the counted ones, and append the counts and the score."""
     if exception is not None or app.builder.format != "html":
         return
     path = Path(app.outdir) / "searchindex.js"
@@ -122,17 +131,18 @@ def write(app, exception):
             rows.setdefault(word, {})[page] = times
     number = {page: i for i, page in enumerate(index["docnames"])}
     rows = {word: sorted((number[page], times) for page, times in row.items()) for word, row in rows.items()}
-    index["terms"] = {
-        word: [page for page, _ in row] if len(row) > 1 else row[0][0] for word, row in rows.items()
-    }
-    times = {
-        word: [n for _, n in row] for word, row in rows.items() if len(row) > 1
-    }  # a word of one page needs no ranking
+    index["terms"] = {}
+    for word, row in rows.items():
+        pages = [page for page, _ in row]
+        index["terms"][word] = pages if len(pages) > 1 else pages[0]
+    # a word of one page needs no ranking
+    times = {word: [n for _, n in row] for word, row in rows.items() if len(row) > 1}
     said = {page: text for page, (_, text, _) in PAGES.items()}
     named = {}
     for page, (*_, keywords) in PAGES.items():
         for keyword in filter(None, keywords):
             named.setdefault(keyword, []).append(page)
     compact = partial(json.dumps, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    text = f"{js_index.PREFIX}{compact(index)}{js_index.SUFFIX};{SCORE % (compact(times), compact(named), compact(said))}"
+    score = SCORE % (compact(times), compact(named), compact(said))
+    text = f"{js_index.PREFIX}{compact(index)}{js_index.SUFFIX};{score}"
     path.write_text(text, encoding="utf-8")

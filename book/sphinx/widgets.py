@@ -1,4 +1,7 @@
-"""Ships the widgets' script and style with the book, on the pages that hold a widget and on no other; book.css and book.js on all."""
+"""Ships the widgets' script and style with the book, and book.css and book.js.
+
+A page loads the widgets' files only if it holds a widget; book.css and book.js are on all pages.
+"""
 
 from pathlib import Path
 
@@ -9,7 +12,7 @@ BOOK, BOOK_SCRIPT = "llmcore-book.css", "llmcore-book.js"
 
 
 def setup(app):
-    """Write the files once the pages are written; a page asks for them where its body has a widget's figure."""
+    """Files are written after the pages; a page loads the widgets' where its body has a widget's figure."""
     app.add_css_file(BOOK)
     app.add_js_file(BOOK_SCRIPT, loading_method="defer")
     app.connect("html-page-context", ask)
@@ -18,17 +21,22 @@ def setup(app):
 
 
 def ask(app, page, template, context, doctree):
+    """Let a page with a widget load the widgets' script and style."""
     if 'class="llmcore"' in context.get("body", ""):
         app.add_js_file(SCRIPT, loading_method="defer")
         app.add_css_file(STYLE)
 
 
 def write(app, exception):
-    if exception is None and app.builder.format == "html":
-        folder = Path(app.outdir) / "_static"
-        (folder / SCRIPT).write_text(bundle.for_pages(), encoding="utf-8")
-        for name, source in ((BOOK, "book.css"), (BOOK_SCRIPT, "book.js")):
-            (folder / name).write_text(
-                (Path(__file__).parent / source).read_text(encoding="utf-8"), encoding="utf-8"
-            )
-        (folder / STYLE).write_text(bundle.style(), encoding="utf-8")
+    """Write the files that the pages load."""
+    if exception is not None or app.builder.format != "html":
+        return
+    here = lambda name: (Path(__file__).parent / name).read_text(encoding="utf-8")
+    texts = {
+        SCRIPT: bundle.for_pages(),
+        STYLE: bundle.style(),
+        BOOK: here("book.css"),
+        BOOK_SCRIPT: here("book.js"),
+    }
+    for name, text in texts.items():
+        (Path(app.outdir) / "_static" / name).write_text(text, encoding="utf-8")

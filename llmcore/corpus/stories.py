@@ -26,69 +26,52 @@ PRONOUNS = {
 }
 SPOTS: dict[str, Weights] = {
     "river": {
-        "under the old bridge": 5,
-        "among the reeds": 3,
-        "behind the mill": 2,
-        "inside a fishing boat": 1,
+        "under the old bridge": 5, "among the reeds": 3,
+        "behind the mill": 2, "inside a fishing boat": 1,
     },
     "forest": {
-        "under the ferns": 4,
-        "inside a hollow oak": 4,
-        "behind the tall pines": 2,
-        "near the fox den": 1,
+        "under the ferns": 4, "inside a hollow oak": 4,
+        "behind the tall pines": 2, "near the fox den": 1,
     },
     "village": {
-        "behind the bakery": 4,
-        "under the market stalls": 3,
-        "inside the bell tower": 2,
-        "near the well": 2,
+        "behind the bakery": 4, "under the market stalls": 3,
+        "inside the bell tower": 2, "near the well": 2,
     },
     "hill": {
-        "behind the windmill": 5,
-        "among the grey rocks": 3,
-        "inside the shepherd's hut": 2,
-        "under the lone tree": 1,
+        "behind the windmill": 5, "among the grey rocks": 3,
+        "inside the shepherd's hut": 2, "under the lone tree": 1,
     },
     "sea": {
-        "among the dunes": 4,
-        "under an upturned boat": 3,
-        "inside a blue shell": 2,
-        "behind the lighthouse": 2,
+        "among the dunes": 4, "under an upturned boat": 3,
+        "inside a blue shell": 2, "behind the lighthouse": 2,
     },
     "lake": {
-        "under the wooden pier": 5,
-        "among the lilies": 3,
-        "behind the boathouse": 2,
-        "inside an empty barrel": 1,
+        "under the wooden pier": 5, "among the lilies": 3,
+        "behind the boathouse": 2, "inside an empty barrel": 1,
     },
-}
+}  # fmt: skip
 OBSTACLES: dict[str, Weights] = {
     "rainy": {
-        "The path was full of puddles": 5,
-        "The stream had swallowed the stones": 3,
+        "The path was full of puddles": 5, "The stream had swallowed the stones": 3,
         "Water ran down every step": 2,
     },
     "sunny": {
-        "The road was long and dusty": 5,
-        "The climb was steep and hot": 3,
+        "The road was long and dusty": 5, "The climb was steep and hot": 3,
         "A herd of goats blocked the lane": 2,
     },
     "windy": {
-        "The wind pushed against every step": 5,
-        "A fallen branch lay across the way": 3,
+        "The wind pushed against every step": 5, "A fallen branch lay across the way": 3,
         "Leaves flew into their eyes": 2,
     },
     "snowy": {
-        "The snow reached above their knees": 5,
-        "Ice covered the narrow bridge": 3,
+        "The snow reached above their knees": 5, "Ice covered the narrow bridge": 3,
         "Their footprints vanished at once": 2,
     },
     "foggy": {
-        "They could hardly see their own feet": 5,
-        "They walked twice around the same rock": 3,
+        "They could hardly see their own feet": 5, "They walked twice around the same rock": 3,
         "Every tree looked alike": 2,
     },
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,6 +91,7 @@ class Beat:
 
 
 def _pronoun(role: str, case: int) -> Callable[[State], str]:
+    """The pronoun of the hero or the friend: case 0 he, 1 him, 2 his."""
     return lambda state: PRONOUNS[state[role]][case]
 
 
@@ -116,20 +100,14 @@ _friend_him = _pronoun("friend", 1)
 
 
 def _line(template: str) -> Callable[[State], str]:
-    """A sentence template: {name of a choice}; {he}, {He}, {him}, {his} for the hero; {friend_him}."""
+    """A sentence from a template of choices {name}; {he}, {He}, {him}, {his} (the hero) and {friend_him}."""
 
     def write(state: State) -> str:
         he = _he(state)
-        return template.format(
-            **state,
-            he=he,
-            He=he.capitalize(),
-            him=_him(state),
-            his=_his(state),
-            friend_him=_friend_him(state),
-        )
+        hero = {"he": he, "He": he.capitalize(), "him": _him(state), "his": _his(state)}
+        return template.format(**state, **hero, friend_him=_friend_him(state))
 
-    # sentences before the choice of a friend do not mention one, but _friend_him needs a name
+    # sentences before the choice of a friend mention none, but _friend_him needs a name: any will do
     return lambda state: write({"friend": "Tom", **state})
 
 
@@ -150,18 +128,31 @@ _END = {
     "never": _line("{hero} never lost the {colour} {thing} again."),
 }
 
+_FOUND = {
+    "bright": _line("There, {where}, was the {colour} {thing}. "),
+    "hidden": _line("The {colour} {thing} was {where}, under some straw. "),
+    "broken": _line("They found the {colour} {thing} {where}, broken, so they mended it. "),
+}
+
 BEATS: tuple[Beat, ...] = (
-    Beat("weather", {"rainy": 5, "sunny": 6, "windy": 3, "snowy": 2, "foggy": 2}, lambda s: f"It was a {s['weather']} "),
+    Beat("weather", {"rainy": 5, "sunny": 6, "windy": 3, "snowy": 2, "foggy": 2},
+         lambda s: f"It was a {s['weather']} "),
     Beat("time", {"morning": 6, "afternoon": 3, "evening": 2, "Sunday": 1}, lambda s: f"{s['time']}. "),
-    Beat("hero", {"Mia": 5, "Ben": 5, "Ruth": 3, "Otto": 3, "Ada": 3, "Finn": 3, "Nora": 2, "Leo": 2, "Lily": 1, "Max": 1},
+    Beat("hero", {"Mia": 5, "Ben": 5, "Ruth": 3, "Otto": 3, "Ada": 3, "Finn": 3, "Nora": 2, "Leo": 2,
+                  "Lily": 1, "Max": 1},
          lambda s: f"{s['hero']}, "),
-    Beat("trait", {"small": 5, "brave": 4, "clever": 3, "quiet": 2, "curious": 2, "stubborn": 1}, lambda s: f"a {s['trait']} "),
-    Beat("animal", {"mouse": 5, "rabbit": 4, "hedgehog": 3, "otter": 3, "squirrel": 2, "badger": 2, "goose": 1, "mole": 1},
+    Beat("trait", {"small": 5, "brave": 4, "clever": 3, "quiet": 2, "curious": 2, "stubborn": 1},
+         lambda s: f"a {s['trait']} "),
+    Beat("animal", {"mouse": 5, "rabbit": 4, "hedgehog": 3, "otter": 3, "squirrel": 2, "badger": 2,
+                    "goose": 1, "mole": 1},
          lambda s: f"{s['animal']}, "),
-    Beat("place", {"river": 5, "forest": 5, "village": 4, "hill": 3, "sea": 3, "lake": 2}, lambda s: f"lived near the {s['place']}. "),
-    Beat("colour", {"red": 5, "blue": 4, "yellow": 3, "green": 2, "silver": 2, "striped": 1}, _line("{He} had lost {his} {colour} ")),
-    Beat("thing", {"kite": 5, "hat": 5, "ball": 4, "lantern": 3, "basket": 3, "drum": 2, "scarf": 2, "whistle": 2, "map": 1, "key": 1,
-                   "spoon": 1, "umbrella": 1}, lambda s: f"{s['thing']}. "),
+    Beat("place", {"river": 5, "forest": 5, "village": 4, "hill": 3, "sea": 3, "lake": 2},
+         lambda s: f"lived near the {s['place']}. "),
+    Beat("colour", {"red": 5, "blue": 4, "yellow": 3, "green": 2, "silver": 2, "striped": 1},
+         _line("{He} had lost {his} {colour} ")),
+    Beat("thing", {"kite": 5, "hat": 5, "ball": 4, "lantern": 3, "basket": 3, "drum": 2, "scarf": 2,
+                   "whistle": 2, "map": 1, "key": 1, "spoon": 1, "umbrella": 1},
+         lambda s: f"{s['thing']}. "),
     Beat("spot", SPOTS, _line("{He} looked {spot}, but the {thing} was not there. "), given="place"),
     Beat("again", {"no": 6, "yes": 3, "long": 2}, lambda s: _AGAIN[s["again"]](s)),
     Beat("friend_kind", {"an owl": 5, "a crow": 4, "a toad": 3, "a deer": 3, "a cat": 2, "a swan": 1},
@@ -169,14 +160,13 @@ BEATS: tuple[Beat, ...] = (
     Beat("friend", {"Tom": 5, "Ella": 5, "Karl": 3, "Vera": 3, "Hugo": 2, "Ida": 2, "Paul": 1, "Wilma": 1},
          lambda s: f"named {s['friend']} came by. "),
     Beat("ask", {"plain": 5, "polite": 3, "sad": 2}, lambda s: _ASK[s["ask"]](s)),
-    Beat("where", {"in the barn": 5, "on the roof": 3, "by the gate": 3, "in the cellar": 2, "in the tall tree": 2, "at the ford": 1},
+    Beat("where", {"in the barn": 5, "on the roof": 3, "by the gate": 3, "in the cellar": 2,
+                   "in the tall tree": 2, "at the ford": 1},
          _line('"It is {where}," said {friend}, "come with me." ')),
     Beat("obstacle", OBSTACLES, lambda s: f"{s['obstacle']}, ", given="weather"),
-    Beat("mood", {"but they went on": 5, "but they laughed": 3, "so they held hands": 2}, lambda s: f"{s['mood']}. "),
-    Beat("found", {"bright": 3, "hidden": 2, "broken": 1},
-         lambda s: {"bright": _line("There, {where}, was the {colour} {thing}. "),
-                    "hidden": _line("The {colour} {thing} was {where}, under some straw. "),
-                    "broken": _line("They found the {colour} {thing} {where}, broken, so they mended it. ")}[s["found"]](s)),
+    Beat("mood", {"but they went on": 5, "but they laughed": 3, "so they held hands": 2},
+         lambda s: f"{s['mood']}. "),
+    Beat("found", {"bright": 3, "hidden": 2, "broken": 1}, lambda s: _FOUND[s["found"]](s)),
     Beat("gift", {"a honey cake": 5, "a warm hug": 4, "three nuts": 2, "a flower": 2, "a poem": 1},
          _line("{hero} thanked {friend} and gave {friend_him} {gift}. ")),
     Beat("end", {"home": 4, "share": 3, "sing": 2, "never": 2}, lambda s: _END[s["end"]](s)),
@@ -185,7 +175,7 @@ BEATS: tuple[Beat, ...] = (
 
 @dataclass(frozen=True)
 class Story:
-    """A text and its log-probability in nats: of the whole text, and of ending there."""
+    """A text and the log-probability, in nats, that the grammar writes exactly this text."""
 
     text: str
     log_probability: float

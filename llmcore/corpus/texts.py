@@ -1,4 +1,4 @@
-"""Sources of text: the fables that ship with the package, a file, an address, tiny Shakespeare."""
+"""Sources of text: the fables that ship with the package, a file, a URL, tiny Shakespeare."""
 
 import urllib.parse
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ LANGUAGES = ("en", "zh")
 
 @dataclass(frozen=True)
 class Fable:
+    """A fable; language is "en" or "zh"."""
+
     title: str
     text: str
     language: str
@@ -44,6 +46,7 @@ def fables(language: str | None = None) -> list[Fable]:
 
 
 def _packaged(language: str) -> str:
+    """All fables of a language, with END between them."""
     return resources.files("llmcore.corpus").joinpath(f"fables.{language}.txt").read_text(encoding="utf-8")
 
 

@@ -2,11 +2,11 @@
 
 load           a folder as Hugging Face lays it out, a GGUF file, or a name of REAL -> (model, tokenizer)
 save           a model -> a folder that Hugging Face's library loads, with equal logits
-ARCHITECTURES  whose weight is which: a table for each of gpt2, llama, bert, marian
+ARCHITECTURES  which published weight is which of ours: a table for each of gpt2, llama, bert, marian
 REAL           where published weights come from: gpt2, smollm2, minilm
 
-Loading is strict: a weight that is missing, surplus or of another shape is named. Files of pickles are never opened, because
-a pickle may run code when it is read.
+Loading is strict: a weight that is missing, surplus or of another shape is named. A pickle is never opened,
+because it may run code when it is read.
 """
 
 import json
@@ -34,23 +34,22 @@ from llmcore.tokenizer import BPETokenizer, Tokenizer, formats
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-SHARD = re.compile(r"\w[\w.-]*\.safetensors")  # a name, no path
+SHARD = re.compile(r"\w[\w.-]*\.safetensors")  # a file name without a path, so that no other folder is read
 
 
 def load(
-    path_or_name: str | Path,
-    tokenizer: bool = True,
-    dtype: torch.dtype = torch.float32,
+    path_or_name: str | Path, tokenizer: bool = True, dtype: torch.dtype = torch.float32,
     attention: AttentionPath = "fused",
-) -> tuple[Transformer, Tokenizer | None]:
-    """The model, in eval mode and without dropout, and its tokenizer where one lies beside the weights.
+) -> tuple[Transformer, Tokenizer | None]:  # fmt: skip
+    """The model, in eval mode and without dropout, and the tokenizer that is stored beside the weights.
 
-    path_or_name is a folder with config.json and model.safetensors (one file, or shards with their index), a GGUF file, or a name
-    of REAL, whose weights are brought from the network once; a path that exists comes before a name. attention="explicit" lets trace
-    see the attention weights. tokenizer=False leaves the tokenizer out.
+    path_or_name is a folder with config.json and model.safetensors (one file, or shards with their index), a
+    GGUF file, or a name of REAL, whose weights are downloaded once; an existing path takes precedence over a
+    name. dtype is that of the weights. attention="explicit" lets trace see the attention weights. The
+    tokenizer is None where the folder has none, or with tokenizer=False.
 
-    Raises FileNotFoundError where there are no weights, ConnectionError without a network, and ValueError for an architecture that
-    is in no table, a file that is not whole, or weights that do not fit.
+    Raises FileNotFoundError where there are no weights, ConnectionError without a network, and ValueError for
+    an architecture that no table has, a truncated file, or weights that do not fit.
     """
     path = Path(path_or_name)
     if not path.exists():
@@ -67,93 +66,99 @@ def load(
                 f"{path} holds weights without their config: give the folder with {CONFIG} and {WEIGHTS}"
             )
         raise ValueError(
-            f"{path} is none of the files that are read: give a folder with {CONFIG} and {WEIGHTS}, or a .gguf file"
+            f"{path} is none of the files that are read: "
+            f"give a folder with {CONFIG} and {WEIGHTS}, or a .gguf file"
         )
     return _from_folder(path, dtype, attention), read_tokenizer(path) if tokenizer else None
 
 
 def from_gguf(
-    path: str | Path,
-    tokenizer: bool = True,
-    dtype: torch.dtype = torch.float32,
+    path: str | Path, tokenizer: bool = True, dtype: torch.dtype = torch.float32,
     attention: AttentionPath = "fused",
-) -> tuple[Transformer, BPETokenizer | None]:
-    """The model of a GGUF file, its weights dequantised, and the tokenizer of its own tables."""
+) -> tuple[Transformer, BPETokenizer | None]:  # fmt: skip
+    """The model of a GGUF file, its weights dequantised, and the tokenizer that the file contains."""
     file = gguf_file.File(Path(path))
     model = gguf_file.read_model(file, dtype, attention)
     return model.eval(), gguf_file.read_tokenizer(file) if tokenizer else None
 
 
 def _from_folder(folder: Path, dtype: torch.dtype, attention: AttentionPath) -> Transformer:
+    """The model of a folder with config.json and safetensors files."""
     if not (folder / CONFIG).is_file():
         inside = [p.name for p in folder.glob("*.gguf")]
-        remedy = (
-            f"give the file {folder / inside[0]}"
-            if inside
-            else "give the folder that holds it beside the weights"
-        )
+        beside = "give the folder that holds it beside the weights"
+        remedy = f"give the file {folder / inside[0]}" if inside else beside
         raise FileNotFoundError(f"{folder} has no {CONFIG}: {remedy}")
     settings = _json(folder / CONFIG)
     kind = settings.get("model_type")
-    if kind not in [*ARCHITECTURES]:  # a list: what a damaged file says may have no hash
+    if kind not in [*ARCHITECTURES]:  # a list, since the value in a damaged file may not be hashable
         raise ValueError(
             f"{folder / CONFIG}: model_type={kind!r} is in no table: llmcore has {list(ARCHITECTURES)}"
         )
     architecture = ARCHITECTURES[kind]
     weights = {architecture.full(name): tensor for name, tensor in _weights(folder).items()}
-    with reading(folder / CONFIG, RuntimeError):  # torch's, of sizes that no tensor can have
+    with reading(folder / CONFIG, RuntimeError):  # raised by torch for sizes that no tensor can have
         config = architecture.config(settings, set(weights), str(folder / CONFIG)).with_(attention=attention)
         model = blank(config, len(weights))
     table = list(pairs(architecture.names, architecture.out_in, config.n_layers, model.state_dict()))
-    kept = {pair.theirs for pair in table}
-    weights = without_copies(weights, architecture.copies, architecture.left_out, kept, str(folder))
+    needed = {pair.theirs for pair in table}
+    weights = without_copies(weights, architecture.copies, architecture.left_out, needed, str(folder))
     return fill(model, table, weights, str(folder), dtype).eval()
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder by its name, of one file or of the shards that the index lists."""
+    """Every tensor of a folder by its name, from one file or from the shards that the index lists."""
     if (folder / WEIGHTS).is_file():
         return _read(folder / WEIGHTS)
     if (folder / INDEX).is_file():
-        listed = _json(folder / INDEX).get("weight_map")
-        weights: dict[str, Tensor] = {}
-        if not isinstance(listed, dict) or not all(
-            isinstance(n, str) and SHARD.fullmatch(n) for n in listed.values()
-        ):
-            raise ValueError(
-                f"{folder / INDEX} does not list files of this folder that end in .safetensors: get the folder again"
-            )
-        for name in sorted(set(listed.values())):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"{folder / name} is missing, and {INDEX} lists it: get this shard too"
-                )
-            weights |= _read(folder / name)
-        different = sorted(set(listed) ^ set(weights))
-        if different:
-            raise ValueError(
-                f"{folder}: {different[:5]} are in the index or in the shards, not in both: get the folder again"
-            )
-        return weights
+        return _shards(folder)
     pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
     if pickles:
         raise FileNotFoundError(
-            f"{folder} has no {WEIGHTS}, only {pickles[0]}, a pickle, which may run code when it is opened: get the safetensors file"
+            f"{folder} has no {WEIGHTS}, only {pickles[0]}, a pickle, which may run code when it is opened: "
+            "get the safetensors file"
         )
     raise FileNotFoundError(
         f"{folder} holds no weights: there is neither {WEIGHTS} nor {INDEX}; get the whole folder"
     )
 
 
+def _shards(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of the shards, which must hold just those that the index lists."""
+    listed = _json(folder / INDEX).get("weight_map")
+    if not isinstance(listed, dict) or not all(map(_is_shard, listed.values())):
+        raise ValueError(
+            f"{folder / INDEX} does not list files of this folder that end in .safetensors: "
+            "get the folder again"
+        )
+    weights: dict[str, Tensor] = {}
+    for name in sorted(set(listed.values())):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing, and {INDEX} lists it: get this shard too")
+        weights |= _read(folder / name)
+    different = sorted(set(listed) ^ set(weights))
+    if different:
+        raise ValueError(
+            f"{folder}: {different[:5]} are in the index or in the shards, not in both: get the folder again"
+        )
+    return weights
+
+
+def _is_shard(name: Any) -> bool:
+    return isinstance(name, str) and SHARD.fullmatch(name) is not None
+
+
 def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file."""
     with path.open("rb") as file:
         head = file.read(9)
-    # torch.save's archive, or a pickle of protocol 2 to 5; a safetensors file has 8 bytes of length, then {
-    if head.startswith(b"PK\x03\x04") or (
-        head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5" and head[8:] != b"{"
-    ):
+    # A pickle of protocol 2 to 5 begins with \x80 and its number; so may the length at the head of a
+    # safetensors file, whose ninth byte is then {. torch.save writes a zip archive with a pickle inside.
+    is_pickle = head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5" and head[8:] != b"{"
+    if head.startswith(b"PK\x03\x04") or is_pickle:
         raise ValueError(
-            f"{path} is a pickle by another name, which may run code when it is opened: get the safetensors file"
+            f"{path} is a pickle by another name, which may run code when it is opened: "
+            "get the safetensors file"
         )
     try:
         return load_file(path)
@@ -164,6 +169,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -174,7 +180,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer | None:
-    """The tokenizer of a folder: of tokenizer.json, or of vocab.json and merges.txt; None where there is neither."""
+    """The tokenizer of a folder, from tokenizer.json or from vocab.json and merges.txt; None without them."""
     folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
         try:
@@ -190,10 +196,11 @@ def save(
     folder: str | Path, model: Transformer, architecture: str, tokenizer: Tokenizer | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:  # fmt: skip
-    """Write config.json, model.safetensors and tokenizer.json as Hugging Face's library loads them; the folder appears whole.
+    """Write config.json, model.safetensors and tokenizer.json as Hugging Face's library loads them.
 
-    architecture is a name of ARCHITECTURES. settings are further keys for config.json, such as {"eos_token_id": 0}.
-    Raises ValueError where the architecture cannot have what the model has (the fields are named), or where the folder exists.
+    The folder appears complete or not at all. architecture is a name of ARCHITECTURES. settings are further
+    keys for config.json, such as {"eos_token_id": 0}. Raises ValueError if the folder exists, and names the
+    config fields in which the model differs from every model of the architecture.
     """
     folder = Path(folder)
     if architecture not in ARCHITECTURES:
@@ -201,19 +208,15 @@ def save(
     if folder.exists():
         raise ValueError(f"{folder} exists: choose another folder, or remove it")
     table = ARCHITECTURES[architecture]
-    ends = {
-        "pad_token_id": model.config.vocab_size - 1,
-        "decoder_start_token_id": model.config.vocab_size - 1,
-    }
-    written = {
-        **table.settings(model.config),
-        **(ends if architecture == "marian" else {}),
-        **(settings or {}),
-    }
+    written = table.settings(model.config)
+    if architecture == "marian":  # padding, the last id, also begins the decoder's sequence
+        written |= dict.fromkeys(("pad_token_id", "decoder_start_token_id"), model.config.vocab_size - 1)
+    written |= settings or {}
     names = list(pairs(table.names, table.out_in, model.config.n_layers, model.state_dict()))
     if tokenizer is not None and not isinstance(tokenizer, BPETokenizer):
         raise ValueError(
-            f"a tokenizer of kind {tokenizer.kind!r} has no place in tokenizer.json: only byte-level BPE is written"
+            f"a tokenizer of kind {tokenizer.kind!r} has no place in tokenizer.json: "
+            "only byte-level BPE is written"
         )
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +226,7 @@ def save(
             (temporary / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
             if tokenizer is not None:
                 formats.write_hugging_face(tokenizer, temporary / "tokenizer.json")
-            temporary.chmod(0o755)  # mkdtemp's is the owner's alone
+            temporary.chmod(0o755)  # mkdtemp lets only the owner read
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -231,13 +234,5 @@ def save(
 
 
 __all__ = [
-    "ARCHITECTURES",
-    "REAL",
-    "Architecture",
-    "Files",
-    "Wheel",
-    "from_gguf",
-    "load",
-    "read_tokenizer",
-    "save",
-]
+    "ARCHITECTURES", "REAL", "Architecture", "Files", "Wheel", "from_gguf", "load", "read_tokenizer", "save",
+]  # fmt: skip

@@ -1,11 +1,11 @@
-"""Whose weight is which: one table of names and one of settings for each architecture that is published as llmcore has it.
+"""The names of published weights and settings in ours: two tables for each architecture.
 
-A row of NAMES is "their name": "our name", {} standing for the number of a block. A row that names a module stands for its
-.weight and, where our module has one, its .bias. A row with " + " says that theirs holds several of ours side by side, "[None]"
-that theirs has an axis of 1 before. Where `out_in` is true their matrices are (out, in), as torch.nn.Linear stores them, and are
-transposed on the way.
+A row of `names` is "their name": "our name", where {} stands for a block's number. A row that names a module
+stands for its .weight and, where our module has one, its .bias. " + " in a row says that their tensor is
+several of ours side by side, "[None]" that theirs has an additional first axis of size 1. Where `out_in` is
+true their matrices are (out, in), as torch.nn.Linear stores them, and are transposed while loading.
 
-A row of FIELDS is "our field of ModelConfig": "their key of config.json", or several keys that must agree.
+A row of `fields` is "our field of ModelConfig": "their key of config.json", or several keys that must agree.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import Any
 
 from llmcore.config import ModelConfig, RotaryScaling
 
-# Their activation functions in our words; of several words for one the first is written.
+# our name of an activation function: their names, of which the first is written
 ACTIVATIONS = {
     "gelu": ("gelu",),
     "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
@@ -26,52 +26,36 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A published family of models: how Hugging Face's library names its class, its weights and its settings."""
+    """A published family of models: Hugging Face's names of its class, its weights and its settings."""
 
     model_type: str
     model_class: str
     names: Mapping[str, str]
     fields: Mapping[str, str | tuple[str, ...]]
-    ours: Mapping[str, Any]  # fields of ModelConfig that this architecture always has
+    ours: Mapping[str, Any]  # fields of ModelConfig that are the same in every model of the architecture
     prefix: str  # of every name but those in `outside`; the bare base model is published without it
     outside: tuple[str, ...] = ()
     out_in: bool = True
     activation: str | None = None  # their key for the activation function
-    optional: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # their keys that may be absent, and what that means
-    required: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # their keys that would change the computation otherwise
+    optional: Mapping[str, Any] = field(default_factory=dict)  # their keys that may be absent: the default
+    # their keys: the only value that llmcore computes
+    required: Mapping[str, Any] = field(default_factory=dict)
     dropout: tuple[str, ...] = ()
-    copies: Mapping[str, str] = field(
-        default_factory=dict
-    )  # names under which a file may hold a weight once more
-    left_out: Mapping[str, str] = field(default_factory=dict)  # pattern: what it is and why it is not read
+    copies: Mapping[str, str] = field(default_factory=dict)  # second name of a weight in a file: its first
+    left_out: Mapping[str, str] = field(default_factory=dict)  # pattern of names: why they are not loaded
 
     def config(self, theirs: Mapping[str, Any], names: set[str], where: str) -> ModelConfig:
-        """Our config of a config.json; `names` are the weights that are there. ValueError for what llmcore does not compute."""
+        """Our config for the settings of a config.json; `names` are the weights that the file has.
+
+        Raises ValueError for settings that are missing or that ask for what llmcore does not compute.
+        """
         theirs = {**self.optional, **theirs}
         for key, value in self.required.items():
             if theirs.get(key, value) != value:
                 raise ValueError(
                     f"{where}: {key}={theirs[key]!r} computes something that llmcore has not, only {value!r}"
                 )
-        found = dict(self.ours)
-        for ours, keys in self.fields.items():
-            keys = (keys,) if isinstance(keys, str) else keys
-            values = [theirs[k] for k in keys if k in theirs]
-            if not values or values[0] is None:
-                if ours in DERIVED:
-                    continue
-                raise ValueError(
-                    f"{where} does not say {keys[0]}: it is no complete config.json of a {self.model_type} model"
-                )
-            if any(v != values[0] for v in values):
-                raise ValueError(
-                    f"{where}: {', '.join(keys)} are {values}: llmcore has one {ours}, so they must be equal"
-                )
-            found[ours] = values[0]
+        found = {**self.ours, **self._read_fields(theirs, where)}
         if self.activation:
             word = theirs.get(self.activation)
             kind = next((ours for ours, words in ACTIVATIONS.items() if word in words), None)
@@ -88,25 +72,46 @@ class Architecture:
             found["d_ff"] = 4 * found["d_model"]
         return ModelConfig(**found)
 
+    def _read_fields(self, theirs: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The fields of ModelConfig that stand in a config.json under keys of their own."""
+        found = {}
+        for ours, keys in self.fields.items():
+            keys = (keys,) if isinstance(keys, str) else keys
+            values = [theirs[k] for k in keys if k in theirs]
+            if not values or values[0] is None:
+                if ours in DERIVED:
+                    continue
+                raise ValueError(
+                    f"{where} does not say {keys[0]}: "
+                    f"it is no complete config.json of a {self.model_type} model"
+                )
+            if any(v != values[0] for v in values):
+                raise ValueError(
+                    f"{where}: {', '.join(keys)} are {values}: llmcore has one {ours}, so they must be equal"
+                )
+            found[ours] = values[0]
+        return found
+
     def settings(self, config: ModelConfig) -> dict[str, Any]:
-        """config.json of one of our configs. ValueError names the fields that this architecture cannot have."""
-        theirs: dict[str, Any] = {
-            "architectures": [self.model_class],
-            "model_type": self.model_type,
-            "dtype": "float32",
-        }
+        """The config.json of one of our configs; ValueError names the fields that the architecture lacks."""
+        theirs: dict[str, Any] = {"architectures": [self.model_class], "model_type": self.model_type}
+        theirs["dtype"] = "float32"
         for ours, keys in self.fields.items():
             for key in (keys,) if isinstance(keys, str) else keys:
                 theirs[key] = getattr(config, ours)
         theirs |= {**self.required, **dict.fromkeys(self.dropout, config.dropout)}
+        # of a kind without a name of theirs gelu is written, and the check below names it
         if self.activation:
-            theirs[self.activation] = ACTIVATIONS.get(config.feed_forward, ("gelu",))[
-                0
-            ]  # a wrong one is named below
+            theirs[self.activation] = ACTIVATIONS.get(config.feed_forward, ("gelu",))[0]
         if self.model_type == "llama":
             theirs |= _write_rotary(config)
         if self.model_type == "bert" and not config.head_transform:
             theirs["architectures"] = ["BertModel"]
+        self._check_return(theirs, config)
+        return theirs
+
+    def _check_return(self, theirs: Mapping[str, Any], config: ModelConfig) -> None:
+        """Raise ValueError unless these settings, read again, give the config that they were written from."""
         names = {"cls.predictions.transform.dense.weight"} if config.head_transform else set()
         try:
             back = self.config(theirs, names, self.model_type)
@@ -125,13 +130,11 @@ class Architecture:
             raise ValueError(
                 f"this model is no {self.model_type}: {'; '.join(different)}; save it with llmcore.checkpoint"
             )
-        return theirs
 
     def full(self, name: str) -> str:
-        """A weight's name as the whole model has it, given that of the bare base model, or an old file's."""
-        name = re.sub(
-            r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-        )
+        """A weight's name in the whole model, given its name there, in the base model or in an old file."""
+        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+        name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
         return name if name.startswith((self.prefix, *self.outside)) else self.prefix + name
 
 
@@ -139,7 +142,7 @@ DERIVED = ("n_kv_heads", "d_head", "d_ff", "init_std", "n_segments")  # fields w
 
 
 def _read_rotary(theirs: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """rotary_base and rotary_scaling, from either of the two forms in which Llama's config.json is written."""
+    """rotary_base, rotary_scaling and bias, from either of the two forms of Llama's config.json."""
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     found: dict[str, Any] = {"rotary_base": float(rope.get("rope_theta", theirs.get("rope_theta", 10000.0)))}
@@ -161,12 +164,14 @@ def _write_rotary(config: ModelConfig) -> dict[str, Any]:
     rope: dict[str, Any] = {"rope_type": "default"}
     if scaling is not None:
         rope = {
-            "rope_type": "llama3", "factor": scaling.factor, "low_freq_factor": scaling.low, "high_freq_factor": scaling.high,
+            "rope_type": "llama3", "factor": scaling.factor, "low_freq_factor": scaling.low,
+            "high_freq_factor": scaling.high,
             "original_max_position_embeddings": scaling.original,
         }  # fmt: skip
     return {
         "attention_bias": config.bias, "mlp_bias": config.bias, "rope_theta": config.rotary_base,
-        "rope_scaling": rope if scaling else None, "rope_parameters": {**rope, "rope_theta": config.rotary_base},
+        "rope_scaling": rope if scaling else None,
+        "rope_parameters": {**rope, "rope_theta": config.rotary_base},
     }  # fmt: skip
 
 
@@ -181,7 +186,8 @@ GPT2 = Architecture(
         "transformer.wpe.weight": "embedding.position.table",
         "transformer.h.{}.ln_1": "decoder.blocks.{}.attention_norm",
         "transformer.h.{}.attn.c_attn": (
-            "decoder.blocks.{}.attention.W_q + decoder.blocks.{}.attention.W_k + decoder.blocks.{}.attention.W_v"
+            "decoder.blocks.{}.attention.W_q + decoder.blocks.{}.attention.W_k + "
+            "decoder.blocks.{}.attention.W_v"
         ),
         "transformer.h.{}.attn.c_proj": "decoder.blocks.{}.attention.W_o",
         "transformer.h.{}.ln_2": "decoder.blocks.{}.feed_forward_norm",
@@ -191,16 +197,19 @@ GPT2 = Architecture(
         "lm_head.weight": "head.table",
     },
     fields={
-        "vocab_size": "vocab_size", "context_length": "n_positions", "d_model": "n_embd", "n_layers": "n_layer", "n_heads": "n_head",
-        "d_ff": "n_inner", "norm_eps": "layer_norm_epsilon", "tied": "tie_word_embeddings", "init_std": "initializer_range",
+        "vocab_size": "vocab_size", "context_length": "n_positions", "d_model": "n_embd",
+        "n_layers": "n_layer", "n_heads": "n_head", "d_ff": "n_inner", "norm_eps": "layer_norm_epsilon",
+        "tied": "tie_word_embeddings", "init_std": "initializer_range",
     },
     optional={"tie_word_embeddings": True, "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"},
     activation="activation_function",
     ours={"family": "decoder", "norm": "layer", "position": "learned", "residual": "pre", "bias": True},
-    required={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+    required={
+        "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
+    },
     dropout=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
     copies={"lm_head.weight": "transformer.wte.weight"},
-    left_out={r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, which is computed here"},
+    left_out={r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, computed here"},
 )  # fmt: skip
 
 LLAMA = Architecture(
@@ -224,14 +233,20 @@ LLAMA = Architecture(
     },
     fields={
         "vocab_size": "vocab_size", "context_length": "max_position_embeddings", "d_model": "hidden_size",
-        "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "d_head": "head_dim",
-        "d_ff": "intermediate_size", "norm_eps": "rms_norm_eps", "tied": "tie_word_embeddings", "init_std": "initializer_range",
+        "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
+        "n_kv_heads": "num_key_value_heads", "d_head": "head_dim", "d_ff": "intermediate_size",
+        "norm_eps": "rms_norm_eps",
+        "tied": "tie_word_embeddings", "init_std": "initializer_range",
     },
     optional={"tie_word_embeddings": False, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6},
-    ours={"family": "decoder", "norm": "rms", "feed_forward": "swiglu", "position": "rotary", "residual": "pre"},
+    ours={
+        "family": "decoder", "norm": "rms", "feed_forward": "swiglu", "position": "rotary", "residual": "pre",
+    },
     required={"hidden_act": "silu"},
     copies={"lm_head.weight": "model.embed_tokens.weight"},
-    left_out={r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "the rotary frequencies, which are computed here"},
+    left_out={
+        r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "the rotary frequencies, computed here",
+    },
 )  # fmt: skip
 
 BERT = Architecture(
@@ -258,14 +273,14 @@ BERT = Architecture(
     },
     fields={
         "vocab_size": "vocab_size", "context_length": "max_position_embeddings", "d_model": "hidden_size",
-        "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "d_ff": "intermediate_size", "norm_eps": "layer_norm_eps",
-        "n_segments": "type_vocab_size", "init_std": "initializer_range",
+        "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "d_ff": "intermediate_size",
+        "norm_eps": "layer_norm_eps", "n_segments": "type_vocab_size", "init_std": "initializer_range",
     },
     optional={"type_vocab_size": 2, "layer_norm_eps": 1e-12},
     activation="hidden_act",
     ours={
-        "family": "encoder", "norm": "layer", "position": "learned", "residual": "post", "bias": True, "embedding_norm": True,
-        "tied": True,
+        "family": "encoder", "norm": "layer", "position": "learned", "residual": "post", "bias": True,
+        "embedding_norm": True, "tied": True,
     },
     required={"position_embedding_type": "absolute", "is_decoder": False, "tie_word_embeddings": True},
     dropout=("hidden_dropout_prob", "attention_probs_dropout_prob"),
@@ -274,7 +289,7 @@ BERT = Architecture(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     left_out={
-        r"bert\.embeddings\.position_ids": "the numbers 0, 1, 2, ..., which are counted here",
+        r"bert\.embeddings\.position_ids": "the numbers 0, 1, 2, ..., computed here",
         r"bert\.pooler\..*": "a layer after the encoder that only a classifier of whole texts reads",
         r"cls\.seq_relationship\..*": "the head that told whether two sentences follow each other",
     },
@@ -312,14 +327,16 @@ MARIAN = Architecture(
     },
     fields={
         "vocab_size": "vocab_size", "context_length": "max_position_embeddings", "d_model": "d_model",
-        "n_layers": ("encoder_layers", "decoder_layers"), "n_heads": ("encoder_attention_heads", "decoder_attention_heads"),
-        "d_ff": ("encoder_ffn_dim", "decoder_ffn_dim"), "scale_embedding": "scale_embedding", "init_std": "init_std",
+        "n_layers": ("encoder_layers", "decoder_layers"),
+        "n_heads": ("encoder_attention_heads", "decoder_attention_heads"),
+        "d_ff": ("encoder_ffn_dim", "decoder_ffn_dim"),
+        "scale_embedding": "scale_embedding", "init_std": "init_std",
     },
     optional={"scale_embedding": False},
     activation="activation_function",
     ours={
-        "family": "encoder-decoder", "norm": "layer", "norm_eps": 1e-5, "position": "sinusoidal_halves", "residual": "post",
-        "bias": True, "tied": True, "head_bias": True,
+        "family": "encoder-decoder", "norm": "layer", "norm_eps": 1e-5, "position": "sinusoidal_halves",
+        "residual": "post", "bias": True, "tied": True, "head_bias": True,
     },
     required={
         "share_encoder_decoder_embeddings": True, "tie_word_embeddings": True, "normalize_before": False,
@@ -331,7 +348,7 @@ MARIAN = Architecture(
         "model.decoder.embed_tokens.weight": "model.shared.weight",
         "lm_head.weight": "model.shared.weight",
     },
-    left_out={r"model\.(encoder|decoder)\.embed_positions\.weight": "sines and cosines, which are computed here"},
+    left_out={r"model\.(encoder|decoder)\.embed_positions\.weight": "sines and cosines, computed here"},
 )  # fmt: skip
 
 ARCHITECTURES = {a.model_type: a for a in (GPT2, LLAMA, BERT, MARIAN)}

@@ -1,6 +1,7 @@
-"""From tensors under their names to a model, and back: every weight found, none left over, each of the right shape.
+"""From tensors under published names to a model, and back: none missing, none left over, all shapes right.
 
-Shapes: I in, O out of a linear map.
+"Theirs" is a tensor of the published file, "ours" a parameter of llmcore's model. Shapes: a linear map has I
+inputs and O outputs.
 """
 
 import re
@@ -16,7 +17,7 @@ from llmcore.model import Transformer
 
 @dataclass(frozen=True)
 class Pair:
-    """One tensor of theirs and what it is here: one of ours, or several side by side on the last axis."""
+    """One tensor of theirs and its equivalent: one of ours, or several concatenated along the last axis."""
 
     theirs: str
     ours: tuple[str, ...]
@@ -25,13 +26,15 @@ class Pair:
 
 
 def pairs(names: Mapping[str, str], out_in: bool, n_layers: int, own: Mapping[str, Tensor]) -> Iterator[Pair]:
-    """The rows of a table of names for one model: blocks counted, modules opened; a row of which the model has nothing is left out."""
+    """A table of names (see tables.py) expanded for one model, whose parameters are `own`.
+
+    A row with {} is repeated for each block, and a row that names a module becomes its weight and bias. A row
+    for which the model has no parameter is left out.
+    """
     for theirs, row in names.items():
         for i in range(n_layers) if "{}" in theirs else (0,):
-            name, ours = (
-                theirs.format(i),
-                tuple(o.format(i) for o in row.removesuffix(" [None]").split(" + ")),
-            )
+            name = theirs.format(i)
+            ours = tuple(o.format(i) for o in row.removesuffix(" [None]").split(" + "))
             if ours[0] in own:
                 yield Pair(name, ours, False, row.endswith(" [None]"))
                 continue
@@ -42,7 +45,10 @@ def pairs(names: Mapping[str, str], out_in: bool, n_layers: int, own: Mapping[st
 
 
 def blank(config: ModelConfig, tensors: int) -> Transformer:
-    """A model without values: shapes only, no memory. ValueError where so many tensors are too few for its blocks."""
+    """A model without values: shapes only, no memory.
+
+    Raises ValueError for more blocks than the file has tensors: a damaged config may ask for millions.
+    """
     if config.n_layers > tensors:
         raise ValueError(
             f"n_layers={config.n_layers} with {tensors} weights: each block has some; is a file cut short?"
@@ -54,7 +60,11 @@ def blank(config: ModelConfig, tensors: int) -> Transformer:
 def fill(
     model: Transformer, table: list[Pair], weights: Mapping[str, Tensor], where: str, dtype: torch.dtype
 ) -> Transformer:
-    """The blank model with these weights. ValueError names what is missing, surplus or of another shape; nothing is filled before."""
+    """The blank model with these weights, cast to dtype.
+
+    Raises ValueError that names the weights that are missing, surplus or of another shape; the model is then
+    unchanged.
+    """
     own = model.state_dict()
     expected = {pair.theirs: _shape(pair, own) for pair in table}
     faults = [f"{name} is missing" for name in expected if name not in weights]
@@ -69,15 +79,15 @@ def fill(
     if faults:
         more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
         raise ValueError(
-            f"{where} does not fit its config: {'; '.join(faults[:5])}{more}: is it of another model, or cut short?"
+            f"{where} does not fit its config: {'; '.join(faults[:5])}{more}: "
+            "is it of another model, or cut short?"
         )
     values: dict[str, Tensor] = {}
     for pair in table:
         tensor = weights[pair.theirs].squeeze(0) if pair.row else weights[pair.theirs]
         tensor = tensor.T if pair.transposed else tensor
-        for name, part in zip(
-            pair.ours, tensor.split([own[o].shape[-1] for o in pair.ours], dim=-1), strict=True
-        ):
+        parts = tensor.split([own[o].shape[-1] for o in pair.ours], dim=-1)
+        for name, part in zip(pair.ours, parts, strict=True):
             values[name] = part.to(dtype, copy=True, memory_format=torch.contiguous_format)
     assert set(values) == set(own), f"the table of names does not cover {sorted(set(own) - set(values))}"
     model.load_state_dict(values, assign=True)
@@ -85,7 +95,7 @@ def fill(
 
 
 def _shape(pair: Pair, own: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """The shape in which theirs must be stored."""
+    """The shape that their tensor must have."""
     shapes = [tuple(own[o].shape) for o in pair.ours]
     shape = (*shapes[0][:-1], sum(s[-1] for s in shapes))
     return (1, *shape) if pair.row else shape[::-1] if pair.transposed else shape
@@ -105,21 +115,20 @@ def theirs_of(model: Transformer, table: list[Pair]) -> dict[str, Tensor]:
 
 
 def without_copies(
-    weights: Mapping[str, Tensor],
-    copies: Mapping[str, str],
-    left_out: Mapping[str, str],
-    kept: set[str],
+    weights: Mapping[str, Tensor], copies: Mapping[str, str], left_out: Mapping[str, str], needed: set[str],
     where: str,
-) -> dict[str, Tensor]:
-    """Weights less what is not read: copies, once they are seen to be equal, and what the table leaves out with a reason."""
+) -> dict[str, Tensor]:  # fmt: skip
+    """The weights without those that are not loaded: what `left_out` matches, and copies of another weight.
+
+    copies: a copy's name -> the original's; `needed` are the names that the model loads. Raises ValueError
+    where a copy differs from its original.
+    """
     out: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if any(re.fullmatch(pattern, name) for pattern in left_out):
             continue
-        original = name if name in kept else copies.get(name, name)
-        known = weights.get(
-            original, out.get(original)
-        )  # a file may hold a shared weight under the copies' names alone
+        original = name if name in needed else copies.get(name, name)
+        known = weights.get(original, out.get(original))  # a file may hold only copies, and no original
         if original != name and known is not None and not torch.equal(tensor, known):
             raise ValueError(
                 f"{where}: {name} differs from {original}, and its config says that they are one weight"

@@ -1,4 +1,5 @@
-"""Widgets that open any matrix and explain any number. Arrays in, no torch needed; see base.py for their three homes.
+"""Widgets that open any matrix and explain any number; they take arrays and need no torch (see base.py).
 
-A chapter imports a widget from its module (`from llmcore.widgets.matrix import MatrixInspector`), and so rests on that one alone.
+A chapter imports each widget from its own module (`from llmcore.widgets.matrix import MatrixInspector`), so
+that only a change to that widget makes the chapter stale.
 """

@@ -1,4 +1,4 @@
-"""What a widget is given, checked and made small: arrays of 1 to 4 axes as rounded numbers that JSON holds."""
+"""Arrays for a widget, checked and made small: 1 to 4 axes, as rounded numbers that JSON can hold."""
 
 import math
 import unicodedata
@@ -12,29 +12,28 @@ from llmcore.widgets.checks import finite, items, labels, one_of, plain, text
 from llmcore.widgets.markup import Markup, element, join
 
 Scale = Literal["diverging", "sequential"]
-MOST = 4096  # numbers shipped of one array; more are reduced to means of blocks
-READ = 2**26  # numbers that are read at all
-TABLE = (12, 10)  # rows and columns of a table that is read without a script
-DIRECTION = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+MOST_SHIPPED = 4096  # numbers of one array in a page; a larger array is reduced to means of blocks
+MOST_READ = 2**26  # numbers of an array that is accepted at all
+TABLE_SIZE = (12, 10)  # rows and columns of the table for readers without the script
+DIRECTION = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # bidi controls
 EXACT = 2**53  # float64 holds every whole number up to here
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
     """An array of 1 to 4 axes, from numpy, lists, or torch tensors on any device, with or without gradient.
 
-    float64, or int64, or Python integers (dtype object) where one is beyond int64: every number is the one that was given.
-    Raises ValueError for what is ragged, empty, masked, sparse, not numeric, beyond float64, of more than 2^26 numbers, or has
-    no axis or more than four.
+    Returns float64 for floats, int64 for integers, and dtype object (Python integers) where one is beyond
+    int64, so that no number changes. Raises ValueError for an array that is ragged, empty, masked, sparse,
+    not numeric, beyond float64, of more than 2^26 numbers, or without an axis or with more than four.
     """
-    name = plain(name)  # it is only for messages here
+    name = plain(name)  # used only in messages
     if hasattr(values, "detach"):  # a torch tensor, without importing torch
         values = _from_torch(values, name)
     try:
         array = np.asarray(values)
         if isinstance(values, list | tuple) and array.dtype.kind == "f" and (np.abs(array) >= 2**63).any():
-            exact = np.asarray(
-                values, dtype=object
-            )  # numpy makes floats of a list of integers above and below 2^63
+            # numpy makes float64 of a list with integers on both sides of 2^63
+            exact = np.asarray(values, dtype=object)
             array = exact if all(isinstance(x, int) for x in exact.flat) else array
     except Exception as error:
         raise ValueError(
@@ -42,13 +41,14 @@ def as_array(values: Any, name: str) -> np.ndarray:
         ) from error
     if not 1 <= array.ndim <= 4 and array.dtype.kind in "biufO":
         raise ValueError(
-            f"{name} has {array.ndim} axes, shape {array.shape}: 1 to 4 can be shown; index or reshape it first"
+            f"{name} has {array.ndim} axes, shape {array.shape}: 1 to 4 can be shown; "
+            "index or reshape it first"
         )
     if array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}: it is empty, there is nothing to show")
-    if array.size > READ:
+    if array.size > MOST_READ:
         raise ValueError(
-            f"{name} has {array.size} numbers, more than {READ}: show a part, such as {name}[:1000]"
+            f"{name} has {array.size} numbers, more than {MOST_READ}: show a part, such as {name}[:1000]"
         )
     if np.ma.is_masked(values):
         raise ValueError(
@@ -61,7 +61,8 @@ def as_array(values: Any, name: str) -> np.ndarray:
         return array if largest >= 2**63 else array.astype(np.int64)
     if array.dtype.kind not in "biuf":
         raise ValueError(
-            f"{name} has dtype {array.dtype}: a widget shows numbers; convert it with numpy.asarray(..., dtype=float)"
+            f"{name} has dtype {array.dtype}: a widget shows numbers; "
+            "convert it with numpy.asarray(..., dtype=float)"
         )
     if array.dtype.kind == "u" and array.max() >= 2**63:
         return array.astype(object)
@@ -75,7 +76,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 
 
 def _from_torch(tensor: Any, name: str) -> np.ndarray:
-    """A tensor's numbers: float64 for every float type, the integer type as it is."""
+    """A tensor as numpy: float64 for every float type, an integer type unchanged."""
     if str(tensor.layout) != "torch.strided" or getattr(tensor, "is_nested", False):
         raise ValueError(
             f"{name} is sparse or nested, layout {tensor.layout}: show {name}.to_dense(), or a part of it"
@@ -84,9 +85,9 @@ def _from_torch(tensor: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name} is on the meta device, where a tensor has no numbers: make it on the CPU")
     if tensor.is_quantized:
         raise ValueError(f"{name} is quantized: show {name}.dequantize()")
-    if tensor.numel() > READ:
+    if tensor.numel() > MOST_READ:
         raise ValueError(
-            f"{name} has {tensor.numel()} numbers, more than {READ}: show a part, such as {name}[:1000]"
+            f"{name} has {tensor.numel()} numbers, more than {MOST_READ}: show a part, such as {name}[:1000]"
         )
     if tensor.is_complex():
         raise ValueError(f"{name} has dtype {tensor.dtype}, complex: show {name}.abs(), .real or .imag")
@@ -100,12 +101,12 @@ def _from_torch(tensor: Any, name: str) -> np.ndarray:
 
 
 def is_whole(array: np.ndarray) -> bool:
-    """Whether as_array gave integers."""
+    """Whether as_array returned integers."""
     return array.dtype.kind in "iO"
 
 
 def floats(values: Any, name: str, axes: int, most: float | None = None) -> np.ndarray:
-    """As float64, with so many axes; with `most` only finite numbers of at most that size."""
+    """An array as float64 with this many axes; if `most` is given, finite and of absolute value <= most."""
     array = as_array(values, name)
     if array.ndim != axes:
         raise ValueError(f"{name} has {array.ndim} axes, shape {array.shape}: give {axes}")
@@ -114,7 +115,7 @@ def floats(values: Any, name: str, axes: int, most: float | None = None) -> np.n
 
 
 def check_labels(given: Any, shape: tuple[int, ...], name: str) -> list[list[str] | None]:
-    """One list of texts, or None, for each axis; ValueError where a length is wrong."""
+    """For each axis a list of texts or None. Raises ValueError where a length differs from the axis."""
     if given is None:
         return [None] * len(shape)
     axes = items(given, f"labels of {name}", most=8)
@@ -127,7 +128,7 @@ def check_labels(given: Any, shape: tuple[int, ...], name: str) -> list[list[str
 
 
 def seen(given: str) -> str:
-    """A label with its spaces and line ends to be seen, and what has no width or turns the line round as its code.
+    """A label with visible outer white space and the codes of characters that are unseen or turn the text.
 
     >>> seen(" the"), seen("\u200b"), seen("a\u202eb")
     ('␣the', '⟨200b⟩', 'a⟨202e⟩b')
@@ -136,17 +137,19 @@ def seen(given: str) -> str:
         given = given.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
     if given.isprintable():
         return given
-    alone = all(unicodedata.category(c) in ("Cc", "Cf") for c in given)  # beside others it may join an emoji
+    alone = all(
+        unicodedata.category(c) in ("Cc", "Cf") for c in given
+    )  # beside others it may be what joins an emoji
     return "".join(f"⟨{ord(c):02x}⟩" if _unseen(c) or (alone and c not in "\n\t") else c for c in given)
 
 
 def _unseen(c: str) -> bool:
-    """A control character other than a line end, or one that changes the direction of the text after it."""
+    """A control character other than a tab or line end, or one that changes the direction of text."""
     return (unicodedata.category(c) == "Cc" and c not in "\n\t\r") or c in DIRECTION
 
 
 def number(x: Any, digits: int = 4) -> int | float | str:
-    """A number rounded to significant digits; what JSON has no number for as text.
+    """A number rounded to significant digits; NaN and infinities, which JSON lacks, as text.
 
     >>> number(1 / 3), number(7), number(math.nan), number(-math.inf)
     (0.3333, 7, 'NaN', '-Infinity')
@@ -158,22 +161,22 @@ def number(x: Any, digits: int = 4) -> int | float | str:
     if math.isinf(x):
         return "Infinity" if x > 0 else "-Infinity"
     rounded = float(f"{x:.{digits}g}")
-    if math.isinf(rounded):  # the largest numbers of float64 have nothing above them to be rounded to
+    if math.isinf(rounded):  # rounding up the largest numbers of float64 overflows
         return float(x)
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e9 else rounded
 
 
-def reduce(array: np.ndarray, most: int = MOST) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The array with its last two axes cut into blocks and each block replaced by its mean, so that at most `most` numbers are left.
+def reduce(array: np.ndarray, most: int = MOST_SHIPPED) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Block means over the last two axes, with blocks just large enough that at most `most` numbers remain.
 
-    Returns the array and the block's length on each axis. ValueError where the leading axes alone are too many.
+    Returns the reduced array and the block's length on each axis. Raises ValueError where the leading axes
+    alone have more than `most` places.
     """
     block = [1] * array.ndim
-    size = lambda: math.prod(math.ceil(n / b) for n, b in zip(array.shape, block))
-    while size() > most:
-        axis = max(
-            range(max(0, array.ndim - 2), array.ndim), key=lambda a: math.ceil(array.shape[a] / block[a])
-        )
+    blocks_on = lambda axis: math.ceil(array.shape[axis] / block[axis])
+    last_two = range(max(0, array.ndim - 2), array.ndim)
+    while math.prod(map(blocks_on, range(array.ndim))) > most:
+        axis = max(last_two, key=blocks_on)
         if array.shape[axis] <= block[axis]:
             raise ValueError(
                 f"{array.shape[:-2]} leading places are more than {most}: show a part, such as array[:8]"
@@ -193,14 +196,14 @@ def _means(array: np.ndarray, axis: int, width: int) -> np.ndarray:
     lengths = np.diff(np.append(starts, array.shape[axis]))
     with np.errstate(invalid="ignore", over="ignore"):
         means = np.add.reduceat(array, starts, axis=axis) / lengths.reshape(beside)
-        if np.isinf(means).any():  # a sum may be beyond float64 where the mean is not
+        if np.isinf(means).any():  # the sum may overflow float64 although the mean does not
             apart = np.add.reduceat(array / np.repeat(lengths, lengths).reshape(beside), starts, axis=axis)
             means = np.where(np.isinf(means), apart, means)
     return means
 
 
 def _exact_means(array: np.ndarray, axis: int, width: int) -> np.ndarray:
-    """The same of integers, as fractions: a sum in int64 would wrap round, one in float64 would be rounded."""
+    """_means for integers, as fractions: a sum in int64 could overflow, a sum in float64 would be rounded."""
     starts = np.arange(0, array.shape[axis], width)
     lengths = np.diff(np.append(starts, array.shape[axis])).astype(object)
     add = lambda x: np.add.reduceat(x, starts, axis=axis).astype(object)
@@ -210,10 +213,14 @@ def _exact_means(array: np.ndarray, axis: int, width: int) -> np.ndarray:
 
 
 def ship(
-    values: Any, name: str, labels: Sequence[Sequence[Any] | None] | None = None, axes: Sequence[str] | None = None,
-    scale: Scale | None = None, digits: int = 4, most: int = MOST,
+    values: Any, name: str, labels: Sequence[Sequence[Any] | None] | None = None,
+    axes: Sequence[str] | None = None, scale: Scale | None = None, digits: int = 4, most: int = MOST_SHIPPED,
 ) -> dict[str, Any]:  # fmt: skip
-    """An array as tensor.js reads it. scale: diverging where both signs occur, else sequential."""
+    """An array as tensor.js reads it. scale: by default diverging where both signs occur, else sequential.
+
+    labels: for each axis a list of texts or None; axes: the axes' names; digits: significant digits shipped;
+    most: numbers shipped, above which blocks are replaced by their means.
+    """
     name = text(name, "name")
     array = as_array(values, name)
     full, names = array.shape, check_labels(labels, array.shape, name)
@@ -233,14 +240,18 @@ def ship(
     else:
         one_of(scale, "scale", ("diverging", "sequential"))
     usual = [f"axis {i}" for i in range(array.ndim - 2)] + ["row", "column"][-array.ndim :]
+    data = [number(x, digits) for x in small.ravel().tolist()]
     return {
-        "name": name, "shape": list(small.shape), "full": list(full), "block": list(block), "labels": names,
-        "axes": list(axes or usual), "scale": scale, "data": [number(x, digits) for x in small.ravel().tolist()],
+        "name": name, "shape": list(small.shape), "full": list(full), "block": list(block),
+        "labels": names, "axes": list(axes or usual), "scale": scale, "data": data,
     }  # fmt: skip
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """exp(x - max) / sum over the last axis. A row of -inf alone becomes zeros; one with NaN or +inf becomes NaN, as in torch."""
+    """exp(x - max) / sum over the last axis.
+
+    A row of nothing but -inf becomes zeros; a row with NaN or +inf becomes NaN, as in torch.
+    """
     top = x.max(-1, keepdims=True)
     with np.errstate(invalid="ignore"):
         e = np.exp(x - np.where(top == -np.inf, 0, top))
@@ -248,28 +259,30 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def table(shipped: dict[str, Any]) -> Markup:
-    """An array as an HTML table, for where no script runs; of more than two axes the first slice, of a large one a corner."""
+    """A shipped array as an HTML table for readers without the script.
+
+    Of an array of more than two axes it shows the first slice, of a large one the upper left corner.
+    """
     shape, labels = shipped["shape"], shipped["labels"]
     rows, columns = (1, shape[0]) if len(shape) == 1 else shape[-2:]
-    row_names = (
-        [""] if len(shape) == 1 else labels[-2] or [str(i * shipped["block"][-2]) for i in range(rows)]
-    )
-    column_names = labels[-1] or [str(i * shipped["block"][-1]) for i in range(columns)]
-    R, C = min(rows, TABLE[0]), min(columns, TABLE[1])
+    starts = lambda axis, n: [str(i * shipped["block"][axis]) for i in range(n)]  # where each block begins
+    row_names = [""] if len(shape) == 1 else labels[-2] or starts(-2, rows)
+    column_names = labels[-1] or starts(-1, columns)
+    R, C = min(rows, TABLE_SIZE[0]), min(columns, TABLE_SIZE[1])
     more = [] if columns == C else ["…"]
     cells = [[str(x) for x in shipped["data"][r * columns : r * columns + C]] + more for r in range(R)]
     if rows > R:
         cells.append(["…"] * (C + len(more)))
-    title = shipped["name"] + (
-        f", slice {[0] * (len(shape) - 2)} of shape {tuple(shipped['full'])}" if len(shape) > 2 else ""
-    )
+    title = shipped["name"]
+    if len(shape) > 2:
+        title += f", slice {[0] * (len(shape) - 2)} of shape {tuple(shipped['full'])}"
     return rows_table(cells, [*row_names[:R], "…"][: len(cells)], [*column_names[:C], *more], title)
 
 
 def rows_table(
     cells: Sequence[Sequence[str]], row_names: Iterable[str], column_names: Iterable[str], title: str = ""
 ) -> Markup:  # fmt: skip
-    """Any texts as an HTML table."""
+    """Texts as an HTML table: one list of cells per row, one name per row and per column."""
     head = [element("th", {"scope": "col"}, name) for name in column_names]
     body = [
         element("tr", {}, element("th", {"scope": "row"}, name), *[element("td", {}, cell) for cell in row])

@@ -1,7 +1,7 @@
-"""One widget class for three homes: a live kernel, a built page without one, a stored notebook that is only read.
+"""One widget class for three homes: a live kernel, a built page without one, a stored notebook.
 
-A new widget is a subclass here, which turns its arguments into a state of plain values, and a function of the same `kind` in js/,
-which draws that state; matrix.py and js/matrix.js are the shortest example.
+A new widget is a subclass of Widget, which turns its arguments into a state of plain values, and a function
+in js/ named after its `kind`, which draws that state; matrix.py and js/matrix.js are the shortest example.
 """
 
 import json
@@ -15,15 +15,16 @@ from llmcore.widgets import bundle, markup
 from llmcore.widgets.checks import plain, text
 from llmcore.widgets.markup import Markup, element
 
-BYTES = 100_000  # of the state of one figure
-CAPTION = 2000  # characters
+MOST_BYTES = 100_000  # of the state of one figure, in UTF-8
+MOST_CAPTION = 2000  # characters
 
 
 class Widget(anywidget.AnyWidget):
-    """state: what the script draws, plain values that JSON holds. selection: the index of the chosen cell, [] before any choice.
+    """The base of all widgets; its traits flow both ways in a live kernel.
 
-    Traits flow both ways in a live kernel: `widget.observe(f, "selection")` calls f when the reader chooses, and setting
-    `widget.selection` moves the cursor on the page.
+    state: the plain values, as JSON holds them, that the script draws. selection: the index of the chosen
+    cell, [] before any choice. `widget.observe(f, "selection")` calls f when the reader chooses a cell, and
+    setting `widget.selection` moves the cursor on the page.
     """
 
     _esm: ClassVar[Any] = bundle.for_notebooks()
@@ -35,35 +36,34 @@ class Widget(anywidget.AnyWidget):
     shared: ClassVar[tuple[str, ...]] = ("selection",)  # traits that the script reads and writes
 
     def __init__(self, state: dict[str, Any], still: Markup, shape: str, caption: str = "", **traits: Any):
-        """still: a table that is read where no script runs. shape: what repr says of the content.
+        """still: the table for readers without the script. shape: what repr says about the content.
 
-        Raises ValueError where the state is no JSON or is longer than 100,000 bytes.
+        Raises ValueError for a state that JSON cannot hold or that takes more than 100,000 bytes.
         """
         self._still, self._shape = still, shape
         _json(type(self).__name__, state, traits)
-        super().__init__(state=state, caption=text(caption, "caption", CAPTION), **traits)
+        super().__init__(state=state, caption=text(caption, "caption", MOST_CAPTION), **traits)
 
     def __repr__(self) -> str:
         return plain(f"{type(self).__name__}({self._shape})")
 
     def figure(self) -> str:
-        """The HTML that a page without a kernel holds: caption, a table to be read, the state for the script."""
+        """The HTML for a page without a kernel: a caption, a table to read, and the state for the script."""
         payload = _json(type(self).__name__, self.state, {name: getattr(self, name) for name in self.shared})
-        return str(element(
-            "figure", {"class": "llmcore", "data-widget": self.kind},
-            element("figcaption", {}, self.caption), element("div", {"class": "ll-still"}, self._still), markup.data(payload),
-        ))  # fmt: skip
+        caption = element("figcaption", {}, self.caption)
+        still = element("div", {"class": "ll-still"}, self._still)
+        figure = {"class": "llmcore", "data-widget": self.kind}
+        return str(element("figure", figure, caption, still, markup.data(payload)))
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """The live view of anywidget, and beside it the figure; text/plain is the same in every run."""
+        """anywidget's live view and the HTML figure; text/plain is the same in every run."""
         made = super()._repr_mimebundle_(**options)
         data, *rest = made if isinstance(made, tuple) else (made or {},)
         data = {**data, "text/plain": repr(self), "text/html": self.figure()}
         return (data, *rest) if rest else data
 
-    if hasattr(
-        anywidget.AnyWidget, "_ipython_display_"
-    ):  # ipywidgets 7, which Colab has: it displays itself and asks for no bundle
+    # Under ipywidgets 7, which Colab has, a widget displays itself and is never asked for a MIME bundle.
+    if hasattr(anywidget.AnyWidget, "_ipython_display_"):
 
         def _ipython_display_(self, **options: Any) -> None:
             made = self._repr_mimebundle_()
@@ -73,18 +73,21 @@ class Widget(anywidget.AnyWidget):
 
 
 def _json(name: str, state: dict[str, Any], traits: dict[str, Any]) -> str:
-    """What the page reads. The checks of each widget come before; this holds for all: JSON without NaN, UTF-8, and not too long."""
+    """State and traits as compact JSON: no NaN, valid UTF-8, at most MOST_BYTES.
+
+    Each widget has checked its own arguments before; these rules hold for all of them.
+    """
+    content = {"state": state, "traits": traits}
     try:
-        made = json.dumps(
-            {"state": state, "traits": traits}, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-        )
+        made = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         size = len(made.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{name} holds what no page can read ({plain(str(error))}): give finite numbers and whole texts"
         ) from error
-    if size > BYTES:
+    if size > MOST_BYTES:
         raise ValueError(
-            f"{name} would put {size} bytes into a page, more than {BYTES}: show a part, or shorter names"
+            f"{name} would put {size} bytes into a page, more than {MOST_BYTES}: "
+            "show a part, or shorter names"
         )
     return made

@@ -1,4 +1,7 @@
-"""What a widget is told, checked in one place: numbers, texts, choices. The rest is a ValueError of name, value, rule and remedy."""
+"""The checks of a widget's arguments: numbers, texts, choices, lists.
+
+Each returns the checked value as plain Python, or raises a ValueError of name, value, rule and remedy.
+"""
 
 import numbers
 import reprlib
@@ -8,24 +11,24 @@ from typing import Any
 
 import numpy as np
 
-NAME = 200  # characters of a name
-LABEL = 80  # characters of a label; a longer one is cut and ends with …
-BIG = 1e100  # squares of such numbers are still finite
+MOST_NAME = 200  # characters of a name
+MOST_LABEL = 80  # characters of a label; a longer one is cut and ends with …
+BIG = 1e100  # squares and products of numbers up to here are still finite
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 
 def brief(value: Any) -> str:
-    """A value as a message can hold it, however large, in printable characters."""
+    """A value for an error message: cut short, however large it is, and in printable characters."""
     try:
         return plain(_SHORT.repr(value))
-    except Exception:  # its own __repr__ fails, or an int has too many digits to be written
+    except Exception:  # the value's own __repr__ fails, or an int has more digits than Python writes
         return f"<{type(value).__name__}>"
 
 
 def plain(text: str) -> str:
-    """Text for a terminal: what is invisible there, or would steer it, is written as an escape.
+    """Text for a terminal: a character that is invisible or would steer the terminal becomes an escape.
 
     >>> plain("a\\x1b[31m\\u202eb")
     'a\\\\x1b[31m\\\\u202eb'
@@ -37,10 +40,8 @@ def real(value: Any, name: str, least: float = -BIG, most: float = BIG, above: b
     """A finite number from least (or above it) to most, from Python, numpy, or a tensor without axes."""
     x = _scalar(value)
     if x is None or not (least < x if above else least <= x) or not x <= most:
-        low = f"above {least:g}" if above else f"from {least:g}"
-        raise ValueError(
-            f"{name}={brief(value)}: give a finite number {low} {'and at most' if above else 'to'} {most:g}"
-        )
+        span = f"above {least:g} and at most {most:g}" if above else f"from {least:g} to {most:g}"
+        raise ValueError(f"{name}={brief(value)}: give a finite number {span}")
     return x
 
 
@@ -53,14 +54,17 @@ def whole(value: Any, name: str, least: int = 0, most: int = 10**15) -> int:
 
 
 def _scalar(value: Any) -> int | float | None:
-    """As Python has it, None where it is no number; bool is none, because True for a size or a rate is a slip."""
+    """The value as an int or a float, or None for anything else.
+
+    A bool counts as no number: True for a size or a rate is a slip.
+    """
     try:
         if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
             value = value.item()
         if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
             return None
         return int(value) if isinstance(value, numbers.Integral) else float(value)
-    except Exception:  # a tensor without numbers, a fraction beyond float
+    except Exception:  # a tensor on the meta device, a fraction beyond float64
         return None
 
 
@@ -79,7 +83,7 @@ def one_of(value: Any, name: str, known: Collection[str]) -> str:
     return value
 
 
-def text(value: Any, name: str, most: int = NAME) -> str:
+def text(value: Any, name: str, most: int = MOST_NAME) -> str:
     """A text of at most `most` characters that UTF-8 can hold."""
     if not isinstance(value, str):
         raise ValueError(f"{name}={brief(value)}: give a text, such as str(x)")
@@ -92,28 +96,25 @@ def text(value: Any, name: str, most: int = NAME) -> str:
             f"{name}={brief(value)} holds half of a surrogate pair, which no page can hold: "
             "pass text.encode('utf-8', 'replace').decode()"
         ) from None
-    return str(value)  # no subclass, whose methods could do otherwise
+    return str(value)  # not a subclass of str, whose methods may do something else
 
 
 def label(value: Any, name: str) -> str:
-    """What names one place of an axis: any value as text, cut to LABEL characters."""
+    """The name of one place on an axis: any value as text, cut to MOST_LABEL characters."""
     try:
         given = str(value)
     except Exception as error:
         raise ValueError(
             f"{name}: a {type(value).__name__} in it has no text ({type(error).__name__}): pass texts"
         ) from error
-    cut = given if len(given) <= LABEL else given[: LABEL - 1] + "…"
+    cut = given if len(given) <= MOST_LABEL else given[: MOST_LABEL - 1] + "…"
     return text(cut, name)
 
 
 def items(values: Any, name: str, n: int | None = None, most: int = 10_000) -> list[Any]:
     """The items of a sequence: n of them, or 1 to `most`. A set or a mapping has no order and is refused."""
-    if (
-        isinstance(values, Set | Mapping)
-        or not isinstance(values, Iterable)
-        or getattr(values, "ndim", 1) == 0
-    ):
+    ordered = isinstance(values, Iterable) and not isinstance(values, Set | Mapping)
+    if not ordered or getattr(values, "ndim", 1) == 0:
         raise ValueError(f"{name}={brief(values)}: give a list")
     try:
         given = list(islice(values, (most if n is None else n) + 1))
@@ -122,18 +123,12 @@ def items(values: Any, name: str, n: int | None = None, most: int = 10_000) -> l
             f"{name}={brief(values)} cannot be read ({type(error).__name__}): give a list"
         ) from error
     if n is not None and len(given) != n:
-        count = (
-            len(values)
-            if isinstance(values, Sequence)
-            else len(given)
-            if len(given) < n
-            else f"more than {n}"
-        )
+        count = len(given) if len(given) < n else f"more than {n}"  # of an iterator only n + 1 were read
+        count = len(values) if isinstance(values, Sequence) else count
         raise ValueError(f"{name}={brief(values)} has {count} items: give {n}")
     if not given or len(given) > most:
-        raise ValueError(
-            f"{name}={brief(values)} has {len(given) or 'no'} items{' or more' * bool(given)}: give 1 to {most}"
-        )
+        count = f"{len(given)} items or more" if given else "no items"
+        raise ValueError(f"{name}={brief(values)} has {count}: give 1 to {most}")
     return given
 
 
@@ -143,7 +138,7 @@ def labels(values: Any, name: str, n: int | None = None) -> list[str]:
 
 
 def named(values: Any, name: str, most: int) -> dict[str, Any]:
-    """A mapping of 1 to `most` names to anything; a number as a name becomes text."""
+    """A mapping from 1 to `most` names to any values; an integer key becomes text."""
     if not isinstance(values, Mapping) or not values:
         raise ValueError(f"no {name}: {brief(values)} names none; give 1 to {most} as {{name: ...}}")
     if len(values) > most:
@@ -161,7 +156,7 @@ def pair(values: Any, name: str) -> tuple[int | float, int | float]:
 
 
 def finite(array: np.ndarray, name: str, most: float = BIG) -> np.ndarray:
-    """Only finite numbers of at most `most` in size."""
+    """The array, all of whose numbers are finite and of absolute value at most `most`."""
     wrong = ~(np.abs(array) <= most)
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])

@@ -1,4 +1,7 @@
-"""Every widget by its kind: for what acts on all of them. A chapter imports the widgets that it shows, each from its own module."""
+"""Every widget by its kind, for code that handles all of them.
+
+A chapter imports only the widgets that it shows, each from its own module.
+"""
 
 from llmcore.widgets.attention import AttentionInspector
 from llmcore.widgets.base import Widget

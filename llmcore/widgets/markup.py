@@ -1,8 +1,8 @@
-"""The one place that makes markup. Text is always text: a token "<img onerror=...>" is escaped, whoever passes it.
+"""The one place that makes markup. Text is always text: a token "<img onerror=...>" is escaped everywhere.
 
-`element` returns Markup, a str that it escapes no second time. Every other string, a sum of two Markups included, counts as text: a
-mistake shows its tags to the reader and runs nothing. Nothing else in this package writes a tag, which a test holds; in the
-page js/dom.js has the same part.
+`element` returns Markup, a str that is not escaped a second time. Every other string, even the sum of two
+Markups, counts as text: a mistake shows tags to the reader and runs nothing. A test holds that no other
+module of this package writes a tag; js/dom.js does the same in the page.
 """
 
 import html
@@ -17,18 +17,18 @@ LOOKS = (*LOOKS, "stroke-width", "text-anchor")
 # none that a browser would run or load
 ATTRIBUTES = frozenset(("class", "data-widget", "role", "scope", *PLACES, *LOOKS))
 
-# HTML has no place for these: ␀ stands for NUL, and so on
+# HTML cannot hold control characters: ␀ (U+2400) is shown for NUL, and so on
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}
 
 
 class Markup(str):
-    """What element(), join() and data() made, and nobody else."""
+    """HTML made by element(), join() or data(); nothing else may create it."""
 
     __slots__ = ()
 
 
 def element(tag: str, attributes: dict[str, str], *children: Any) -> Markup:
-    """One element. Children that are Markup stand as they are; any other becomes text.
+    """One element. A child that is Markup is kept as it is; any other becomes escaped text.
 
     >>> element("p", {"class": "a"}, "1 < 2", element("td", {}, "<b>"))
     '<p class="a">1 &lt; 2<td>&lt;b&gt;</td></p>'
@@ -41,11 +41,10 @@ def element(tag: str, attributes: dict[str, str], *children: Any) -> Markup:
 
 def join(*children: Any) -> Markup:
     """Several children, one after the other."""
-    return Markup(
-        "".join(c if isinstance(c, Markup) else html.escape(str(c)).translate(CONTROLS) for c in children)
-    )
+    as_text = lambda child: html.escape(str(child)).translate(CONTROLS)
+    return Markup("".join(c if isinstance(c, Markup) else as_text(c) for c in children))
 
 
 def data(json: str) -> Markup:
-    """A state that lies in a page for its script. Neither "</script>" nor "<!--" inside it ends the element."""
+    """A state as a script element of JSON; "<" is escaped, so that "</script>" in a text cannot end it."""
     return Markup('<script type="application/json">' + json.replace("<", "\\u003c") + "</script>")

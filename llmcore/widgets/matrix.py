@@ -11,11 +11,12 @@ from llmcore.widgets.markup import element, join
 
 
 class MatrixInspector(Widget):
-    """An array of 1 to 4 axes as a heat map: the last two axes are the table, the ones before are sliders.
+    """An array of 1 to 4 axes as a heat map: the last two axes are the table, those before are sliders.
 
-    labels: for each axis a list of texts (tokens, dimensions, heads) or None. axes: what each axis is called. An array of more
-    than 4,096 numbers is reduced to means of blocks and says so. `selection` is the index of the chosen cell. Raises ValueError for
-    an empty or ragged array, an object dtype, more than four axes, labels of another length.
+    labels: for each axis a list of texts (tokens, dimensions, heads) or None. axes: what each axis is called.
+    An array of more than 4,096 numbers is reduced to the means of blocks, and the figure says so. `selection`
+    is the index of the chosen cell. Raises ValueError for an empty or ragged array, dtype object, more than
+    four axes, or labels of another length.
     """
 
     kind = traitlets.Unicode("matrix").tag(sync=True)

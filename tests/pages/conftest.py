@@ -25,7 +25,7 @@ LOADS = {
 
 
 class Page(HTMLParser):
-    """What a page loads, where it links, and which ids it has."""
+    """The addresses that a page loads, its links and its ids."""
 
     def __init__(self, text: str):
         super().__init__()

@@ -40,7 +40,8 @@ def test_links_inside_the_book_lead_somewhere(html, pages):
 def test_a_warning_fails_the_build(tmp_path):
     """The status is kept: a copy of the book with a broken reference does not build."""
     shutil.copytree(ROOT / "chapters/images", tmp_path / "chapters/images")
-    said = "A page whose one link leads nowhere: the book must not be built from it, and the build must say that it was not."
+    said = "A page whose one link leads nowhere: the book must not be built from it, "
+    said += "and the build must say that it was not."
     text = f"---\nmyst:\n  html_meta:\n    description: '{said}'\n---\n\n# A\n\n[nowhere](#nothing-here)\n"
     (tmp_path / "chapters/index.md").write_text(text, encoding="utf-8")
     shutil.copytree(ROOT / "book", tmp_path / "book")
@@ -65,7 +66,8 @@ CUT_OFF = """() => {
   document.querySelectorAll("article details").forEach((all) => (all.open = true));
   const boxes = document.querySelectorAll("article :is(.highlight, .cell_output .output) pre");
   const table = (pre) => pre.closest(".cell_output") && pre.textContent.match(/\\S {2,}\\S.*$/gm)?.length > 1;
-  return [...boxes].filter((pre) => pre.scrollWidth > pre.clientWidth + 1 && !table(pre)).map((pre) => pre.textContent.slice(0, 80));
+  const cut = (pre) => pre.scrollWidth > pre.clientWidth + 1 && !table(pre);
+  return [...boxes].filter(cut).map((pre) => pre.textContent.slice(0, 80));
 }"""
 
 
@@ -117,16 +119,22 @@ def test_every_page_in_a_browser(browser, html, pages, server, home, scheme):
 def test_a_long_line_goes_on_behind_its_own_indentation(browser, html):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(f"{html.as_uri()}/chapters/2-3-1-gradient-descent.html")
-    lines = page.evaluate("""() => [...document.querySelectorAll("article .highlight pre .long")].map((line) => {
-      const range = document.createRange(), rows = new Map();
-      range.selectNodeContents(line);
-      for (const box of range.getClientRects()) {  // white space is a box too: the first of a row is where the row begins
-        const row = Math.round(box.top / 4);
-        rows.set(row, Math.min(rows.get(row) ?? Infinity, box.left));
-      }
-      const left = line.getBoundingClientRect().left, deeper = parseFloat(getComputedStyle(line).paddingLeft);
-      return { indent: line.textContent.search(/\\S/), rows: [...rows.values()].map((x) => x - left), deeper };
-    })""")
+    # white space has boxes too, so the leftmost box of a row is where the row begins
+    lines = page.evaluate("""() => {
+      const measure = (line) => {
+        const range = document.createRange(), rows = new Map();
+        range.selectNodeContents(line);
+        for (const box of range.getClientRects()) {
+          const row = Math.round(box.top / 4);
+          rows.set(row, Math.min(rows.get(row) ?? Infinity, box.left));
+        }
+        const left = line.getBoundingClientRect().left;
+        const deeper = parseFloat(getComputedStyle(line).paddingLeft);
+        const begins = [...rows.values()].map((x) => x - left);
+        return { indent: line.textContent.search(/\\S/), rows: begins, deeper };
+      };
+      return [...document.querySelectorAll("article .highlight pre .long")].map(measure);
+    }""")
     broken = [line for line in lines if len(line["rows"]) > 1]
     assert len(broken) > 20
     assert {line["indent"] for line in broken} >= {0, 4}

@@ -1,4 +1,4 @@
-"""The page of what was checked: a row for every chapter of each kept report, and a plain word where there is no report."""
+"""The page of what was checked: a row per chapter of each report, and a plain sentence without a report."""
 
 import json
 from html.parser import HTMLParser

@@ -1,4 +1,4 @@
-"""Hostile text and odd values in every argument of every widget, on pages in a browser: nothing runs, everything is drawn."""
+"""Hostile text and odd values in every argument of every widget, in a browser: all is drawn, none is run."""
 
 import re
 
@@ -19,7 +19,7 @@ HOSTILE = [
     "</script></figure></table><svg onload=ran('svg')>javascript:ran('address')",
     "<!--&lt;b&gt;<b onfocus=ran('b') autofocus tabindex=1>${ran('template')}</style>",
 ]
-# what a reader does, as far as a page can do it itself: every button, list, slider, fold and a cell of every table
+# uses every control as a reader would, as far as a script can: buttons, lists, sliders, folds, table cells
 USE = """
 for (const figure of document.querySelectorAll("figure.llmcore")) {
   for (const fold of figure.querySelectorAll("details")) fold.open = true;
@@ -35,22 +35,25 @@ for (const figure of document.querySelectorAll("figure.llmcore")) {
     range.value = range.max;
     range.dispatchEvent(new Event("input", { bubbles: true }));
   }
-  for (const button of figure.querySelectorAll("button")) if (!/play|100|1,000/.test(button.textContent)) button.click();
+  for (const button of figure.querySelectorAll("button")) {
+    if (!/play|100|1,000/.test(button.textContent)) button.click();
+  }
 }
 """
-# whether each figure holds the text where a reader or a screen reader finds it: text, a title, a label, the box for typing
+# whether each figure has the text where a reader or a screen reader finds it: text, title, label, text box
 HOLDS = """hostile => [...document.querySelectorAll("figure.llmcore")].map(figure =>
   figure.textContent.replace(/[␣]/g, " ").includes(hostile) || [...figure.querySelectorAll("*")].some(e =>
     (e.value ?? "").includes?.(hostile) || [...e.attributes].some(a => a.value.includes(hostile))))
 """
-# what no figure shows whole: tensors of a trace that are no queries or keys, unread options, a text in tokens
+# arguments that no figure shows whole: of a trace only q and k, no unread option, a text only in tokens
 NOT_SHOWN = re.compile(r"from_trace, traced|OperationInspector, options|VocabularyExplorer, (text|held_out)")
-STRANGERS = "document.querySelectorAll('figure.llmcore :is(img, iframe, b, style, script:not([type=\"application/json\"]))').length"
+FOREIGN = 'img, iframe, b, style, script:not([type="application/json"])'
+STRANGERS = f"document.querySelectorAll(`figure.llmcore :is({FOREIGN})`).length"
 
 
 @pytest.fixture(scope="module")
 def show(browser, tmp_path_factory):
-    """show(figures, with_script): a page of figures in a browser; what ran, what was thrown and what was asked for is noted."""
+    """show(figures, with_script): a page of figures in a browser; scripts, errors and requests are noted."""
     folder, context = (
         tmp_path_factory.mktemp("hostile"),
         browser.new_context(viewport={"width": 1100, "height": 900}),
@@ -58,7 +61,8 @@ def show(browser, tmp_path_factory):
 
     def show_(figures, with_script=True):
         script = f"<script>{bundle.for_pages()}</script>" if with_script else ""
-        head = f'<meta charset="utf-8"><style>{bundle.style()}</style><script>window.done = []; ran = x => done.push(x);</script>'
+        head = f'<meta charset="utf-8"><style>{bundle.style()}</style>'
+        head += "<script>window.done = []; ran = x => done.push(x);</script>"
         path = folder / "page.html"
         path.write_text(
             f"<!doctype html><html><head>{head}</head><body>{''.join(figures)}{script}</body></html>",
@@ -97,7 +101,7 @@ def pages(found):
 
 
 def form(figure):
-    """A figure without its labels and the letters of its other texts: figures of one form are drawn by the same lines."""
+    """A figure without its labels and letters: figures of one form are drawn by the same code."""
     kind, _, data = figure.partition("</figcaption>")
     data = re.sub(r'"labels":.*?,"axes"', "", data[data.index("application/json") :])
     return kind.partition("<figcaption>")[0], re.sub(r'"(?!NaN|-?Infinity)(?!\w+":)[^"]*"', "", data)
@@ -128,7 +132,7 @@ def test_hostile_text_is_shown_and_never_run(show, hostile, as_a_reader_calls_it
 
 @pytest.mark.slow
 def test_what_is_not_refused_is_drawn(show, as_a_reader_calls_it):
-    """Every odd value that an argument takes gives a figure that draws itself and answers, without an error."""
+    """A figure with any odd value that an argument accepts draws itself and answers, without an error."""
     figures = {}
     for make in makers():
         for what, widget in made(careless(make), make):
@@ -178,7 +182,7 @@ def test_a_broken_figure_says_so_and_stops_no_other(show, what):
 
 
 def test_a_long_text_is_cut_at_a_bound_and_says_so(show):
-    """A text from outside the box is bounded as a typed one is, and no more tokens are drawn than a page bears."""
+    """A text set from Python is cut like a typed one, and no more tokens are drawn than a page can bear."""
 
     explorer = TokenizerExplorer({"pairs": BPETokenizer.train(["the old fox"], 260)}, "水" * 4000)
     page = show([explorer.figure(), explorer.figure().replace("水" * 4000 + '"', "水" * 8000 + '"')])
@@ -199,7 +203,8 @@ def test_a_slider_says_the_value_that_is_used(show):
     """Between two steps of a slider, or beyond its ends, a start is neither moved nor said otherwise."""
     rates = {"sgd": 1e-5, "momentum": 0.0333, "adam": 50.0}
     page = show([
-        OptimizerRace(condition=30, lr=rates).figure(), LossSurface([(0, 1), (1, 2)], start=(0.123, 9.0), lr=7.0).figure(),
+        OptimizerRace(condition=30, lr=rates).figure(),
+        LossSurface([(0, 1), (1, 2)], start=(0.123, 9.0), lr=7.0).figure(),
         PositionExplorer(4, 2, view="rotary").figure(), PipelineSchedule(forward=1.0, backward=8.0).figure(),
     ])  # fmt: skip
     said = lambda label: (

@@ -1,18 +1,23 @@
-"""A page by the keyboard alone: everything that can be used is reached in its order, is seen to be reached, and works."""
+"""A page by the keyboard alone: every control is reached in order, shows that it is focused, and works."""
 
 import pytest
 
 PAGE = "1-2-embedding"
-# what the page offers to the keyboard, and how each looks before it is reached
+# the controls that the keyboard can reach, and how each looks without the focus
 OFFERED = """() => {
-  const look = (e) => { const s = getComputedStyle(e); return [s.outlineStyle, s.outlineWidth, s.boxShadow].join(" "); };
+  const look = (e) => {
+    const s = getComputedStyle(e);
+    return [s.outlineStyle, s.outlineWidth, s.boxShadow].join(" ");
+  };
+  const seen = (e) => e.getClientRects().length && e.checkVisibility({visibilityProperty: true});
+  const controls = document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]");
   window.look = look;
-  window.offered = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")].filter(
-    (e) => e.tabIndex >= 0 && !e.disabled && e.getClientRects().length && e.checkVisibility({visibilityProperty: true}));
+  window.offered = [...controls].filter((e) => e.tabIndex >= 0 && !e.disabled && seen(e));
   window.before = new Map(offered.map((e) => [e, look(e)]));
   return offered.map((e) => e.outerHTML.slice(0, 120));
 }"""
-# where the keyboard is: its number, whether it looks different, whether it is in the window and nothing lies over its middle
+# where the keyboard is: its number, whether it looks different, whether it is in the window and nothing lies
+# over its middle
 WHERE = """() => {
   const e = document.activeElement;
   if (e === document.body) return null;

@@ -1,4 +1,4 @@
-"""The live home: a widget in JupyterLab with a real kernel; what is chosen in the page arrives in Python, and the other way round."""
+"""The live home: a widget in JupyterLab with a real kernel; a choice in the page reaches Python and back."""
 
 import contextlib
 import os

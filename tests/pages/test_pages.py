@@ -1,4 +1,4 @@
-"""The widgets of the built book, used as a reader would: by mouse, touch and keyboard, in light and dark, at any width."""
+"""The widgets of the built book as a reader uses them: mouse, touch, keyboard; light, dark; any width."""
 
 import gzip
 import re
@@ -16,7 +16,7 @@ TENSOR, PIPELINE, TOGETHER = "2-4-4-tensor-parallel", "2-4-5-pipeline", "2-4-6-p
 
 @pytest.fixture(scope="module")
 def open_page(browser, html):
-    """open_page(name, **context options): the page of a chapter, read from its file, as a fresh reader has it."""
+    """open_page(name, **context options): a chapter's page from its file, in a fresh browser context."""
     contexts = []
 
     def open_(name, **options):
@@ -205,14 +205,15 @@ def test_axe_finds_no_serious_violation(open_page, html, scheme):
         page = open_page(name, color_scheme=scheme)
         page.add_script_tag(path=AXE)
         found = page.evaluate("axe.run('figure.llmcore', {resultTypes: ['violations']})")
-        serious = [(v["id"], v["nodes"][0]["html"][:160], v["nodes"][0]["failureSummary"][:300]) for v in found["violations"]
-                   if v["impact"] in ("serious", "critical")]  # fmt: skip
+        worst = [v for v in found["violations"] if v["impact"] in ("serious", "critical")]
+        first = [(v["id"], v["nodes"][0]) for v in worst]
+        serious = [(rule, node["html"][:160], node["failureSummary"][:300]) for rule, node in first]
         assert serious == [], f"{name}, {scheme}"
         page.close()
 
 
 def sent(body: bytes) -> int:
-    """How many bytes cross the network: text is compressed, a picture is already."""
+    """The bytes that cross the network: text is compressed, a picture already is."""
     return min(len(body), len(gzip.compress(body, 6)))
 
 

@@ -1,4 +1,4 @@
-"""The widgets of many ranks on a page of their own, by mouse, touch and keyboard, in light and dark, at any width."""
+"""The widgets of many ranks on a page of their own: mouse, touch, keyboard; light, dark; any width."""
 
 from pathlib import Path
 
@@ -23,7 +23,8 @@ def address(tmp_path_factory) -> str:
     ]
     text = "".join(w.figure() for w in widgets)
     path = tmp_path_factory.mktemp("demo") / "page.html"
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Ranks</title><style>{bundle.style()}</style>'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Ranks</title>'
+    head += f"<style>{bundle.style()}</style>"
     path.write_text(
         f'<!doctype html><html lang="en"><head>{head}</head><body><main><h1>Ranks</h1>{text}</main>'
         f"<script>{bundle.for_pages()}</script></body></html>",

@@ -1,5 +1,7 @@
-"""What a published book has besides its chapters: a search that finds, descriptions and cards, alternatives of figures, a page for
-unknown addresses, the list of pages for search engines, what changed, and what built it.
+"""All that a published book has besides its chapters.
+
+A search that finds, descriptions and cards, alternatives of figures, a page for unknown addresses, a sitemap,
+the list of changes, and the versions that built it.
 """
 
 import contextlib
@@ -27,13 +29,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 AXE = ROOT / "tests/js/node_modules/axe-core/axe.min.js"
 # what a reader types, and the page that must be among the first three
 ASKED = {
-    "softmax": "2-2-2-output-layer", "AdamW": "2-3-1-gradient-descent", "RoPE": "1-2-embedding", "rotary": "1-2-embedding",
-    "KV cache": "3-2-generation", "kv-cache": "3-2-generation", "BPE": "1-1-tokenization", "byte pair encoding": "1-1-tokenization",
-    "tokenizer": "1-1-tokenization", "ZeRO": "2-4-3-sharding", "FSDP": "2-4-3-sharding", "DDP": "2-4-2-data-parallel",
-    "perplexity": "2-2-2-output-layer", "cross-entropy": "2-2-2-output-layer", "LayerNorm": "2-2-1-2-2-residual-norm",
-    "self-attention": "2-2-1-2-1-self-attention", "backprop": "2-3-2-backpropagation", "learning rate": "2-3-1-gradient-descent",
-    "gradient checkpointing": "2-3-3-one-training-step", "induction heads": "3-3-real-weights", "errata": "appendix-changes",
-    "注意力": "2-2-1-2-1-self-attention", "位置编码": "1-2-embedding", "世界": "1-1-tokenization",  # the last stands in the text
+    "softmax": "2-2-2-output-layer", "AdamW": "2-3-1-gradient-descent", "RoPE": "1-2-embedding",
+    "rotary": "1-2-embedding", "KV cache": "3-2-generation", "kv-cache": "3-2-generation",
+    "BPE": "1-1-tokenization", "byte pair encoding": "1-1-tokenization", "tokenizer": "1-1-tokenization",
+    "ZeRO": "2-4-3-sharding", "FSDP": "2-4-3-sharding", "DDP": "2-4-2-data-parallel",
+    "perplexity": "2-2-2-output-layer", "cross-entropy": "2-2-2-output-layer",
+    "LayerNorm": "2-2-1-2-2-residual-norm", "self-attention": "2-2-1-2-1-self-attention",
+    "backprop": "2-3-2-backpropagation", "learning rate": "2-3-1-gradient-descent",
+    "gradient checkpointing": "2-3-3-one-training-step", "induction heads": "3-3-real-weights",
+    "errata": "appendix-changes",
+    # the last stands in the text
+    "注意力": "2-2-1-2-1-self-attention", "位置编码": "1-2-embedding", "世界": "1-1-tokenization",
     "n_kv_heads": "3-2-generation",  # in code
     "W_Q": "2-2-1-2-1-self-attention",  # in formulas
     "came back unchanged": "1-1-tokenization",  # printed by a cell
@@ -53,7 +59,7 @@ def listed() -> list[str]:
 
 @pytest.fixture(scope="module")
 def site(html):
-    """A server as GitHub Pages is one: the book in a folder of the host, 404.html for what is not there."""
+    """A server like GitHub Pages: the book in a folder of the host, 404.html for unknown addresses."""
     base = urlsplit(SITE).path
 
     class Pages(http.server.SimpleHTTPRequestHandler):
@@ -88,7 +94,7 @@ def found(page, address: str, words: str) -> list[str]:
 
 
 def test_what_a_reader_types_is_found(browser, html):
-    """From a file, where a page can read no other page: the results come from the index alone, each with the page's description."""
+    """From a file, where a page can read no other, results show the descriptions from the index."""
     page, errors = browser.new_page(), []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -193,7 +199,7 @@ def test_every_figure_has_an_alternative(pages):
 
 @pytest.mark.parametrize("address", ["nothing.html", "chapters/a/b/c/nothing.html?x=1"])
 def test_an_unknown_address_leads_back(browser, site, address):
-    """At any depth: the page is in the book's dress, its links and its search lead into the book."""
+    """At any depth the page has the book's style, and its links and search lead into the book."""
     page, missing = browser.new_page(viewport={"width": 360, "height": 740}), []
     page.on("response", lambda r: missing.append(r.url) if r.status >= 400 else None)
     page.on("pageerror", lambda error: missing.append(str(error)))

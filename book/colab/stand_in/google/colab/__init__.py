@@ -1,6 +1,6 @@
-"""A stand-in for Colab's own package, so far as a chapter meets it: that it can be imported, and its module `output`.
+"""A stand-in for Colab's own package with what a chapter uses of it: it can be imported, and it has `output`.
 
-Colab's has it too: `google` is a namespace, and `import google.colab` brings `google.colab.output`.
+As in Colab, `google` is a namespace package, and `import google.colab` also imports `google.colab.output`.
 """
 
 import sys
@@ -9,7 +9,7 @@ from google.colab import output
 
 
 def seen() -> dict:
-    """For the test, after the last cell: who enabled the widget manager, and from where llmcore was imported."""
+    """For the check after the last cell: who enabled the widget manager, and where llmcore came from."""
     return {
         "managers": output._widgets.callers,
         "llmcore_file": getattr(sys.modules.get("llmcore.device"), "__file__", ""),

@@ -1,4 +1,4 @@
-"""Of Colab's functions for what a cell shows, the one that our first cell calls."""
+"""The one function of Colab's module for a cell's output that the first cell of a chapter calls."""
 
 from google.colab.output import _widgets
 from google.colab.output._widgets import enable_custom_widget_manager

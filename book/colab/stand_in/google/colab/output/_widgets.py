@@ -1,6 +1,6 @@
-"""Colab's switch for widgets of other makers: without it a page of Colab shows nothing where such a widget stands.
+"""Colab's switch for third-party widgets, without which a page of Colab shows nothing in their place.
 
-Once it is on, what is displayed says in its metadata where the page finds the code that draws widgets: the display publisher adds it.
+Once it is on, the display publisher adds to each widget's metadata the address of the code that draws it.
 anywidget adds the same by itself, and reads `_installed_url` for it.
 """
 
