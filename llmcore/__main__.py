@@ -313,7 +313,7 @@ def trainer_of(
     torch.manual_seed(
         options.seed + part
     )  # the same weights on every rank, different dropout for different tokens
-    trainer = Trainer(model, windows, settings, held_out, options.out, progress=progress, plan=plan)
+    trainer = Trainer(model, windows, settings, held_out, options.out, progress=progress, parallel=plan)
     return trainer.resume() if checkpoint.checkpoints(options.out) else trainer
 
 

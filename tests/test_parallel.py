@@ -1,7 +1,8 @@
-"""The trainer on torch's own engine: every plan equals one process; shards are read by any number of ranks; faults are survived."""
+"""The trainer on torch's engine: each kind equals one process; any ranks read shards; faults are survived."""
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,8 +31,9 @@ PLANS = [("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4), ("tp", 2), ("fsdp+tp"
 SETTINGS = replace(CONFIG, steps=5, clip=0.3)
 OF = {"gpt": SETTINGS, "llama": replace(SETTINGS, optimizer="sgd", lr=0.1, momentum=0.9)}
 NOTHING = "$^"
-# Names of parameters that do not learn: norms in and out of blocks; the tied table, a whole block and a matrix of the other; all but
-# one matrix of the first block, which gradients reach through a block that learns nothing.
+# Names of parameters that do not learn: norms in and out of blocks; the tied table, a whole block and a
+# matrix of the other; all but one matrix of the first block, which gradients reach through a block that
+# learns nothing.
 FROZEN = {
     "gpt": [r"norm", r"embedding|blocks\.1\.|W_o|down"],
     "llama": [r"^(?!.*blocks\.0\.attention\.W_q)", r"head|gate|W_v"],
@@ -48,9 +50,13 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("gpt"), Case("gpt", 2), Case("llama"), Case("gpt", dtype=torch.float32), Case("llama", dtype=torch.float32),
+    Case("gpt"),
+    Case("gpt", 2),
+    Case("llama"),
+    Case("gpt", dtype=torch.float32),
+    Case("llama", dtype=torch.float32),
     *(Case(name, frozen=names) for name in FROZEN for names in FROZEN[name]),
-]  # fmt: skip
+]
 
 
 class Buffers(torch.nn.Module):
@@ -65,7 +71,7 @@ class Buffers(torch.nn.Module):
 
 
 def built(case: Case, seed: int):
-    """The model of a case, with a buffer in and one out of a block; ranks start with a seed of their own, so rank 0's must be sent."""
+    """A case's model, with buffers in and out of a block; ranks have other seeds: rank 0's must be sent."""
     model = model_of(MODELS[case.name], seed).to(case.dtype)
     model.embedding.tokens = Buffers(seed, case.dtype)
     model.decoder.blocks[1].after_attention = Buffers(seed + 1, case.dtype)
@@ -83,9 +89,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def of_rank(plan, model, settings=SETTINGS, **changes):
-    data = windows(batch_size=8, rank=plan.data_rank, world=plan.data_ranks)
-    return Trainer(model, data, settings, plan=plan, **changes)
+def of_rank(parallel, model, settings=SETTINGS, **changes):
+    data = windows(batch_size=8, rank=parallel.data_rank, world=parallel.data_ranks)
+    return Trainer(model, data, settings, parallel=parallel, **changes)
 
 
 def third(model, batch):
@@ -134,17 +140,13 @@ def test_every_plan_equals_one_process(kind, ranks):
             assert frozen == {n for n, _ in trainer.model.named_parameters() if re.search(case.frozen, n)}
             found = figures(trainer)
             equal(case, found, expected, within)
-            if case == CASES[-1]:
-                with pytest.raises(
-                    AssertionError, match="apart, more than"
-                ):  # a change that one step makes is refused
+            if case == CASES[-1]:  # a change that one step makes is refused
+                with pytest.raises(AssertionError, match="apart, more than"):
                     equal(case, found | {"norms": found["norms"].roll(1)}, expected, within)
         if kind != "ddp":  # no rank holds what the plan cuts
-            own = sum(
-                p.to_local().numel() if hasattr(p, "to_local") else p.numel()
-                for p in trainer.model.parameters()
-            )
-            return own / sum(p.numel() for p in trainer.model.parameters())
+            parameters = list(trainer.model.parameters())
+            own = sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in parameters)
+            return own / sum(p.numel() for p in parameters)
 
     for share in launch(check, ranks, timeout=300):
         if "fsdp" in kind:
@@ -155,13 +157,9 @@ def test_every_plan_equals_one_process(kind, ranks):
 
 def save_and_go_on(kind, folder):
     """Train five steps, saved after the third; the weights after the fifth."""
-    trainer = of_rank(
-        Parallel(kind),
-        model_of(PLAIN.with_(dropout=0.2), 1),
-        replace(SETTINGS, checkpoint_every=3, keep=9),
-        folder=folder,
-    )
-    torch.manual_seed(5 + trainer.plan.data_rank)  # each part of the batch drops its own
+    settings = replace(SETTINGS, checkpoint_every=3, keep_checkpoints=9)
+    trainer = of_rank(Parallel(kind), model_of(PLAIN.with_(dropout=0.2), 1), settings, folder=folder)
+    torch.manual_seed(5 + trainer.parallel.data_rank)  # each part of the batch drops its own
     for _ in trainer.run():
         pass
     return whole(trainer.model)
@@ -195,9 +193,8 @@ def test_shards_are_read_by_another_number_of_ranks_and_by_one_process(tmp_path)
         return model
 
     def write():
-        for _ in of_rank(
-            Parallel("fsdp"), plain(1), replace(settings, checkpoint_every=3, keep=9), folder=tmp_path
-        ).run():
+        saving = replace(settings, checkpoint_every=3, keep_checkpoints=9)
+        for _ in of_rank(Parallel("fsdp"), plain(1), saving, folder=tmp_path).run():
             pass
 
     def read(kind):
@@ -208,9 +205,7 @@ def test_shards_are_read_by_another_number_of_ranks_and_by_one_process(tmp_path)
     launch(write, 2)
     train = lambda noise: figures(Trainer(plain(1), windows(batch_size=8), settings), noise)
     expected, within = train(0.0), rounding(train, 8 * 8, torch.float64)
-    last = {kind: values[3:] for kind, values in expected.items() if kind != "weights"} | {
-        "weights": expected["weights"]
-    }
+    last = {kind: values if kind == "weights" else values[3:] for kind, values in expected.items()}
     alone = Trainer(plain(2), windows(batch_size=8), settings, folder=tmp_path).resume()
     for found in (
         figures(alone),
@@ -285,26 +280,13 @@ def test_refusals(tmp_path):
         Parallel("fsdp")
 
 
-RUN = [
-    "-m",
-    "llmcore",
-    "train",
-    "--corpus",
-    "fables.en",
-    "--batch-size",
-    "4",
-    "--warmup",
-    "2",
-    "--vocab-size",
-    "300",
-]
-RUN += ["--eval-every", "1", "--set", "n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=32"]
-# with a shared store a restart of torchrun may meet the address of a process that is dead (pytorch issue 135712)
-ENV = os.environ | {
-    "LLMCORE_DEVICE": "cpu",
-    "OMP_NUM_THREADS": "1",
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-}
+RUN = shlex.split(
+    "-m llmcore train --corpus fables.en --batch-size 4 --warmup 2 --vocab-size 300 --eval-every 1 "
+    "--set n_layers=1 d_model=32 n_heads=2 d_ff=48 context_length=32"
+)
+ENV = os.environ | {"LLMCORE_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+# with a shared store a restart of torchrun may meet the address of a dead process (pytorch issue 135712)
+ENV |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def torchrun(*arguments: str) -> list[str]:
