@@ -1,5 +1,4 @@
-"""A run on disk: all that decides its next step, written whole or not at all, read back or refused. No
-pickle.
+"""A run on disk: all that decides its next step, written whole or not at all, read or refused. No pickle.
 
 A checkpoint is a folder step-00000042 with model.safetensors, state.safetensors (optimizer and random
 states), state.json (plain values) and manifest.json (size and SHA-256 of the others). It is made under a
@@ -132,8 +131,7 @@ def check_newest(folder: str | Path, step: int) -> None:
 
 
 def prepare(folder: Path, step: int) -> Path:
-    """Clear away half-written checkpoints; returns the folder to write in. ValueError unless this step is
-    the latest.
+    """Clear away half-written checkpoints; the folder to write in. ValueError unless this step is the latest.
 
     The caller holds files.alone(folder), so no process writes in what bears a temporary name.
     """

@@ -1,5 +1,4 @@
-"""The training loop: `for record in Trainer(model, windows, settings).run()`. It yields values and prints
-nothing.
+"""The training loop: `for record in Trainer(model, windows, settings).run()`. It prints nothing.
 
 Shapes: B batch (of this process), T context_length.
 """
@@ -364,8 +363,7 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write a checkpoint of this moment: in shards by all ranks, or whole by rank 0 while the others
-        wait.
+        """Write a checkpoint of this moment: in shards by all ranks, or whole by the first, while others wait.
 
         Weights that are not finite are not written: FloatingPointError.
         """
@@ -390,8 +388,7 @@ class Trainer:
         self.parallel.wait()
 
     def resume(self, path: str | Path | None = None) -> "Trainer":
-        """Continue from a checkpoint (default: the newest of `folder`), bit for bit as if nothing had
-        happened.
+        """Continue from a checkpoint (default: the newest of `folder`), bit for bit as if without a break.
 
         Raises ValueError where its settings or the data differ from this trainer's: it would be another run.
         `steps` may differ as long as the schedule gives the steps that are done the same rates: a constant

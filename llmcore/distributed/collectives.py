@@ -80,7 +80,7 @@ def receive(x: Shaped[Tensor, "..."], source: int, group: Group = None, tag: int
 
 
 def run(steps: Steps, chunks: list[Tensor], whole: Tensor, group: Group = None, kind: str = "steps") -> None:
-    """Carry out this rank's part of a schedule. chunks are contiguous views of `whole`, which chunk=None means.
+    """Carry out this rank's part of a schedule. chunks: contiguous views of `whole`, which chunk=None means.
 
     In each step a rank first starts what it sends and receives, then waits, then adds or copies: in a ring
     all ranks send at the same time.

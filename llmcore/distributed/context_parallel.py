@@ -107,8 +107,7 @@ class RingAttention(torch.autograd.Function):
 
 
 class ContextParallel:
-    """Replaces the path of every attention of a decoder by the ring, in place; the model sees this rank's
-    tokens only.
+    """Replaces every attention's path in a decoder by the ring, in place; the model sees own tokens only.
 
     parallel = ContextParallel(model); logits = parallel(parallel.own(ids)); loss.backward();
     parallel.finish()

@@ -1,5 +1,4 @@
-"""Data parallel: every rank has the whole model and its own part of the batch; gradients are summed before
-the update.
+"""Data parallel: every rank has the whole model and a part of the batch; gradients are summed before updates.
 
 The sum of a bucket of gradients starts as soon as its last gradient is there, while backward still computes
 the earlier layers: communication hides behind computation  [Li et al. 2020].

@@ -27,8 +27,7 @@ Loss = Callable[[Tensor, Batch], Tensor]
 
 
 class Part(nn.Module):
-    """Part k of n of a decoder: the k-th share of its blocks; the first also embeds, the last also has the
-    norm and the head.
+    """Part k of n of a decoder: a share of its blocks; the first also embeds, the last has norm and head.
 
     ids (B, T) -> x (B, T, D) -> ... -> logits (B, T, V). A tied table stands in the first and in the last
     part. All parts must be cut from one model: ranks that have drawn different weights call
@@ -99,8 +98,7 @@ class PipelineParallel:
             raise ValueError(f"{len(parts)} parts on one rank: chunks are for several stages; use one part")
 
     def run(self, order: Sequence[Action], batches: Sequence[Batch], loss: Loss) -> Ran:
-        """Forward and backward of all microbatches through this rank's parts, in the order that a schedule
-        gives.
+        """Forward and backward of all microbatches through this rank's parts, in a schedule's order.
 
         An action receives its input just before it starts, and sends its result at once without waiting: so
         two neighbours never wait for each other to receive.

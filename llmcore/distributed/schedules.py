@@ -13,8 +13,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Send:
-    """One message: source sends a chunk of its buffer to destination, which adds it to its own (add) or
-    overwrites its own.
+    """One message: source sends a chunk of its buffer to destination, which adds it to its own or copies it.
 
     chunk: which of p equal parts of the buffer; None is the whole buffer.
     """
@@ -60,8 +59,7 @@ def ring_all_reduce(p: int) -> Steps:
 
 
 def tree_broadcast(p: int, root: int = 0) -> Steps:
-    """ceil(log2 p) steps of a binomial tree: whoever has the buffer sends it on, so the ranks that have it
-    double
+    """ceil(log2 p) steps of a binomial tree: who has the buffer sends it on, so those who have it double
 
     >>> tree_broadcast(4)
     [[0 -> 1: all, copy], [0 -> 2: all, copy, 1 -> 3: all, copy]]
@@ -73,8 +71,7 @@ def tree_broadcast(p: int, root: int = 0) -> Steps:
 
 
 def tree_reduce(p: int, root: int = 0) -> Steps:
-    """The broadcast run backwards: ceil(log2 p) steps, the root ends with the sum, the others with parts of
-    it
+    """The broadcast backwards: ceil(log2 p) steps, the root ends with the sum, the others with parts of it
 
     >>> tree_reduce(4)
     [[2 -> 0: all, add, 3 -> 1: all, add], [1 -> 0: all, add]]
@@ -148,7 +145,7 @@ def seconds(kind: str, p: int, n_bytes: int, latency: float, bandwidth: float) -
 
 @dataclass(frozen=True)
 class Action:
-    """What a stage does next: forward (F) or backward (B) of a microbatch through a chunk of layers."""
+    """An entry of a stage's schedule: forward (F) or backward (B) of a microbatch through a chunk."""
 
     kind: Literal["F", "B"]
     microbatch: int
@@ -230,13 +227,12 @@ class Span:
 
 
 def timeline(orders: Sequence[Sequence[Action]], forward: float = 1, backward: float = 2) -> list[list[Span]]:
-    """When each stage does what: an action starts once its stage is free and its input is there; sending
-    takes no time
+    """When each stage does what: an action starts once its stage is free and its input is there
 
-    forward, backward: time of one microbatch through all layers of one stage; with v chunks each action
-    takes 1 / v of it. A forward waits for the part of the model before it, a backward for the part after it,
-    the last part's backward for its own forward. Raises ValueError for orders in which stages would wait for
-    ever.
+    Sending takes no time. forward, backward: time of one microbatch through all layers of one stage; with v
+    chunks each action takes 1 / v of it. A forward waits for the part of the model before it, a backward for
+    the part after it, the last part's backward for its own forward. Raises ValueError for orders in which
+    stages would wait for ever.
 
     >>> [(s.action, s.start, s.end) for s in timeline(gpipe(2, 1))[1]]
     [(F0, 1, 2), (B0, 2, 4)]
@@ -298,8 +294,7 @@ def bubble_share(p: int, m: int, v: int = 1) -> float:
 
 
 def most_held(order: Sequence[Action]) -> int:
-    """The most microbatches whose activations a stage holds at once: their forward is done, their backward
-    is not
+    """The most microbatches that a stage holds the activations of at once: after forward, before backward
 
     With v chunks it counts microbatches in one chunk each, of which v make one in the whole stage.
 

@@ -156,8 +156,7 @@ def save(
 
 
 def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
-    """Put a sharded checkpoint into a model that is cut in whatever way, or not at all; returns its
-    state.json.
+    """Put a sharded checkpoint into a model, cut in whatever way or not at all; returns its state.json.
 
     Raises ValueError where a file is not whole, or where it belongs to another config.
     """

@@ -110,8 +110,7 @@ class _Part(torch.autograd.Function):
 
 
 class TensorParallel:
-    """Cuts a decoder's matrices in place; afterwards model(ids) returns this rank's part of the logits, (B,
-    T, V / p).
+    """Cuts a decoder's matrices in place; then model(ids) is this rank's part of the logits, (B, T, V / p).
 
     parallel = TensorParallel(model)
     loss = cross_entropy(model(ids), targets, parallel.start, group); loss.backward(); parallel.finish()
@@ -247,8 +246,7 @@ def _check(config: ModelConfig, p: int) -> None:
 def cross_entropy(
     logits: Float[Tensor, "B T v"], targets: Int[Tensor, "B T"], start: int, group: Group = None
 ) -> Float[Tensor, ""]:
-    """Sum over kept targets of log sum_j exp z_j - z_target, in nats, where rank r holds the logits start ..
-    start + v - 1.
+    """Sum over kept targets of log sum_j exp z_j - z_target, in nats; rank r holds logits start .. start+v-1.
 
     Three numbers per token cross the ranks (maximum, sum of exponentials, the target's logit) instead of V
     logits. Targets of -100 are left out. Every rank gets the same loss and the gradient of its own logits,

@@ -3,10 +3,11 @@
 p ranks; torch.tensor_split cuts a parameter of n numbers into p shards, so p need not divide n; rank r owns
 shard r.
 
-stage 1  optimizer state only of the own shards: gradients reduce-scattered before the update, updated shards
-gathered stage 2  also gradients: each reduce-scattered as soon as backward has made it, and only the own
-shard stays stage 3  also parameters: gathered for the block that computes, forward and again backward, and
-freed after it
+stage 1  optimizer state only of the own shards: gradients are reduce-scattered before the update
+stage 2  also gradients: each is reduce-scattered as soon as backward has made it, only the own shard stays
+stage 3  also parameters: gathered for the block that computes, forward and again backward, and freed after it
+
+After the update stages 1 and 2 gather the updated shards of all ranks.
 
 Numbers that N parameters cost a rank, with AdamW (its two moments) in fp32:
 stage 0  4 N
@@ -63,8 +64,8 @@ class Zero:
         collectives.share(model, group=group)
         for p in self.parameters:
             p.data = p.data.contiguous()
-        # stages 1 and 2: views of the parameters, so an update of a shard is an update of its part; stage 3:
-        # their own memory
+        # stages 1 and 2: views of the parameters, so the update of a shard updates its part
+        # stage 3: their own memory
         cut = lambda p: self._cut(p.data) if stage < 3 else self._cut(p.data).clone()
         sharded = self.parameters if stage == 3 else self.trained
         self.shards = {p: nn.Parameter(cut(p), requires_grad=p.requires_grad) for p in sharded}
@@ -129,9 +130,8 @@ class Zero:
         self.units.append([p for p in self.parameters if p not in taken])
         self._unit = {p: unit for unit in self.units for p in unit}
         self._passes_on: set[int] = set()  # units whose input needs a gradient
-        self._waiting: dict[
-            int, set[Tensor | str]
-        ] = {}  # gradients for which a unit is still needed in backward
+        # by unit: the gradients for which it is still needed in backward
+        self._waiting: dict[int, set[Tensor | str]] = {}
         root = self.units[-1]
         self.model.register_forward_pre_hook(lambda *_: self._gather(root))
         self.model.register_forward_hook(lambda *_: None if torch.is_grad_enabled() else self._free(root))
@@ -203,9 +203,8 @@ class Zero:
             if self.stage < 3:
                 p.data.view(-1).copy_(collectives.all_gather(self.shards[p].data, p.numel(), self.group))
         if self.stage == 3:
-            for (
-                unit
-            ) in self.units:  # a forward without a backward has left gathered weights, which are old now
+            # a forward without a backward has left gathered weights, which are old now
+            for unit in self.units:
                 self._free(unit)
 
     @torch.no_grad()
