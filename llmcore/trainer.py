@@ -363,7 +363,7 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write a checkpoint of this moment: in shards by all ranks, or whole by the first, while others wait.
+        """Write a checkpoint of this moment: in shards by all ranks, or whole by the first of them.
 
         Weights that are not finite are not written: FloatingPointError.
         """

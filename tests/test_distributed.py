@@ -4,6 +4,7 @@ Each test launches the ranks once and checks there all that it states; `one` is 
 """
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -89,8 +90,18 @@ def one_thread():
 
 
 def runs_of(ranks: int) -> list[Run]:
-    """For two ranks also with frozen parameters, and with parameters of two types."""
-    return DOUBLE + SINGLE + ([*FREEZING, MIXED] if ranks == 2 else [])
+    """All for two ranks; for one and four those in float64, which prove the identity, and one in float32."""
+    return [*DOUBLE, *SINGLE, *FREEZING, MIXED] if ranks == 2 else [*DOUBLE, SINGLE[1]]
+
+
+@contextlib.contextmanager
+def case(name):
+    """A failure inside names the case: several share a launch."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"case: {name}")
+        raise
 
 
 class Buffers(torch.nn.Module):
@@ -420,47 +431,57 @@ def test_launch_without_a_limit(timeout):
 # collectives
 
 
-@pytest.mark.parametrize("p", [1, 2, 3, 4])
-def test_collectives_equal_torch_and_their_bytes_the_formula(p):
+def test_collectives_equal_torch_and_their_bytes_the_formula():
+    """For 1, 2, 3 and 4 ranks, each a group of the same four."""
+
     def check():
-        me = collectives.rank()
+        for p in (1, 2, 3, 4):
+            group = dist.new_group(range(p))
+            if dist.get_rank() < p:
+                with case(f"{p} ranks"):
+                    compare(p, group)
+        with case("all ranks, without a group"):
+            compare(4, None)
+
+    def compare(p, group):
+        me = collectives.rank(group)
         for n in (1, 3, 12, 240):  # fewer numbers than ranks too
             # whole numbers, whose sums are exact in any order
             x = torch.randint(-999, 1000, (n,), generator=torch.Generator().manual_seed(17 * me + n)).float()
             total = x.clone()
-            dist.all_reduce(total)
+            dist.all_reduce(total, group=group)
             for kind, all_reduce in collectives.ALL_REDUCES.items():
                 with collectives.traffic() as sent:
-                    assert torch.equal(all_reduce(x.clone()), total)
+                    assert torch.equal(all_reduce(x.clone(), group), total)
                 if n == 240 and p in (1, 2, 4):
                     most = torch.tensor(float(sent.total()))
-                    dist.all_reduce(most, dist.ReduceOp.MAX)
+                    dist.all_reduce(most, dist.ReduceOp.MAX, group)
                     assert most == schedules.bytes_per_rank(f"{kind} all-reduce", p, 4 * n)
             with collectives.traffic() as sent:
-                own = collectives.reduce_scatter(x)
+                own = collectives.reduce_scatter(x, group)
             assert torch.equal(own, total.tensor_split(p)[me])
             if n % p == 0:
                 assert sent.total() == schedules.bytes_per_rank("ring reduce-scatter", p, 4 * n)
                 assert sent.messages == p - 1
-            assert torch.equal(collectives.all_gather(own, n), total)
+            assert torch.equal(collectives.all_gather(own, n, group), total)
             for root in range(p):
                 theirs = x.clone()
-                dist.broadcast(theirs, root)
-                assert torch.equal(collectives.broadcast(x.clone(), root), theirs)
-                up = collectives.reduce(x.clone(), root)
+                dist.broadcast(theirs, root, group)
+                assert torch.equal(collectives.broadcast(x.clone(), root, group), theirs)
+                up = collectives.reduce(x.clone(), root, group)
                 if me == root:
                     assert torch.equal(up, total)
         whole = torch.arange(6.0).view(2, 3) + me
         expected = sum(torch.arange(6.0).view(2, 3) + r for r in range(p))
-        assert torch.equal(collectives.ring_all_reduce(whole), expected)
+        assert torch.equal(collectives.ring_all_reduce(whole, group), expected)
         for refuse, message in [
-            (lambda: collectives.ring_all_reduce(torch.zeros(2, 3).T), "not contiguous"),
-            (lambda: collectives.all_gather(torch.zeros(5), 4), "part"),
+            (lambda: collectives.ring_all_reduce(torch.zeros(2, 3).T, group), "not contiguous"),
+            (lambda: collectives.all_gather(torch.zeros(5), 4, group), "part"),
         ]:
             with pytest.raises(ValueError, match=message):
                 refuse()
 
-    launch(check, p)
+    launch(check, 4)
 
 
 def test_a_group_is_some_of_the_ranks():
@@ -588,13 +609,15 @@ def zero_run(run, stage, accumulation=1):
 
 @several
 def test_zero_and_the_bytes_that_each_rank_holds(ranks):
-    again = [Run("tied", "sgd"), Run("llama", "sgd")]
-    expected = known([*runs_of(ranks), *again])
+    accumulated = {2: Run("tied", "sgd"), 3: Run("llama", "sgd")}  # by stage
+    trained = [*DOUBLE[:2], SINGLE[1]] if ranks == 2 else DOUBLE[:2]
+    others = [*FREEZING, MIXED] if ranks == 2 else []
+    expected = known([*trained, *others, *accumulated.values()])
 
     def check():
         p = collectives.size()
-        for run in [*DOUBLE[:2], SINGLE[1]]:
-            for stage in (1, 2, 3):
+        for run, stage in itertools.product(trained, (1, 2, 3)):
+            with case(f"stage {stage}"):
                 found, held, gathered, N = zero_run(run, stage)
                 equal(run, found, expected[run])
                 size, own, moments = run.dtype.itemsize, N / p, {"adamw": 2, "sgd": 1}[run.optimizer]
@@ -606,14 +629,14 @@ def test_zero_and_the_bytes_that_each_rank_holds(ranks):
                 }
                 for what, numbers in state.items():
                     tensors = 2 if what == "optimizer" else 1
-                    told = (stage, what, held, numbers)
-                    assert abs(held[what] - size * numbers) <= slack * tensors, told
+                    assert abs(held[what] - size * numbers) <= slack * tensors, (what, held, numbers)
                 if stage == 3:
                     assert gathered < size * N * 0.75  # never the whole model: the rest and one block
-        equal(again[0], zero_run(again[0], 2, accumulation=2)[0], expected[again[0]])
-        equal(again[1], zero_run(again[1], 3, accumulation=2)[0], expected[again[1]])
-        for run in [*FREEZING, MIXED] if p == 2 else ():
-            for stage in (1, 2, 3):
+        for stage, run in accumulated.items() if p == 2 else ():
+            with case(f"stage {stage}, accumulated"):
+                equal(run, zero_run(run, stage, accumulation=2)[0], expected[run])
+        for run, stage in itertools.product(others, (1, 2, 3)):
+            with case(f"stage {stage}, {run}"):
                 found, held, gathered, N = zero_run(run, stage)
                 equal(run, found, expected[run])
                 if stage == 3 and run != MIXED:
@@ -725,26 +748,29 @@ def tensor_parallel_run(run, sequence):
 
 
 @several
-@pytest.mark.parametrize("sequence", [False, True])
-def test_tensor_parallel(ranks, sequence):
+def test_tensor_parallel(ranks):
     expected = known(runs_of(ranks))
 
     def check():
-        p, sent = collectives.size(), {}
-        for run in expected:
-            found, bytes_sent = tensor_parallel_run(run, sequence)
-            equal(run, found, expected[run])
-            sent |= {run: bytes_sent}
-        # a block: two sums forward, two backward; the table's rows one, the head's input one; a sum is 2 (p
-        # - 1) / p of B T D
-        D, tokens, sent, size = PLAIN.d_model, B * T, sent[SINGLE[2]], torch.float32.itemsize
-        numbers = (4 * PLAIN.n_layers + 2) * 2 * (p - 1) / p * tokens * D
+        for sequence in (False, True):
+            with case(f"sequence={sequence}"):
+                for run in expected:
+                    found, sent = tensor_parallel_run(run, sequence)
+                    equal(run, found, expected[run])
+                    if run == DOUBLE[2]:
+                        count(sent, sequence, run.dtype.itemsize)
+
+    def count(sent, sequence, size):
+        """A block: two sums forward, two backward; the table's rows one, the head's input one."""
+        p, tokens = collectives.size(), B * T
+        one_way = (p - 1) / p * tokens * PLAIN.d_model  # a sum is twice that
         if not sequence:
             per_token = 3 * 2 * (p - 1) / p * tokens  # of the loss: maximum, sum, the target's logit
-            assert abs(sum(sent.values()) - size * (numbers + per_token)) <= 16 * len(sent)
+            numbers = 2 * (4 * PLAIN.n_layers + 2) * one_way + per_token
+            assert abs(sum(sent.values()) - size * numbers) <= 16 * len(sent)
         else:  # reduce-scatter and all-gather in place of each sum; the embedding's output is gathered too
             blocks = sent.get("ring all-gather", 0) + sent.get("ring reduce-scatter", 0)
-            assert blocks == size * (2 * (4 * PLAIN.n_layers + 1) + 1 + 1 - 1) * (p - 1) / p * tokens * D
+            assert blocks == size * (2 * (4 * PLAIN.n_layers + 1) + 1 + 1 - 1) * one_way
 
     launch(check, ranks, timeout=240)
 
@@ -810,11 +836,16 @@ def test_pipeline(ranks):
         for run in expected:
             found = pipeline_run(run, schedules.gpipe, 4)
             equal(run, found, expected[run])
+            if run == DOUBLE[2]:
+                names = set(found["weights"])
             if run in DOUBLE:
-                equal(run, pipeline_run(run, schedules.one_forward_one_backward, 8), expected[run])
+                with case("1F1B"):
+                    equal(run, pipeline_run(run, schedules.one_forward_one_backward, 8), expected[run])
         if collectives.size() == 2:
-            equal(tied, pipeline_run(tied, lambda p, m: schedules.interleaved(p, m, 2), 4, 2), expected[tied])
-        return set(pipeline_run(DOUBLE[2], schedules.gpipe, 4)["weights"])
+            with case("two chunks"):
+                by_chunks = pipeline_run(tied, lambda p, m: schedules.interleaved(p, m, 2), 4, 2)
+                equal(tied, by_chunks, expected[tied])
+        return names
 
     stages = launch(check, ranks, timeout=240)
     assert set().union(*stages) == set(one(DOUBLE[2])["weights"])  # every parameter stands on one stage
@@ -856,19 +887,22 @@ def test_the_bubble_of_what_ran_is_the_formula():
         def backward(ctx, gradient):
             return torch.full_like(gradient, ctx.module.work(float(gradient.max()), backward)), None
 
-    def check(make, m):
+    orders = {make: make(4, 5) for make in (schedules.gpipe, schedules.one_forward_one_backward)}
+
+    def check():
+        return [counted_spans(order[collectives.rank()], 5) for order in orders.values()]
+
+    def counted_spans(order, m):
         part = Counted(PLAIN)
         data = [Batch(torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long))] * m
         last_has_no_gradient_to_wait_for = lambda y, _: 0 * y.sum()
-        order = make(4, m)[collectives.rank()]
         ran = PipelineParallel([part]).run(order, data, last_has_no_gradient_to_wait_for)
         pairs = zip(ran.spans, part.spans, strict=True)
         return [replace(span, start=start, end=end) for span, (start, end) in pairs]
 
-    for make in (schedules.gpipe, schedules.one_forward_one_backward):
-        counted = launch(check, 4, make, 5)
-        assert schedules.bubble(counted) == pytest.approx(schedules.bubble_share(4, 5), abs=1e-12)
-        assert counted == schedules.timeline(make(4, 5), forward, backward)
+    for make, counted in zip(orders, zip(*launch(check, 4), strict=True), strict=True):
+        assert schedules.bubble(counted) == pytest.approx(schedules.bubble_share(4, 5), abs=1e-12), make
+        assert list(counted) == schedules.timeline(orders[make], forward, backward), make
 
 
 def test_parts_refuse():
@@ -937,8 +971,12 @@ def test_ring_attention_equals_torch_in_value_and_gradient():
             torch.testing.assert_close(a.grad, b.grad.tensor_split(p, 2)[r], atol=within, rtol=within)
         assert sent.total() == (p - 1) * 2 * own[1].numel() * 8  # keys and values, p - 1 times on
 
-    for causal in (False, True):
-        launch(check, 4, causal)
+    def both():
+        for causal in (False, True):
+            with case(f"causal={causal}"):
+                check(causal)
+
+    launch(both, 4)
 
 
 # what the bound is for
