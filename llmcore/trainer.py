@@ -419,8 +419,9 @@ class Trainer:
         here = asdict(self.config)
         different = [k for k in here if k not in MAY_DIFFER and _plain(here[k]) != _plain(stored.get(k))]
         if different == ["steps"]:
-            known = {k: v for k, v in stored.items() if k in here}
-            self._check_steps(where, TrainConfig(**known), done)
+            known = {k: v for k, v in stored.items() if k in here}  # an earlier version may have had others
+            before = TrainConfig(**known | {"betas": tuple(known["betas"])})
+            self._check_steps(where, before, done)
         elif different:
             was = ", ".join(f"{k}={stored.get(k)!r} there, {here[k]!r} here" for k in different)
             raise ValueError(
