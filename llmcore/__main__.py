@@ -286,7 +286,7 @@ def trainer_of(
     model = Transformer(config).to(place)
     # until here all ranks draw alike, for equal weights; now each draws its own dropout for its own tokens
     torch.manual_seed(options.seed + part)
-    trainer = Trainer(model, windows, settings, held_out, options.out, progress=progress, plan=plan)
+    trainer = Trainer(model, windows, settings, held_out, options.out, progress=progress, parallel=plan)
     return trainer.resume() if checkpoint.checkpoints(options.out) else trainer
 
 

@@ -63,11 +63,9 @@ class SGD(_Checked):
             for theta in group["params"]:
                 if theta.grad is None:
                     continue
-                g = (
-                    theta.grad.add(theta, alpha=group["weight_decay"])
-                    if group["weight_decay"]
-                    else theta.grad
-                )
+                g = theta.grad
+                if group["weight_decay"]:
+                    g = g.add(theta, alpha=group["weight_decay"])
                 if group["momentum"]:
                     state = self.state[theta]
                     if "momentum" not in state:
@@ -84,12 +82,18 @@ class AdamW(_Checked):
     v <- beta2 v + (1 - beta2) g^2                  mean of recent squares
     theta <- theta - lr weight_decay theta - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-    Steps have nearly the same size in every coordinate. Equals torch.optim.AdamW. The state of a parameter
-    is m, v and t: two more numbers per weight.
+    The division by sqrt(v) makes steps of nearly the same size in every coordinate. Equals torch.optim.AdamW.
+    The state of a parameter is m, v and t: two more numbers per weight.
     """
 
-    def __init__(self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.01):  # fmt: skip
+    def __init__(
+        self,
+        params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -130,12 +134,13 @@ def _loss_of(closure):
 
 
 def check_range(parameters: Iterable[Tensor]) -> None:
-    """Refuse fp16 parameters: Adam's v = g^2 and eps = 1e-8 become 0 there, and its step divides by them."""
+    """ValueError for fp16 parameters: Adam's step divides by v and eps = 1e-8, which become 0 there."""
     for theta in parameters:
         if theta.dtype == torch.float16:
             raise ValueError(
-                f"a parameter of shape {tuple(theta.shape)} is float16, where squares of gradients and eps become 0: keep the "
-                'parameters in float32 (model.float()) and let the products be 16 bits wide, by precision="fp16" or torch.autocast'
+                f"a parameter of shape {tuple(theta.shape)} is float16, where squares of gradients "
+                "and eps become 0: keep the parameters in float32 (model.float()) and let the products be "
+                '16 bits wide, by precision="fp16" or torch.autocast'
             )
 
 
@@ -153,18 +158,26 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients by max_norm / norm if their global norm exceeds max_norm  [Pascanu et al. 2013]
 
-    Returns the norm before scaling, sqrt(sum of all squares). One that is not finite spoils the gradients,
-    as in torch: the caller must check it.
+    Returns the norm before scaling, sqrt(sum of all squares). A norm that is not finite leaves zeros and NaN,
+    as in torch: the caller must check it. Raises ValueError unless max_norm > 0.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = [_whole(g.norm()) for g in gradients]
+    norm = torch.stack(norms).norm() if norms else torch.tensor(0.0)
+    limit_norm(gradients, norm, max_norm)
+    return norm
+
+
+@torch.no_grad()
+def limit_norm(gradients: Iterable[Tensor], norm: Tensor, max_norm: float) -> None:
+    """In place, for gradients whose global norm is known: g <- g min(1, max_norm / norm)
+
+    The part of clipping that one process and many share: they only take the norm in different ways.
     """
     _check(max_norm=(max_norm, max_norm > 0, "must be above 0; infinity leaves gradients as they are"))
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return torch.tensor(0.0)
-    norm = torch.stack([_whole(g.norm()) for g in gradients]).norm()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for g in gradients:
         g.mul_(scale)
-    return norm
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -200,7 +213,7 @@ def warmup_cosine(total: int, warmup: int = 0, floor: float = 0.0) -> Schedule:
 def warmup_stable_decay(total: int, warmup: int = 0, floor: float = 0.0, decay: float = 0.2) -> Schedule:
     """A linear rise, a plateau at 1, then a linear fall to floor over the last share `decay` of the steps
 
-    The plateau is that of [Hu et al. 2024]; their rate then falls exponentially, a straight line is simpler.
+    The plateau is that of [Hu et al. 2024]. Their rate then falls exponentially; a straight line is simpler.
     """
     _check_steps(total, warmup, floor)
     _check(decay=(decay, 0 < decay <= 1, "is a share of all steps; choose 0 < decay <= 1"))
@@ -215,17 +228,14 @@ def warmup_stable_decay(total: int, warmup: int = 0, floor: float = 0.0, decay: 
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "constant": constant, "warmup_cosine": warmup_cosine, "warmup_stable_decay": warmup_stable_decay,
-}  # fmt: skip
+    "constant": constant,
+    "warmup_cosine": warmup_cosine,
+    "warmup_stable_decay": warmup_stable_decay,
+}
 
 
 def _check_steps(total: int, warmup: int, floor: float = 0.0) -> None:
     _check(total=(total, total >= 1, "must be at least 1 step"))
-    _check(
-        warmup=(
-            warmup,
-            0 <= warmup <= total,
-            f"must lie in 0..total={total}: a rise longer than the run never ends",
-        )
-    )
+    too_long = f"must lie in 0..total={total}: a rise longer than the run never ends"
+    _check(warmup=(warmup, 0 <= warmup <= total, too_long))
     _check(floor=(floor, 0 <= floor <= 1, "is a share of the peak rate; choose 0 <= floor <= 1"))

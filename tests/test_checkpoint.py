@@ -59,7 +59,7 @@ def test_the_last_k_stay_and_leftovers_go(tmp_path):
     (tmp_path / ".writing-1").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     for step in range(5):
-        checkpoint.save(tmp_path, step, model, optimizer, keep=2)
+        checkpoint.save(tmp_path, step, model, optimizer, keep_checkpoints=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         ".lock",
         "notes.txt",
@@ -138,7 +138,7 @@ def test_steps_of_more_than_eight_digits_are_found_and_come_last(tmp_path):
     model = torch.nn.Linear(2, 3)
     steps = [99_999_998, 99_999_999, 10**8, 10**8 + 1, 10**9, 10**12]
     for step in steps:
-        assert checkpoint.save(tmp_path, step, model, keep=9).is_dir()
+        assert checkpoint.save(tmp_path, step, model, keep_checkpoints=9).is_dir()
     assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == steps
     assert checkpoint.load(tmp_path, model)["step"] == 10**12
     (tmp_path / "step-000000042").mkdir()  # no name that save gives

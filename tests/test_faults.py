@@ -243,7 +243,7 @@ def test_ids_are_never_read_with_the_header_of_others(tmp_path, monkeypatch):
 
 def run(folder: Path, steps: int = 40) -> Trainer:
     torch.manual_seed(1)
-    config = replace(CONFIG, steps=steps, checkpoint_every=1, keep=2)
+    config = replace(CONFIG, steps=steps, checkpoint_every=1, keep_checkpoints=2)
     trainer = Trainer(model_of(MODEL, 1), windows(), config, folder=folder)
     return trainer.resume() if checkpoint.checkpoints(folder) else trainer
 
@@ -331,9 +331,9 @@ def test_another_users_folder(tmp_path):
 
 def save_in_shards(folder: Path) -> str:
     """As a rank: train, then write shards where no file may have more than 3,000 bytes; what was raised."""
-    plan = Parallel("fsdp")
-    part = windows(batch_size=4, rank=plan.data_rank, world=plan.data_ranks)
-    trainer = Trainer(model_of(MODEL, 1), part, replace(CONFIG, steps=4), folder=folder, plan=plan)
+    parallel = Parallel("fsdp")
+    part = windows(batch_size=4, rank=parallel.data_rank, world=parallel.data_ranks)
+    trainer = Trainer(model_of(MODEL, 1), part, replace(CONFIG, steps=4), folder=folder, parallel=parallel)
     next(trainer.run())
     trainer.save()
     next(trainer.run())

@@ -240,7 +240,7 @@ def pipelines() -> list[dict]:
             out.append({
                 "name": name, "p": p, "m": m, "v": v, "backward": backward, "bubble": bubble(spans),
                 "held": [most_held(order) for order in orders],
-                "spans": [[[str(s.work), s.start, s.end] for s in stage] for stage in spans],
+                "spans": [[[str(s.action), s.start, s.end] for s in stage] for stage in spans],
             })  # fmt: skip
     return out
 

@@ -1,4 +1,5 @@
-"""Memory does not grow with the text: what is read, encoded and trained on goes through piece by piece. `make load` takes 50 MB."""
+"""Memory does not grow with the text: what is read, encoded and trained on goes through piece by piece.
+`make load` takes 50 MB."""
 
 import sys
 

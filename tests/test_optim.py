@@ -39,8 +39,9 @@ def test_equals_torch_over_100_steps(name, groups):
         model = model_of(BASE.with_(tied=True)).double()
         params = optim.decay_groups(model, options.get("weight_decay", 0.0)) if groups else model.parameters()
         result.append(train(model, kind(params, **options)))
-    # float64: only the order of operations differs. What it makes of a gradient that is truly 0 (a key bias) is noise of 1e-17; a
-    # step of AdamW is lr m / (sqrt(v) + eps), so at most 1e-2 * 1e-17 / 1e-8 = 1e-11 of that, in 100 steps 1e-9.
+    # float64: only the order of operations differs. What it makes of a gradient that is truly 0 (a key bias)
+    # is noise of 1e-17; a step of AdamW is lr m / (sqrt(v) + eps), so at most 1e-2 * 1e-17 / 1e-8 = 1e-11 of
+    # that, in 100 steps 1e-9.
     torch.testing.assert_close(*result, atol=1e-9, rtol=1e-9)
 
 

@@ -1,12 +1,17 @@
-"""The trainer on torch's own engine: every plan equals one process; shards are read by any number of ranks; faults are survived."""
+"""The trainer on torch's engine: each kind equals one process; any ranks read shards; faults are survived."""
 
+import atexit
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -30,8 +35,9 @@ PLANS = [("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4), ("tp", 2), ("fsdp+tp"
 SETTINGS = replace(CONFIG, steps=5, clip=0.3)
 OF = {"gpt": SETTINGS, "llama": replace(SETTINGS, optimizer="sgd", lr=0.1, momentum=0.9)}
 NOTHING = "$^"
-# Names of parameters that do not learn: norms in and out of blocks; the tied table, a whole block and a matrix of the other; all but
-# one matrix of the first block, which gradients reach through a block that learns nothing.
+# Names of parameters that do not learn: norms in and out of blocks; the tied table, a whole block and a
+# matrix of the other; all but one matrix of the first block, which gradients reach through a block that
+# learns nothing.
 FROZEN = {
     "gpt": [r"norm", r"embedding|blocks\.1\.|W_o|down"],
     "llama": [r"^(?!.*blocks\.0\.attention\.W_q)", r"head|gate|W_v"],
@@ -48,9 +54,13 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("gpt"), Case("gpt", 2), Case("llama"), Case("gpt", dtype=torch.float32), Case("llama", dtype=torch.float32),
+    Case("gpt"),
+    Case("gpt", 2),
+    Case("llama"),
+    Case("gpt", dtype=torch.float32),
+    Case("llama", dtype=torch.float32),
     *(Case(name, frozen=names) for name in FROZEN for names in FROZEN[name]),
-]  # fmt: skip
+]
 
 
 class Buffers(torch.nn.Module):
@@ -65,7 +75,7 @@ class Buffers(torch.nn.Module):
 
 
 def built(case: Case, seed: int):
-    """The model of a case, with a buffer in and one out of a block; ranks start with a seed of their own, so rank 0's must be sent."""
+    """A case's model, with buffers in and out of a block; ranks have other seeds: rank 0's must be sent."""
     model = model_of(MODELS[case.name], seed).to(case.dtype)
     model.embedding.tokens = Buffers(seed, case.dtype)
     model.decoder.blocks[1].after_attention = Buffers(seed + 1, case.dtype)
@@ -83,9 +93,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def of_rank(plan, model, settings=SETTINGS, **changes):
-    data = windows(batch_size=8, rank=plan.data_rank, world=plan.data_ranks)
-    return Trainer(model, data, settings, plan=plan, **changes)
+def of_rank(parallel, model, settings=SETTINGS, **changes):
+    data = windows(batch_size=8, rank=parallel.data_rank, world=parallel.data_ranks)
+    return Trainer(model, data, settings, parallel=parallel, **changes)
 
 
 def third(model, batch):
@@ -134,17 +144,13 @@ def test_every_plan_equals_one_process(kind, ranks):
             assert frozen == {n for n, _ in trainer.model.named_parameters() if re.search(case.frozen, n)}
             found = figures(trainer)
             equal(case, found, expected, within)
-            if case == CASES[-1]:
-                with pytest.raises(
-                    AssertionError, match="apart, more than"
-                ):  # a change that one step makes is refused
+            if case == CASES[-1]:  # a change that one step makes is refused
+                with pytest.raises(AssertionError, match="apart, more than"):
                     equal(case, found | {"norms": found["norms"].roll(1)}, expected, within)
         if kind != "ddp":  # no rank holds what the plan cuts
-            own = sum(
-                p.to_local().numel() if hasattr(p, "to_local") else p.numel()
-                for p in trainer.model.parameters()
-            )
-            return own / sum(p.numel() for p in trainer.model.parameters())
+            parameters = list(trainer.model.parameters())
+            own = sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in parameters)
+            return own / sum(p.numel() for p in parameters)
 
     for share in launch(check, ranks, timeout=300):
         if "fsdp" in kind:
@@ -155,33 +161,31 @@ def test_every_plan_equals_one_process(kind, ranks):
 
 def save_and_go_on(kind, folder):
     """Train five steps, saved after the third; the weights after the fifth."""
-    trainer = of_rank(
-        Parallel(kind),
-        model_of(PLAIN.with_(dropout=0.2), 1),
-        replace(SETTINGS, checkpoint_every=3, keep=9),
-        folder=folder,
-    )
-    torch.manual_seed(5 + trainer.plan.data_rank)  # each part of the batch drops its own
+    settings = replace(SETTINGS, checkpoint_every=3, keep_checkpoints=9)
+    trainer = of_rank(Parallel(kind), model_of(PLAIN.with_(dropout=0.2), 1), settings, folder=folder / kind)
+    torch.manual_seed(5 + trainer.parallel.data_rank)  # each part of the batch drops its own
     for _ in trainer.run():
         pass
     return whole(trainer.model)
 
 
 def resume(kind, folder):
-    trainer = of_rank(Parallel(kind), model_of(PLAIN.with_(dropout=0.2), 2), SETTINGS, folder=folder).resume()
+    model = model_of(PLAIN.with_(dropout=0.2), 2)
+    trainer = of_rank(Parallel(kind), model, SETTINGS, folder=folder / kind).resume()
     assert trainer.step == 3
     for _ in trainer.run():
         pass
     return whole(trainer.model)
 
 
-@pytest.mark.parametrize(("kind", "ranks"), [("ddp", 2), ("fsdp", 2), ("tp", 2)])
-def test_resumed_equals_uninterrupted_bit_for_bit(kind, ranks, tmp_path):
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     """With dropout, which each rank draws from its own random state."""
-    first = launch(save_and_go_on, ranks, kind, tmp_path)[0]
-    again = launch(resume, ranks, kind, tmp_path)[0]
-    for name, value in first.items():
-        assert torch.equal(value, again[name]), name
+    kinds = ("ddp", "fsdp", "tp")
+    first = launch(lambda: {kind: save_and_go_on(kind, tmp_path) for kind in kinds}, 2)[0]
+    again = launch(lambda: {kind: resume(kind, tmp_path) for kind in kinds}, 2)[0]
+    for kind in kinds:
+        for name, value in first[kind].items():
+            assert torch.equal(value, again[kind][name]), (kind, name)
 
 
 def test_shards_are_read_by_another_number_of_ranks_and_by_one_process(tmp_path):
@@ -195,28 +199,27 @@ def test_shards_are_read_by_another_number_of_ranks_and_by_one_process(tmp_path)
         return model
 
     def write():
-        for _ in of_rank(
-            Parallel("fsdp"), plain(1), replace(settings, checkpoint_every=3, keep=9), folder=tmp_path
-        ).run():
+        saving = replace(settings, checkpoint_every=3, keep_checkpoints=9)
+        for _ in of_rank(Parallel("fsdp"), plain(1), saving, folder=tmp_path).run():
             pass
 
-    def read(kind):
+    def read(*kinds):
+        return [figures(read_one(kind)) for kind in kinds]
+
+    def read_one(kind):
         trainer = of_rank(Parallel(kind), plain(2), settings, folder=tmp_path).resume()
         assert trainer.step == 3
-        return figures(trainer)
+        return trainer
 
     launch(write, 2)
     train = lambda noise: figures(Trainer(plain(1), windows(batch_size=8), settings), noise)
     expected, within = train(0.0), rounding(train, 8 * 8, torch.float64)
-    last = {kind: values[3:] for kind, values in expected.items() if kind != "weights"} | {
-        "weights": expected["weights"]
-    }
+    last = {kind: values if kind == "weights" else values[3:] for kind, values in expected.items()}
     alone = Trainer(plain(2), windows(batch_size=8), settings, folder=tmp_path).resume()
     for found in (
         figures(alone),
-        launch(read, 4, "fsdp")[0],
-        launch(read, 4, "fsdp+tp")[0],
-        launch(read, 2, "ddp")[0],
+        *launch(read, 4, "fsdp", "fsdp+tp")[0],
+        *launch(read, 2, "ddp")[0],
     ):
         equal(case, found, last, within)
     assert sharded.load_model(tmp_path).config == PLAIN
@@ -230,17 +233,17 @@ def test_shards_are_read_by_another_number_of_ranks_and_by_one_process(tmp_path)
         sharded.load_model(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "tp"])
-def test_parameters_of_two_types_train_as_in_one_process(kind):
+def test_parameters_of_two_types_train_as_in_one_process():
     """Norms in float64, all else in float32, which fsdp refuses."""
     case = Case("gpt", dtype=torch.float32)
     train = lambda model: Trainer(model, windows(batch_size=8), SETTINGS)
     expected, within = figures(train(model_with_norms_in_double())), bound(case)
 
     def check():
-        found = figures(of_rank(Parallel(kind), model_with_norms_in_double(dist.get_rank() + 1)))
-        assert {x.dtype for x in found["weights"].values()} == {torch.float32, torch.float64}
-        assert max(apart(found, expected).values()) <= 2 * within  # both compute in float32
+        for kind in ("ddp", "tp"):
+            found = figures(of_rank(Parallel(kind), model_with_norms_in_double(dist.get_rank() + 1)))
+            assert {x.dtype for x in found["weights"].values()} == {torch.float32, torch.float64}, kind
+            assert max(apart(found, expected).values()) <= 2 * within, kind  # both compute in float32
 
     launch(check, 2)
 
@@ -285,37 +288,37 @@ def test_refusals(tmp_path):
         Parallel("fsdp")
 
 
-RUN = [
-    "-m",
-    "llmcore",
-    "train",
-    "--corpus",
-    "fables.en",
-    "--batch-size",
-    "4",
-    "--warmup",
-    "2",
-    "--vocab-size",
-    "300",
-]
-RUN += ["--eval-every", "1", "--set", "n_layers=1", "d_model=32", "n_heads=2", "d_ff=48", "context_length=32"]
-# with a shared store a restart of torchrun may meet the address of a process that is dead (pytorch issue 135712)
-ENV = os.environ | {
-    "LLMCORE_DEVICE": "cpu",
-    "OMP_NUM_THREADS": "1",
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-}
+RUN = shlex.split(
+    "-m llmcore train --corpus fables.en --batch-size 4 --warmup 2 --vocab-size 300 --eval-every 1 "
+    "--set n_layers=1 d_model=32 n_heads=2 d_ff=48 context_length=32"
+)
+ENV = os.environ | {"LLMCORE_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+# with a shared store a restart of torchrun may meet the address of a dead process (pytorch issue 135712)
+ENV |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def torchrun(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
 
 
+SETTINGS_20 = [*RUN, "--steps", "20", "--checkpoint-every", "5"]
+
+
+@cache
+def uninterrupted(plan: str) -> tuple[Path, str]:
+    """The folder of a run of 20 steps on two ranks, and what it printed."""
+    folder = Path(tempfile.mkdtemp(prefix=f"llmcore-test-{plan}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    command = torchrun(*SETTINGS_20, "--plan", plan, "--out", str(folder))
+    result = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return folder, result.stdout
+
+
 @pytest.mark.parametrize("plan", ["ddp", "fsdp"])
 def test_a_killed_rank_is_restarted_by_torchrun_and_nothing_is_lost(plan, tmp_path):
     """The elastic agent ends the other rank, starts both again, and they go on from the last checkpoint."""
-    settings = [*RUN, "--plan", plan, "--steps", "20", "--checkpoint-every", "5"]
-    command = torchrun("--max-restarts=3", *settings, "--out", str(tmp_path / "a"))
+    command = torchrun("--max-restarts=3", *SETTINGS_20, "--plan", plan, "--out", str(tmp_path))
     process = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("step 7 "):
@@ -326,40 +329,24 @@ def test_a_killed_rank_is_restarted_by_torchrun_and_nothing_is_lost(plan, tmp_pa
     rest = process.stdout.read()
     errors = process.stderr.read()
     assert process.wait(timeout=120) == 0, errors[-2000:]
-    assert (
-        "step 6 " in rest or "step 11 " in rest
-    )  # again from step 5, or from 10 where that checkpoint was there already
+    # again from step 5, or from 10 where that checkpoint was there already
+    assert "step 6 " in rest or "step 11 " in rest
     assert "step 20 " in rest
-    whole_run = subprocess.run(
-        torchrun(*settings, "--out", str(tmp_path / "b")),
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert whole_run.returncode == 0, whole_run.stderr[-2000:]
-    assert checkpoint.latest(tmp_path / "a").name == "step-00000020"
-    expected = sharded.load_model(tmp_path / "b").state_dict()
-    for name, value in sharded.load_model(tmp_path / "a").state_dict().items():
+    assert checkpoint.latest(tmp_path).name == "step-00000020"
+    expected = sharded.load_model(uninterrupted(plan)[0]).state_dict()
+    for name, value in sharded.load_model(tmp_path).state_dict().items():
         assert torch.equal(value, expected[name]), name
 
 
 def test_plans_from_the_command_line_agree(tmp_path):
-    losses = {}
-    for plan in ("ddp", "fsdp", "tp"):
-        out = ["--steps", "5", "--checkpoint-every", "5", "--plan", plan, "--out", str(tmp_path / plan)]
-        result = subprocess.run(torchrun(*RUN, *out), env=ENV, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr[-2000:]
-        losses[plan] = re.findall(r"held out ([\d.]+)", result.stdout)
-        assert len(losses[plan]) == 5
-    assert losses["ddp"] == losses["fsdp"] == losses["tp"]
-    sample = [sys.executable, "-m", "llmcore", "sample", str(tmp_path / "fsdp"), "--tokens", "3"]
+    losses = {
+        plan: re.findall(r"held out ([\d.]+)", uninterrupted(plan)[1]) for plan in ("ddp", "fsdp", "tp")
+    }
+    assert [len(found) for found in losses.values()] == [20, 20, 20]
+    assert losses["ddp"][:5] == losses["fsdp"][:5] == losses["tp"][:5]
+    sample = [sys.executable, "-m", "llmcore", "sample", str(uninterrupted("fsdp")[0]), "--tokens", "3"]
     assert subprocess.run(sample, env=ENV, capture_output=True, timeout=100).returncode == 0
-    alone = subprocess.run(
-        [sys.executable, *RUN, "--plan", "fsdp", "--out", str(tmp_path / "x")],
-        env=ENV,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, *RUN, "--plan", "fsdp", "--out", str(tmp_path / "x")]
+    alone = subprocess.run(command, env=ENV, capture_output=True, text=True)
     assert alone.returncode == 2
     assert "without torchrun" in alone.stderr

@@ -1,4 +1,4 @@
-"""Schedules are run on plain numbers: what every rank ends with, who sends how much, when each stage works and what it holds."""
+"""Schedules run on plain numbers: what ranks end with, who sends how much, when stages work and hold."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from llmcore.distributed.schedules import (
     COLLECTIVES,
     PIPELINES,
-    Work,
+    Action,
     bubble,
     bubble_share,
     bytes_in_all,
@@ -31,7 +31,7 @@ SIZE = 5  # numbers a chunk
 
 
 def run(steps, buffers):
-    """Every rank's buffer (p, p chunks, SIZE) after the steps; the sends of a step read what was there before it."""
+    """Every rank's buffer (p, p chunks, SIZE) after the steps; a step's sends read what was before it."""
     for step in steps:
         now = buffers.copy()
         for send in step:
@@ -115,7 +115,7 @@ def test_every_work_starts_as_soon_as_its_stage_is_free_and_its_input_is_there(o
     spans = timeline(orders, forward, backward)
     p, v = len(orders), 1 + max(w.chunk for o in orders for w in o)
     end = {
-        (s.work.kind, s.work.microbatch, s.work.chunk * p + stage): s.end
+        (s.action.kind, s.action.microbatch, s.action.chunk * p + stage): s.end
         for stage, row in enumerate(spans)
         for s in row
     }
@@ -126,14 +126,14 @@ def test_every_work_starts_as_soon_as_its_stage_is_free_and_its_input_is_there(o
     for stage, row in enumerate(spans):
         free = 0.0
         for s in row:
-            part = s.work.chunk * p + stage
-            if s.work.kind == "F":
-                arrived = end[("F", s.work.microbatch, part - 1)] if part else 0
+            part = s.action.chunk * p + stage
+            if s.action.kind == "F":
+                arrived = end[("F", s.action.microbatch, part - 1)] if part else 0
             else:
-                own = end[("F", s.work.microbatch, part)]
-                arrived = max(own, end[("B", s.work.microbatch, part + 1)]) if part < p * v - 1 else own
+                own = end[("F", s.action.microbatch, part)]
+                arrived = max(own, end[("B", s.action.microbatch, part + 1)]) if part < p * v - 1 else own
             assert s.start == max(free, arrived)
-            assert s.end - s.start == pytest.approx((forward if s.work.kind == "F" else backward) / v)
+            assert s.end - s.start == pytest.approx((forward if s.action.kind == "F" else backward) / v)
             free = s.end
 
 
@@ -155,7 +155,8 @@ def test_what_a_stage_holds():
         assert [most_held(order) for order in one_forward_one_backward(p, m)] == [
             min(m, p - s) for s in range(p)
         ]
-    # interleaving holds more: stage 0 has 2 (p - 1) + (v - 1) p forwards ahead and the one it is in, each of 1 / v stage
+    # interleaving holds more: stage 0 has 2 (p - 1) + (v - 1) p forwards ahead and the one it is in, each of
+    # 1 / v stage
     p, m, v = 4, 16, 2
     assert most_held(interleaved(p, m, v)[0]) == 2 * (p - 1) + (v - 1) * p + 1
     assert most_held(interleaved(p, m, v)[0]) / v > p
@@ -165,14 +166,14 @@ def test_interleaved_work_is_in_the_order_of_the_published_figure():
     """First stage of 4, two chunks, 8 microbatches: Narayanan et al. 2021, Figure 4 (which counts from 1)."""
     first = interleaved(4, 8, 2)[0]
     forwards = [w for w in first if w.kind == "F"]
-    assert forwards == [Work("F", i, c) for group in (range(4), range(4, 8)) for c in (0, 1) for i in group]
-    assert [w for w in first if w.kind == "B"] == [Work("B", w.microbatch, 1 - w.chunk) for w in forwards]
-    assert first.index(Work("B", 0, 1)) == 11
+    assert forwards == [Action("F", i, c) for group in (range(4), range(4, 8)) for c in (0, 1) for i in group]
+    assert [w for w in first if w.kind == "B"] == [Action("B", w.microbatch, 1 - w.chunk) for w in forwards]
+    assert first.index(Action("B", 0, 1)) == 11
 
 
 def test_an_order_that_waits_for_ever_is_named():
     orders = one_forward_one_backward(2, 2)
-    orders[0] = [Work("B", 0), Work("F", 0), Work("F", 1), Work("B", 1)]
+    orders[0] = [Action("B", 0), Action("F", 0), Action("F", 1), Action("B", 1)]
     with pytest.raises(ValueError, match=r"wait for ever: \{0: B0, 1: F0\}"):
         timeline(orders)
 

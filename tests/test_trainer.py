@@ -26,8 +26,8 @@ from llmcore.trainer import LEAST, RANGES, TrainConfig, Trainer, next_token_loss
 TOKENS = np.random.default_rng(0).integers(0, 23, 400)
 CONFIG = TrainConfig(steps=12, lr=0.01, warmup=3)
 MODEL = BASE.with_(dropout=0.2, tied=True)
-# Without biases: a key bias adds the same number to all scores of a row, so its true gradient is 0, and Adam makes full steps of
-# what rounding leaves. No two computations agree on those.
+# Without biases: a key bias adds the same number to all scores of a row, so its true gradient is 0, and Adam
+# makes full steps of what rounding leaves. No two computations agree on those.
 PLAIN = MODEL.with_(dropout=0.0, bias=False)
 
 
@@ -67,7 +67,7 @@ def whole(model) -> dict[str, torch.Tensor]:
 
 @cache
 def bound(config: TrainConfig) -> float:
-    """Of a training of PLAIN in float64; the longest sums run over all tokens of a step, in the gradients of the matrices."""
+    """Of a training of PLAIN in float64; the longest sums, in the gradients, run over a step's tokens."""
     return rounding(lambda noise: figures(exact(config), noise), 5 * 8 * config.accumulation, torch.float64)
 
 
@@ -187,9 +187,8 @@ def test_evaluation_is_the_mean_over_all_targets_and_leaves_the_run_alone():
     t.model.eval()
     with torch.no_grad():
         expected = cross_entropy(t.model(batch.ids), batch.targets).item()
-    rounded = (
-        batch.targets.numel() * torch.finfo(torch.float64).eps
-    )  # the loss is a sum over all targets, cut in another way
+    # the loss is a sum over all targets, cut in another way
+    rounded = batch.targets.numel() * torch.finfo(torch.float64).eps
     assert math.isclose(records[-1].eval_loss, expected, rel_tol=rounded)
     assert outcome(trainer(dtype=torch.float64).run())[-1][3] == records[-1].loss
 
@@ -205,9 +204,8 @@ def test_early_stop_waits_for_patience():
 def test_compiled_equals_eager(as_a_reader_calls_it):
     config = replace(CONFIG, steps=2, warmup=0)
     eager, compiled = exact(config), exact(config)
-    compiled.forward = torch.compile(
-        compiled.model, backend="eager"
-    )  # the same graph, without a compiler's minutes
+    # "eager": the same graph, without a compiler's minutes
+    compiled.forward = torch.compile(compiled.model, backend="eager")
     assert max(apart(figures(compiled), figures(eager)).values()) <= bound(config)
 
 
@@ -219,9 +217,10 @@ def test_a_loss_that_is_not_finite_names_the_step():
         next(t.run())
 
 
-@pytest.mark.parametrize(
-    "field", [f for f in TrainConfig.__dataclass_fields__.values() if f.type in ("int", "float", int, float)]
-)
+NUMBERS = [f for f in TrainConfig.__dataclass_fields__.values() if f.type in ("int", "float", int, float)]
+
+
+@pytest.mark.parametrize("field", NUMBERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -5, "1", None, True])
 def test_every_number_of_a_config_is_finite_and_in_its_range(field, value, as_a_reader_calls_it):
     with pytest.raises(ValueError, match=re.escape(f"{field.name}={value!r}: ")):
@@ -230,10 +229,7 @@ def test_every_number_of_a_config_is_finite_and_in_its_range(field, value, as_a_
 
 def test_every_number_of_a_config_has_a_range():
     """So that a field that is added is checked too."""
-    numbers = {
-        f.name for f in TrainConfig.__dataclass_fields__.values() if f.type in ("int", "float", int, float)
-    }
-    assert numbers | {"betas"} == {*LEAST, *RANGES}
+    assert {f.name for f in NUMBERS} | {"betas"} == {*LEAST, *RANGES}
 
 
 def test_other_ids_are_another_run(tmp_path):
@@ -278,7 +274,7 @@ def test_a_longer_run_is_resumed_where_it_equals_an_uninterrupted_one(tmp_path, 
 
 
 def test_a_folder_with_later_steps_is_refused_before_the_first(tmp_path):
-    config = replace(CONFIG, steps=6, checkpoint_every=2, keep=1)
+    config = replace(CONFIG, steps=6, checkpoint_every=2, keep_checkpoints=1)
     list(trainer(config, folder=tmp_path).run())
     t = trainer(config, folder=tmp_path)
     with pytest.raises(
@@ -377,7 +373,8 @@ CHILD = textwrap.dedent(
     from test_trainer import CONFIG, MODEL, PLAIN, Trainer, model_of, windows
     folder = Path(sys.argv[1])
     torch.manual_seed(1)
-    t = Trainer(model_of(MODEL, 1), windows(), replace(CONFIG, steps=60, checkpoint_every=1, keep=2), folder=folder)
+    settings = replace(CONFIG, steps=60, checkpoint_every=1, keep_checkpoints=2)
+    t = Trainer(model_of(MODEL, 1), windows(), settings, folder=folder)
     if folder.exists() and any(folder.glob("step-*")):
         t.resume()
     print("ready", flush=True)
@@ -391,8 +388,8 @@ CHILD = textwrap.dedent(
 def test_killed_at_random_moments_it_ends_as_if_uninterrupted(tmp_path):
     """kill -9 a run that writes a checkpoint every step, 20 times at random moments, resuming each time.
 
-    Between the kills every folder that bears a checkpoint's name is whole; the weights at the end are those of a run that was
-    never killed.
+    Between the kills every folder that bears a checkpoint's name is whole; the weights at the end are those
+    of a run that was never killed.
     """
     random, kills, losses = np.random.default_rng(5), 0, {}
     env = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -417,7 +414,7 @@ def test_killed_at_random_moments_it_ends_as_if_uninterrupted(tmp_path):
     assert kills == 20
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    config = replace(CONFIG, steps=60, checkpoint_every=1, keep=2)
+    config = replace(CONFIG, steps=60, checkpoint_every=1, keep_checkpoints=2)
     whole = Trainer(model_of(MODEL, 1), windows(), config, folder=tmp_path / "b")
     expected = {str(r.step): r.loss.hex() for r in whole.run()}
     torch.set_num_threads(2)
@@ -436,23 +433,13 @@ def test_the_count_that_a_loss_returns_scales_the_gradient():
         count = int((kept != -100).sum())
         return cross_entropy(model(batch.ids), kept) * count, count
 
-    config = replace(
-        CONFIG,
-        steps=1,
-        optimizer="sgd",
-        lr=0.1,
-        weight_decay=0.0,
-        clip=0.0,
-        schedule="constant",
-        warmup=0,
-        accumulation=2,
-    )
+    plain = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "schedule": "constant", "warmup": 0}
+    config = replace(CONFIG, steps=1, clip=0.0, accumulation=2, **plain)
     ours = exact(config, loss=every_third)
     model, data = model_of(PLAIN, 1).double(), windows()
     sums = [every_third(model, data.next()) for _ in range(2)]
     (sum(s for s, _ in sums) / sum(n for _, n in sums)).backward()
     expected = [p.detach() - 0.1 * p.grad for p in model.parameters()]
     assert next(ours.run()).tokens == sum(n for _, n in sums)
-    assert max(float((a - b).abs().max()) for a, b in zip(weights(ours), expected, strict=True)) <= bound(
-        config
-    )
+    differences = [float((a - b).abs().max()) for a, b in zip(weights(ours), expected, strict=True)]
+    assert max(differences) <= bound(config)

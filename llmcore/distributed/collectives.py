@@ -1,8 +1,9 @@
 """Broadcast, reduce, all-gather, reduce-scatter, all-reduce, written as rings and trees of single messages.
 
-p ranks, n numbers in a buffer; chunk r of a buffer is part r of torch.tensor_split, so p need not divide n. Who sends what in
-which step stands in schedules.py; here the lists are run over torch.distributed's send and receive. Every function works in
-place or returns a new tensor of its own, blocks until its rank is done, and is called by all ranks of `group` (None: all).
+p ranks, n numbers in a buffer; chunk r of a buffer is part r of torch.tensor_split, so p need not divide n.
+Who sends what in which step stands in schedules.py; here the lists are run over torch.distributed's send and
+receive. Every function works in place or returns a new tensor of its own, blocks until its rank is done, and
+is called by all ranks of `group` (None: all).
 """
 
 from collections import Counter
@@ -35,7 +36,7 @@ _watching: list[Traffic] = []
 
 @contextmanager
 def traffic() -> Iterator[Traffic]:
-    """`with traffic() as sent:` counts the bytes that this rank sends inside, also those of torch's own calls that are noted."""
+    """`with traffic() as sent:` counts the bytes that this rank sends inside, by this file or by `note`."""
     counted = Traffic()
     _watching.append(counted)
     try:
@@ -66,23 +67,23 @@ def send(
 ) -> dist.Work:
     """Start to send a tensor to a rank of the group; .wait() before its memory is written again."""
     note(kind, x.numel() * x.element_size())
-    work = dist.isend(x, group=group, group_dst=to, tag=tag)
-    assert work is not None  # None for a process outside the group
-    return work
+    message = dist.isend(x, group=group, group_dst=to, tag=tag)
+    assert message is not None  # None for a process outside the group
+    return message
 
 
 def receive(x: Shaped[Tensor, "..."], source: int, group: Group = None, tag: int = 0) -> dist.Work:
     """Start to receive into x from a rank of the group; .wait() before it is read."""
-    work = dist.irecv(x, group=group, group_src=source, tag=tag)
-    assert work is not None
-    return work
+    message = dist.irecv(x, group=group, group_src=source, tag=tag)
+    assert message is not None
+    return message
 
 
 def run(steps: Steps, chunks: list[Tensor], whole: Tensor, group: Group = None, kind: str = "steps") -> None:
-    """Carry out this rank's part of a schedule on contiguous chunks (views of the whole buffer, which chunk=None means).
+    """Carry out this rank's part of a schedule. chunks: contiguous views of `whole`, which chunk=None means.
 
-    In each step a rank first starts what it sends and receives, then waits, then adds or copies: in a ring all ranks send at
-    the same time.
+    In each step a rank first starts what it sends and receives, then waits, then adds or copies: in a ring
+    all ranks send at the same time.
     """
     me = rank(group)
     for step in steps:
@@ -96,19 +97,17 @@ def run(steps: Steps, chunks: list[Tensor], whole: Tensor, group: Group = None, 
                 arrived = torch.empty_like(x)
                 messages.append(dist.P2POp(dist.irecv, arrived, group=group, group_peer=s.source))
                 received.append((s, x, arrived))
-        for work in (
-            dist.batch_isend_irecv(messages) if messages else []
-        ):  # together: NCCL would wait for one before the other
-            work.wait()
+        # started together: alone, NCCL's send would wait for a receive that has not been started
+        for message in dist.batch_isend_irecv(messages) if messages else []:
+            message.wait()
         for s, x, arrived in received:
             x.copy_(x + arrived if s.add else arrived)
 
 
 def _flat(x: Tensor, name: str) -> Tensor:
     if not x.is_contiguous():
-        raise ValueError(
-            f"{name} of a tensor that is not contiguous: its chunks would be copies; call .contiguous() first"
-        )
+        wrong = f"{name} of a tensor that is not contiguous"
+        raise ValueError(f"{wrong}: its chunks would be copies; call .contiguous() first")
     return x.detach().view(-1)
 
 
@@ -141,14 +140,14 @@ def broadcast(x: Shaped[Tensor, "..."], root: int = 0, group: Group = None) -> S
 
 
 def reduce(x: Shaped[Tensor, "..."], root: int = 0, group: Group = None) -> Shaped[Tensor, "..."]:
-    """In place: the root's x becomes the sum over all ranks; the others' x holds parts of it, of no use. Up a tree."""
+    """In place, up a tree: the root's x becomes the sum over all ranks, the others' x parts of that sum."""
     flat = _flat(x, "reduce")
     run(schedules.tree_reduce(size(group), root), [], flat, group, "tree reduce")
     return x
 
 
 def reduce_scatter(x: Shaped[Tensor, "..."], group: Group = None) -> Shaped[Tensor, " n"]:
-    """Chunk r of the sum over all ranks, for rank r: (p - 1) / p of x sent round a ring. x is left as it was."""
+    """Chunk r of the sum over all ranks, for rank r: (p - 1) / p of x sent round a ring. x is unchanged."""
     p, flat = size(group), _flat(x, "reduce_scatter").clone()
     chunks = list(flat.tensor_split(p))
     run(schedules.ring_reduce_scatter(p), chunks, flat, group, "ring reduce-scatter")
@@ -162,9 +161,8 @@ def all_gather(chunk: Shaped[Tensor, " n"], total: int, group: Group = None) -> 
     chunks = list(whole.tensor_split(p))
     mine = chunks[rank(group)]
     if chunk.shape != mine.shape:
-        raise ValueError(
-            f"chunk of {tuple(chunk.shape)} numbers: part {rank(group)} of {total} over {p} ranks has {mine.numel()}"
-        )
+        own = f"part {rank(group)} of {total} over {p} ranks"
+        raise ValueError(f"chunk of {tuple(chunk.shape)} numbers: {own} has {mine.numel()}")
     mine.copy_(chunk)
     run(schedules.ring_all_gather(p), chunks, whole, group, "ring all-gather")
     return whole
@@ -172,9 +170,10 @@ def all_gather(chunk: Shaped[Tensor, " n"], total: int, group: Group = None) -> 
 
 @torch.no_grad()
 def share(model: nn.Module, root: int = 0, group: Group = None) -> None:
-    """The root's model for all ranks: its parameters, frozen ones too, and its buffers, in place.
+    """Give all ranks the root's model, in place: its parameters, frozen ones too, and its buffers.
 
-    Whatever splits the work calls it at the start, so that ranks which drew different weights do not train different models.
+    Every way to split the work calls it at the start: ranks that drew different weights would train
+    different models.
     """
     for x in (*model.parameters(), *model.buffers()):
         x.data.copy_(broadcast(x.data.contiguous(), root, group))
@@ -184,19 +183,18 @@ def share(model: nn.Module, root: int = 0, group: Group = None) -> None:
 def clip(
     gradients: Iterable[Tensor], counted: Iterable[Tensor], max_norm: float, group: Group = None
 ) -> float:
-    """Scale this rank's gradients to a global norm of at most max_norm; returns the norm before.
+    """llmcore.optim.clip_gradients of a model whose gradients lie on several ranks; returns the norm before.
 
-    The norm is taken over the `counted` gradients of all ranks: each number of the model is counted by one rank, and scaled by
-    every rank that holds it. A norm that is not finite makes the gradients NaN, as llmcore.optim.clip_gradients does.
+    gradients: what this rank scales; counted: what it adds to the norm. A number that several ranks hold is
+    counted by one of them and scaled by all. Squares are summed in float64.
     """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm={max_norm}: must be above 0; infinity leaves gradients as they are")
+    # not at the top: where optim is imported, launch also imports what an optimizer needs: seconds
+    from llmcore.optim import limit_norm
+
     gradients = list(gradients)
     total = torch.zeros(1, dtype=torch.float64, device=gradients[0].device if gradients else None)
     for g in counted:
         total += g.square().sum()
-    norm = ring_all_reduce(total, group).sqrt()
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for g in gradients:
-        g.mul_(scale.to(g.dtype))
+    norm = ring_all_reduce(total, group).sqrt()[0]
+    limit_norm(gradients, norm, max_norm)
     return float(norm)

@@ -1,9 +1,9 @@
-"""Context parallel: a sequence too long for one rank is cut into p parts; keys and values go round a ring  [Liu et al. 2023].
+"""Context parallel: a sequence too long for one rank is cut into p parts; keys and values go round a ring.
 
-Rank r holds tokens r t .. (r + 1) t - 1, t = T / p: their queries, keys and values. In each of p steps it reads the keys and values
-that are with it, then hands them on. The softmax over all keys is put together part by part: o = sum_j e^(z_j - m) v_j and
-l = sum_j e^(z_j - m) are rescaled whenever a part brings a higher maximum m  [Milakov & Gimelshein 2018]. No rank ever
-holds the T x T square, nor all keys.
+Rank r holds tokens r t .. (r + 1) t - 1, t = T / p: their queries, keys and values. In each of p steps it
+reads the keys and values that are with it, then hands them on  [Liu et al. 2023]. The softmax over all keys
+is put together part by part: o = sum_j e^(z_j - m) v_j and l = sum_j e^(z_j - m) are rescaled whenever a
+part brings a higher maximum m  [Milakov & Gimelshein 2018]. No rank ever holds the T x T square, or all keys.
 
 Shapes: B batch, H heads, t tokens of this rank, T all tokens, Dh d_head.
 """
@@ -24,7 +24,7 @@ from llmcore.model import Transformer
 
 
 def _pass_on(tensors: list[Tensor], group: Group, kind: str) -> tuple[list[Tensor], list]:
-    """Start to hand tensors to the next rank and to take the previous rank's; what arrives is there when all work is done."""
+    """Start to send tensors to the next rank; returns those that arrive, and messages to wait for."""
     p, r = collectives.size(group), collectives.rank(group)
     arriving = [torch.empty_like(x) for x in tensors]
     messages = []
@@ -36,7 +36,7 @@ def _pass_on(tensors: list[Tensor], group: Group, kind: str) -> tuple[list[Tenso
 
 
 def _scores(q: Tensor, k: Tensor, r: int, home: int, causal: bool) -> Float[Tensor, "B H t t"] | None:
-    """Scores of this rank's queries with the keys whose home is another rank; None where causality forbids them all."""
+    """Scores of rank r's queries with the keys of rank `home`; None where causality forbids them all."""
     if causal and home > r:
         return None
     z = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
@@ -50,8 +50,9 @@ def _scores(q: Tensor, k: Tensor, r: int, home: int, causal: bool) -> Float[Tens
 class RingAttention(torch.autograd.Function):
     """softmax(Q K^T / sqrt(Dh)) V for this rank's queries and the keys of all ranks.
 
-    Keeps its own q, k, v, the output and one number a query, log sum_j e^(z_j); backward sends keys and values round once more,
-    computes the weights again from that number, and lets the gradients of keys and values travel home with them.
+    For backward it saves its own q, k, v, the output and one number per query, log sum_j e^(z_j). Backward
+    sends keys and values round once more, computes the weights again from that number, and lets the
+    gradients of keys and values travel home with them.
     """
 
     @staticmethod
@@ -64,15 +65,15 @@ class RingAttention(torch.autograd.Function):
         here = [k.contiguous(), v.contiguous()]
         for step in range(p):
             if step < p - 1:  # on their way while this rank computes with them
-                arriving, work = _pass_on(here, group, "keys and values")
+                arriving, messages = _pass_on(here, group, "keys and values")
             z = _scores(q, here[0], r, (r - step) % p, causal)
             if z is not None:
                 higher = torch.maximum(m, z.amax(-1, keepdim=True))
                 e, shrink = (z - higher).exp(), (m - higher).exp()
                 total, o, m = total * shrink + e.sum(-1, keepdim=True), o * shrink + e @ here[1], higher
             if step < p - 1:
-                for w in work:
-                    w.wait()
+                for message in messages:
+                    message.wait()
                 here = arriving
         o = o / total
         ctx.causal, ctx.group = causal, group
@@ -96,33 +97,33 @@ class RingAttention(torch.autograd.Function):
                 dq += dz @ k_
                 dk, dv = dk + dz.transpose(-2, -1) @ q, dv + weights.transpose(-2, -1) @ gradient
             if p > 1:
-                here, work = _pass_on(
-                    [k_, v_, dk.contiguous(), dv.contiguous()], ctx.group, "keys, values and their gradients"
-                )
-                for w in work:
-                    w.wait()
+                travelling = [k_, v_, dk.contiguous(), dv.contiguous()]
+                here, messages = _pass_on(travelling, ctx.group, "keys, values and their gradients")
+                for message in messages:
+                    message.wait()
             else:
                 here = [k_, v_, dk, dv]
         return dq, here[2], here[3], None, None  # after p steps they are home
 
 
 class ContextParallel:
-    """Replaces the path of every attention of a decoder by the ring, in place; model sees this rank's tokens only.
+    """Replaces every attention's path in a decoder by the ring, in place; the model sees own tokens only.
 
-    parallel = ContextParallel(model); logits = parallel(own ids); the loss of a rank is its part of the global loss; after
-    backward parallel.finish() sums the gradients over the ranks, since all have the same weights (rank 0's, sent at the start) and
-    different tokens.
+    parallel = ContextParallel(model); logits = parallel(parallel.own(ids)); loss.backward();
+    parallel.finish()
+
+    The loss of a rank is its part of the global loss. finish sums the gradients over the ranks, since all
+    have the same weights (rank 0's, sent at the start) and different tokens. Raises ValueError for another
+    family, for dropout, for padding, and where p does not divide the tokens.
     """
 
     def __init__(self, model: Transformer, group: Group = None):
         if model.config.family != "decoder":
-            raise ValueError(
-                f"family={model.config.family!r}: the ring is written for a decoder's self-attention"
-            )
+            family = f"family={model.config.family!r}"
+            raise ValueError(f"{family}: the ring is written for a decoder's self-attention")
         if model.config.dropout:
-            raise ValueError(
-                f"dropout={model.config.dropout}: weights that travel in parts are not dropped; set dropout=0"
-            )
+            dropout = f"dropout={model.config.dropout}"
+            raise ValueError(f"{dropout}: weights that travel in parts are not dropped; set dropout=0")
         self.model, self.group = model, group
         collectives.share(model, group=group)
 
@@ -153,7 +154,5 @@ class ContextParallel:
     def finish(self) -> None:
         """Sum the gradients over the ranks."""
         for parameter in self.model.parameters():
-            if (
-                parameter.grad is not None
-            ):  # all ranks have computed with the same parameters; a frozen one has no gradient
+            if parameter.grad is not None:  # a frozen one has none, on any rank
                 collectives.ring_all_reduce(parameter.grad, self.group)

@@ -1,7 +1,7 @@
-"""Data parallel: every rank has the whole model and its own part of the batch; gradients are summed before the update.
+"""Data parallel: every rank has the whole model and a part of the batch; gradients are summed before updates.
 
-The sum of a bucket of gradients starts as soon as its last gradient is there, while backward still computes the earlier
-layers: communication hides behind computation  [Li et al. 2020].
+The sum of a bucket of gradients starts as soon as its last gradient is there, while backward still computes
+the earlier layers: communication hides behind computation  [Li et al. 2020].
 """
 
 import time
@@ -29,15 +29,18 @@ class Event:
 class DataParallel:
     """Sums the gradients of `model` over the ranks while backward runs.
 
-    parallel = DataParallel(model); loss.backward(); parallel.finish(); now each p.grad is the sum over all ranks. The loss of a
-    rank must be its part of the global loss (its sum of -log p over the number of targets of all ranks), so that the sum of the
-    gradients is the gradient of one process that reads the whole batch. Rank 0's parameters and buffers are sent to all at the
-    start, frozen ones too; a frozen parameter has no gradient and takes no further part. A buffer that forward changes (running
-    statistics) stays each rank's own from then on.
+    parallel = DataParallel(model); loss.backward(); parallel.finish(); now each p.grad is the sum over all
+    ranks.
 
-    Buckets are filled in the reverse order of the parameters, which is about the order in which backward reaches them, up to
-    bucket_bytes each; a bucket holds parameters of one type. A tied parameter is one parameter with one gradient, complete only
-    when all its uses are done.
+    The loss of a rank must be its part of the global loss (its sum of -log p over the number of targets of
+    all ranks), so that the sum of the gradients is the gradient of one process that reads the whole batch.
+    All ranks start from rank 0's parameters and buffers, frozen ones too; a frozen parameter has no gradient
+    and takes no further part. A buffer that forward changes (running statistics) stays each rank's own from
+    then on.
+
+    Buckets are filled in the reverse order of the parameters, which is about the order in which backward
+    reaches them, up to bucket_bytes each; a bucket holds parameters of one type. The gradient of a tied
+    parameter is complete only when all its uses are done. Raises ValueError unless bucket_bytes >= 1.
     """
 
     def __init__(self, model: nn.Module, bucket_bytes: int = 1 << 20, group: Group = None):
@@ -82,7 +85,8 @@ class DataParallel:
         if not self._began:
             self._began, self.events = time.perf_counter(), []
         self._missing[self._number[parameter]].discard(parameter)  # type: ignore[index]
-        # in the order of the buckets, and not of their completion: all ranks must start the same sums in the same order
+        # in the order of the buckets, and not of their completion: all ranks must start the same sums in the
+        # same order
         while len(self._running) < len(self.buckets) and not self._missing[len(self._running)]:
             self._sum(len(self._running))
 
@@ -93,21 +97,21 @@ class DataParallel:
                 p.grad = torch.zeros_like(p)
         flat = torch.cat([p.grad.reshape(-1) for p in self.buckets[bucket]])  # type: ignore[union-attr]
         ranks = collectives.size(self.group)
-        collectives.note(
-            "all-reduce", 2 * (ranks - 1) * flat.numel() * flat.element_size() // ranks, 2 * (ranks - 1)
-        )
-        work = dist.all_reduce(flat, group=self.group, async_op=True)
-        assert work is not None
-        self._running[bucket] = (flat, work)
+        n_bytes = 2 * (ranks - 1) * flat.numel() * flat.element_size() // ranks
+        collectives.note("all-reduce", n_bytes, messages=2 * (ranks - 1))
+        running = dist.all_reduce(flat, group=self.group, async_op=True)
+        assert running is not None
+        self._running[bucket] = (flat, running)
 
     def finish(self) -> None:
-        """Wait for the sums and put them into p.grad. Call it after the backward of the last accumulated batch."""
+        """After the backward of the last accumulated batch: wait for the sums and put them into p.grad."""
         for bucket in range(len(self._running), len(self.buckets)):  # those that lack a gradient here
             self._sum(bucket)
-        for bucket, (flat, work) in self._running.items():
-            work.wait()
+        for bucket, (flat, running) in self._running.items():
+            running.wait()
             self.events.append(Event("summed", bucket, time.perf_counter() - self._began))
-            for p, part in zip(self.buckets[bucket], flat.split([p.numel() for p in self.buckets[bucket]])):
+            sizes = [p.numel() for p in self.buckets[bucket]]
+            for p, part in zip(self.buckets[bucket], flat.split(sizes)):
                 assert p.grad is not None
                 p.grad.copy_(part.view_as(p))
         self._start()

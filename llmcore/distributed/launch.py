@@ -1,8 +1,9 @@
 """A function, written in a notebook cell perhaps, run by several processes of this machine at once.
 
-launch starts one process that imports torch, which then forks into the ranks: a launch costs one import however many ranks
-there are. The ranks meet through a file, not a port. What crosses between this process and the ranks is pickled
-(cloudpickle, so that functions of a notebook can go): our own values, read from a folder that only this user can open.
+launch starts one process that imports torch, which then forks into the ranks: a launch costs one import
+however many ranks there are. The ranks meet through a file, not a port. What crosses between this process
+and the ranks is pickled (cloudpickle, so that functions of a notebook can go): our own values, read from a
+folder that only this user can open.
 """
 
 import contextlib
@@ -45,23 +46,26 @@ class RankError(RuntimeError):
 
 
 def launch(fn: Callable[..., Any], ranks: int, *args: Any, timeout: float = 60.0) -> list[Any]:
-    """[fn(*args) as rank 0 returned it, as rank 1 returned it, ...]: each rank is a process inside torch.distributed.
+    """Run fn(*args) on every rank: [what rank 0 returned, what rank 1 returned, ...]
 
-    Backend gloo, one thread a rank; nccl, one device a rank, where there are as many CUDA devices as ranks (device() says
-    which). What a rank prints is printed here when all have ended, rank after rank. Results should lie on the CPU.
+    Each rank is a process inside torch.distributed: by gloo, with one thread per rank, or by nccl, with one
+    device per rank, where there are as many CUDA devices as ranks (device() says which). What a rank prints
+    is printed here when all have ended, rank after rank. Results should lie on the CPU.
 
-    Raises RankError with the traceback of the rank that raised, was killed or exited: the others are ended at once. A call that
-    has not returned after `timeout` seconds (math.inf: no limit) is a hang: all are ended, and the error shows where each rank
-    stood.
+    Raises RankError with the traceback of the rank that raised, was killed or exited: the others are ended
+    at once. A call that has not returned after `timeout` seconds (math.inf: no limit) is a hang: all are
+    ended, and the error shows where each rank stood. ValueError for another number of ranks or timeout,
+    OSError on a system without fork.
 
-    No process, port or folder is left behind, also when this process is interrupted or killed: a process between it and the ranks
-    sees that, ends them and removes their folder. On Linux that holds for whatever the ranks have started, in sessions of its own
-    too; elsewhere a process that has left the ranks' session stays. Where the process between is itself killed, the ranks end
-    (on Linux), but processes that left their session stay, and if this process is killed with it, so does the folder.
+    No process, port or folder is left behind, also when this process is interrupted or killed: a process
+    between it and the ranks sees that, ends them and removes their folder. On Linux that holds for whatever
+    the ranks have started, in sessions of its own too; elsewhere a process that has left the ranks' session
+    stays. Where the process between is itself killed, the ranks end (on Linux), but processes that left
+    their session stay, and if this process is killed with it, so does the folder.
     """
     if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
         raise ValueError(f"ranks={ranks!r}: at least one process must run; pass a whole number from 1")
-    if not timeout > 0:  # neither is nan
+    if not timeout > 0:  # nan is refused too
         raise ValueError(f"timeout={timeout}: must be above 0 seconds; math.inf waits without limit")
     if not hasattr(os, "fork"):
         raise OSError(
@@ -74,7 +78,8 @@ def launch(fn: Callable[..., Any], ranks: int, *args: Any, timeout: float = 60.0
             json.dumps({"path": sys.path, "ranks": ranks, "timeout": timeout, "caller": os.getpid()})
         )
         code = (
-            f"import sys, json; call = json.load(open({str(folder / 'call.json')!r})); sys.path[:] = call.pop('path');"
+            f"import sys, json; call = json.load(open({str(folder / 'call.json')!r}))\n"
+            "sys.path[:] = call.pop('path')\n"
             f"from llmcore.distributed.launch import _serve; _serve({name!r}, **call)"
         )
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"}
@@ -118,11 +123,9 @@ def _collect(folder: Path, ranks: int, status: int) -> list[Any]:
     """Results by rank, with what was printed; or the RankError that the server's verdict describes."""
     verdict = folder / "verdict.json"
     if not verdict.exists():
-        how = (
-            f"ended by signal {-status} ({signal.Signals(-status).name})"
-            if status < 0
-            else f"exited with status {status}"
-        )
+        how = f"exited with status {status}"
+        if status < 0:
+            how = f"ended by signal {-status} ({signal.Signals(-status).name})"
         raise RankError(0, f"the process that starts the ranks was {how}:\n{_read(folder / 'noise')[-4000:]}")
     failed = json.loads(verdict.read_text())
     if failed:
@@ -139,9 +142,8 @@ def _collect(folder: Path, ranks: int, status: int) -> list[Any]:
 def _serve(name: str, ranks: int, timeout: float, caller: int) -> None:
     """The process between: forks the ranks, watches them, and writes the verdict: {} or {rank, message}."""
     folder = Path(name)
-    _process_control(
-        PR_SET_CHILD_SUBREAPER, 1
-    )  # whatever the ranks start, in whatever session, becomes this process's child
+    # whatever the ranks start, in whatever session, becomes this process's child when its parent ends
+    _process_control(PR_SET_CHILD_SUBREAPER, 1)
     # unpickled before the fork: what the function imports is imported once
     task = pickle.loads((folder / "task").read_bytes())
     if "llmcore.optim" in sys.modules:
@@ -161,15 +163,7 @@ def _serve(name: str, ranks: int, timeout: float, caller: int) -> None:
             time.sleep(GATHER)
             failed |= _ended(folder, numbers)
         elif time.monotonic() > end:
-            late = sorted(numbers.values())
-            _signal(numbers, signal.SIGUSR1)  # faulthandler writes where they stand
-            time.sleep(0.5)
-            stacks = "\n".join(f"rank {r} stood at:\n{_read(folder / f'stack-{r}')}" for r in late)
-            failed = {
-                late[
-                    0
-                ]: f"rank {late[0]} had not returned after {timeout:g} s (nor had {late[1:]}): all were ended\n\n{stacks}"
-            }
+            failed = _late(folder, numbers, timeout)
         elif os.getppid() != caller or (select.select([0], [], [], 0)[0] and not os.read(0, 1)):
             _end_all(numbers)  # whoever called launch is gone, or was interrupted
             shutil.rmtree(folder, ignore_errors=True)
@@ -183,29 +177,38 @@ def _serve(name: str, ranks: int, timeout: float, caller: int) -> None:
     os._exit(0)
 
 
+def _late(folder: Path, numbers: dict[int, int], timeout: float) -> dict[int, str]:
+    """Let the ranks that have not returned write where they stand; blames the first of them."""
+    first, *others = sorted(numbers.values())
+    _signal(numbers, signal.SIGUSR1)  # faulthandler writes the stack
+    time.sleep(0.5)
+    stacks = "\n".join(f"rank {r} stood at:\n{_read(folder / f'stack-{r}')}" for r in (first, *others))
+    late = f"rank {first} had not returned after {timeout:g} s (nor had {others}): all were ended"
+    return {first: f"{late}\n\n{stacks}"}
+
+
 def _ended(folder: Path, numbers: dict[int, int]) -> dict[int, str]:
-    """Take the ranks that have ended out of `numbers`; those that failed, with how ("" where an exception was raised)."""
+    """Take the ranks that have ended out of `numbers`; those that failed, with how ("" where they raised)."""
     failed = {}
     for child, rank in list(numbers.items()):
         done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            del numbers[child]
-            if os.WIFSIGNALED(status):
-                number = os.WTERMSIG(status)
-                failed[rank] = (
-                    f"rank {rank} was ended by signal {number} ({signal.Signals(number).name}); the others were ended"
-                )
-            elif (folder / f"error-{rank}").exists():
-                failed[rank] = ""
-            elif not (folder / f"result-{rank}").exists():
-                failed[rank] = (
-                    f"rank {rank} exited with status {os.WEXITSTATUS(status)} before its function returned; the others were ended"
-                )
+        if not done:
+            continue
+        del numbers[child]
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            by = f"ended by signal {number} ({signal.Signals(number).name})"
+            failed[rank] = f"rank {rank} was {by}; the others were ended"
+        elif (folder / f"error-{rank}").exists():
+            failed[rank] = ""
+        elif not (folder / f"result-{rank}").exists():
+            early = f"exited with status {os.WEXITSTATUS(status)} before its function returned"
+            failed[rank] = f"rank {rank} {early}; the others were ended"
     return failed
 
 
 def _end_all(numbers: dict[int, int]) -> None:
-    """Kill the ranks and, on Linux, all that they have started: whoever loses its parent becomes a child of this process."""
+    """Kill the ranks and, on Linux, all that they have started: orphans become children of this process."""
     _signal(numbers, signal.SIGKILL)
     until = time.monotonic() + END / 2
     while time.monotonic() < until:
@@ -221,13 +224,12 @@ def _end_all(numbers: dict[int, int]) -> None:
 
 
 def _children() -> list[int]:
-    """This process's children as Linux lists them; elsewhere none, and the caller ends the session that they share."""
+    """This process's children as Linux lists them; elsewhere none, and `_end` kills the ranks' session."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            if (
-                int(status.read_text().rpartition(")")[2].split()[1]) == os.getpid()
-            ):  # pid (name) state parent ...
+            _, parent = status.read_text().rpartition(")")[2].split()[:2]  # pid (name) state parent ...
+            if int(parent) == os.getpid():
                 found.append(int(status.parent.name))
     return found
 
@@ -255,7 +257,7 @@ def _verdict(folder: Path, failed: dict[int, str]) -> dict[str, Any]:
 def _be(
     folder: Path, rank: int, ranks: int, timeout: float, task: tuple[Callable[..., Any], tuple], server: int
 ) -> None:
-    """The life of a rank, a child of `server`. It ends by os._exit: the server's interpreter must not run on in the child."""
+    """The life of a rank. It ends by os._exit: the rest of the server's program must not run in the child."""
     status = 1
     try:
         _process_control(PR_SET_PDEATHSIG, signal.SIGKILL)  # a rank does not outlive the server
@@ -265,27 +267,11 @@ def _be(
         os.dup2(noise, 1)
         os.dup2(noise, 2)
         faulthandler.register(signal.SIGUSR1, (folder / f"stack-{rank}").open("w"))
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(ranks),
-            "LOCAL_WORLD_SIZE": str(ranks),
-        }
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         torch.set_num_threads(1)
-        on_cuda = torch.cuda.device_count() >= ranks and os.environ.get("LLMCORE_DEVICE", "cuda").startswith(
-            "cuda"
-        )
-        if on_cuda:
-            torch.cuda.set_device(rank)
-        store = dist.FileStore(str(folder / "store"), ranks)
-        dist.init_process_group(
-            "nccl" if on_cuda else "gloo",
-            store=store,
-            rank=rank,
-            world_size=ranks,
-            timeout=timedelta(seconds=min(timeout + 30, LONGEST)),
-        )
+        _join(folder, rank, ranks, timeout)
         fn, args = task
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
@@ -301,6 +287,22 @@ def _be(
         os.rename(temporary, folder / f"error-{rank}")
     finally:
         os._exit(status)
+
+
+def _join(folder: Path, rank: int, ranks: int, timeout: float) -> None:
+    """Make torch's process group: nccl where each rank has a CUDA device of its own, else gloo."""
+    wanted = os.environ.get("LLMCORE_DEVICE", "cuda")
+    on_cuda = torch.cuda.device_count() >= ranks and wanted.startswith("cuda")
+    if on_cuda:
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        store=dist.FileStore(str(folder / "store"), ranks),
+        rank=rank,
+        world_size=ranks,
+        # longer than the server's own, which says where each rank stood
+        timeout=timedelta(seconds=min(timeout + 30, LONGEST)),
+    )
 
 
 def _signal(numbers: dict[int, int], number: int) -> None:

@@ -1,16 +1,19 @@
-"""For use: the same model on torch's own engine, DistributedDataParallel, FSDP2 and DTensor. The files beside this one show how
-they work; the trainer takes a Parallel and torchrun starts it on one machine or many.
+"""For use: the same model on torch's own engine, DistributedDataParallel, FSDP2 and DTensor.
 
-ddp      the whole model on every rank, its own part of the batch                         [Li et al. 2020]
-fsdp     parameters, gradients and optimizer state sharded: ZeRO stage 3                  [Zhao et al. 2023]
-tp       each matrix of a block cut over the ranks, all of which read the same batch      [Shoeybi et al. 2019]
-fsdp+tp  ranks in a grid: `tensor` neighbours cut the matrices, and what they hold is sharded over the rest
+The files beside this one show how these work. The trainer takes a Parallel, or a OneProcess with the same
+interface; torchrun starts the processes on one machine or many.
+
+ddp      the whole model on every rank, its own part of the batch                     [Li et al. 2020]
+fsdp     parameters, gradients and optimizer state sharded: ZeRO stage 3              [Zhao et al. 2023]
+tp       each matrix of a block cut over the ranks, all of which read the same batch  [Shoeybi et al. 2019]
+fsdp+tp  ranks in a grid: `tensor` neighbours cut the matrices, and their parts are sharded over the rest
 """
 
 import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,8 +31,10 @@ from torch.distributed.tensor import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from llmcore import checkpoint
 from llmcore.attention import Attention
 from llmcore.block import Block
+from llmcore.config import ModelConfig
 from llmcore.distributed.tensor_parallel import SPLITS
 from llmcore.feedforward import FeedForward
 from llmcore.linear import Linear
@@ -37,12 +42,41 @@ from llmcore.linear import Linear
 KINDS = ("ddp", "fsdp", "tp", "fsdp+tp")
 
 
+class OneProcess:
+    """Parallel's interface where one process does all: nothing is split, a sum is the number itself."""
+
+    data_ranks, data_rank = 1, 0
+    sharded, first = False, True
+
+    def split(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def gradients_wait(self, forward: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def on_any_rank(self, found: bool) -> bool:
+        return found
+
+    def wait(self) -> None:
+        pass
+
+    def random_states(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore_random(self, path: Path) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Parallel:
     """How the processes share the work; made after torch.distributed is initialised, on every rank alike.
 
-    tensor: how many neighbouring ranks cut the matrices (0: all for "tp", 2 for "fsdp+tp", 1 else). Neighbours are ranks of one
-    machine where torchrun starts them, so the many messages of tensor parallelism stay on its fast links.
+    tensor: how many neighbouring ranks cut the matrices (0: all for "tp", 2 for "fsdp+tp", 1 else). torchrun
+    makes the ranks of one machine neighbours, so the many messages of tensor parallelism stay on its fast
+    links. Raises ValueError for an unknown kind, without processes, and where `tensor` does not fit them.
     """
 
     kind: str = "ddp"
@@ -54,7 +88,8 @@ class Parallel:
             raise ValueError(f"plan {self.kind!r} is unknown: choose one of {list(KINDS)}")
         if not (dist.is_available() and dist.is_initialized()):
             raise ValueError(
-                f"plan {self.kind!r} without processes: start with torchrun, or initialise torch.distributed first"
+                f"plan {self.kind!r} without processes: "
+                "start with torchrun, or initialise torch.distributed first"
             )
         world = dist.get_world_size()
         tensor = self.tensor or {"tp": world, "fsdp+tp": 2}.get(self.kind, 1)
@@ -62,15 +97,13 @@ class Parallel:
             raise ValueError(f"tensor={tensor} with plan {self.kind!r} would be ignored: use tp or fsdp+tp")
         if tensor < 1 or world % tensor or (self.kind == "tp" and tensor != world):
             raise ValueError(
-                f"tensor={tensor} for {world} ranks, plan {self.kind!r}: must divide them, and be all of them for tp"
+                f"tensor={tensor} for {world} ranks, plan {self.kind!r}: "
+                "must divide them, and be all of them for tp"
             )
-        object.__setattr__(self, "tensor", tensor)
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        object.__setattr__(
-            self,
-            "mesh",
-            init_device_mesh(device, (world // tensor, tensor), mesh_dim_names=("data", "tensor")),
-        )
+        mesh = init_device_mesh(device, (world // tensor, tensor), mesh_dim_names=("data", "tensor"))
+        object.__setattr__(self, "tensor", tensor)
+        object.__setattr__(self, "mesh", mesh)
 
     @property
     def data_ranks(self) -> int:
@@ -79,7 +112,7 @@ class Parallel:
 
     @property
     def data_rank(self) -> int:
-        """Which of them this rank reads; ranks that cut the same matrices read the same."""
+        """Which of these parts this rank reads; ranks that cut the same matrices read the same part."""
         return self.mesh["data"].get_local_rank()
 
     @property
@@ -87,38 +120,37 @@ class Parallel:
         """Whether no rank holds the whole model, so that checkpoints are written in shards."""
         return self.kind != "ddp"
 
+    @property
+    def first(self) -> bool:
+        """Whether this rank does what one does for all, such as writing a checkpoint."""
+        return dist.get_rank() == 0
+
     def split(self, model: nn.Module) -> nn.Module:
-        """Cut and shard the model in place as the plan says; returns what is to be called in its place."""
-        config = getattr(model, "config", None)
+        """Cut and shard the model in place; returns what is to be called in its place.
+
+        All ranks start from rank 0's parameters and buffers, frozen ones too. Raises ValueError for a model
+        that this kind cannot split.
+        """
         if self.kind == "ddp":
             ids = [torch.cuda.current_device()] if self.mesh.device_type == "cuda" else None
             return DistributedDataParallel(model, device_ids=ids, process_group=self.mesh["data"].get_group())
+        config = getattr(model, "config", None)
         if config is None:
-            raise ValueError(
-                f"plan {self.kind!r} for a {type(model).__name__}: only llmcore's Transformer is known; use ddp"
-            )
+            kind = type(model).__name__
+            raise ValueError(f"plan {self.kind!r} for a {kind}: only llmcore's Transformer is known; use ddp")
         if "fsdp" in self.kind:
             _check_types(model)
-        for x in (
-            *model.parameters(),
-            *model.buffers(),
-        ):  # rank 0's for all, frozen ones too, as ddp does by itself
-            whole = x.data.contiguous()
-            dist.broadcast(whole, 0)
-            x.data.copy_(whole)
+        _share(model)
+        modules = list(model.modules())
         if "tp" in self.kind:
-            for name in ("n_heads", "n_kv_heads", "d_ff"):
-                if getattr(config, name) % self.tensor:
-                    raise ValueError(
-                        f"{name}={getattr(config, name)} over tensor={self.tensor} ranks: must divide it"
-                    )
-            for module in list(model.modules()):
-                if isinstance(module, Attention | FeedForward):
-                    cut(module, self.mesh["tensor"])
+            _check_sizes(config, self.tensor)
+            for layer in modules:
+                if isinstance(layer, Attention | FeedForward):
+                    cut(layer, self.mesh["tensor"])
         if "fsdp" in self.kind:
-            for module in list(model.modules()):
-                if isinstance(module, Block):
-                    fully_shard(module, mesh=self.mesh["data"])
+            for block in modules:
+                if isinstance(block, Block):
+                    fully_shard(block, mesh=self.mesh["data"])
             fully_shard(model, mesh=self.mesh["data"])
         return model
 
@@ -135,9 +167,47 @@ class Parallel:
         dist.all_reduce(values, group=self.mesh["data"].get_group())
         return values
 
+    def on_any_rank(self, found: bool) -> bool:
+        """Whether it was found on any rank; every rank gets the same answer."""
+        ranks = torch.tensor(int(found), device=self.mesh.device_type)
+        dist.all_reduce(ranks)
+        return bool(ranks)
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        dist.barrier()
+
+    def random_states(self) -> dict[str, Tensor]:
+        """torch's random state of every rank, to go into a checkpoint."""
+        return random_states()
+
+    def restore_random(self, path: Path) -> None:
+        """Take this rank's random state from a checkpoint."""
+        restore_random(checkpoint.tensors(path))
+
+
+def all_processes() -> Parallel | OneProcess:
+    """ddp where torch.distributed runs several processes, else OneProcess."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return Parallel("ddp") if several else OneProcess()
+
+
+def _share(model: nn.Module) -> None:
+    """Rank 0's parameters and buffers for all, as ddp does by itself."""
+    for x in (*model.parameters(), *model.buffers()):
+        whole = x.data.contiguous()
+        dist.broadcast(whole, 0)
+        x.data.copy_(whole)
+
+
+def _check_sizes(config: ModelConfig, tensor: int) -> None:
+    for name in ("n_heads", "n_kv_heads", "d_ff"):
+        if getattr(config, name) % tensor:
+            raise ValueError(f"{name}={getattr(config, name)} over tensor={tensor} ranks: must divide it")
+
 
 def _check_types(model: nn.Module) -> None:
-    """ValueError where FSDP would fail in the first backward: it adds up the gradients of a unit as one buffer of one type."""
+    """ValueError where FSDP would fail in backward: it sums a unit's gradients as one buffer of one type."""
     blocks = {p: i for i, m in enumerate(model.modules()) if isinstance(m, Block) for p in m.parameters()}
     kinds: dict[int, set[str]] = {}  # by unit: a block, or what lies outside all blocks
     for p in model.parameters():
@@ -146,19 +216,21 @@ def _check_types(model: nn.Module) -> None:
     for found in kinds.values():
         if len(found) > 1:
             raise ValueError(
-                f"parameters of {sorted(found)} beside each other: fsdp sums gradients of one type; convert the model"
+                f"parameters of {sorted(found)} beside each other: fsdp sums gradients of one type; "
+                "convert the model"
             )
 
 
 def cut(layer: Attention | FeedForward, mesh: DeviceMesh) -> None:
-    """The matrices of an attention or feed-forward as DTensors: SPLITS, the same as tensor_parallel's, through torch's machinery."""
+    """Make DTensors of an attention's or feed-forward's matrices, cut as tensor_parallel's SPLITS says."""
     if isinstance(layer, Attention):
         layer.n_heads, layer.n_kv_heads = layer.n_heads // mesh.size(), layer.n_kv_heads // mesh.size()
     for name, axis in SPLITS.items():
         linear = getattr(layer, name, None)
         if isinstance(linear, Linear):
             by_columns = axis == 1
-            # a column's input is whole on every rank and its output stays cut; a row's input is cut, its output summed
+            # a column's input is whole on every rank and its output stays cut; a row's input is cut, its
+            # output summed
             inward, outward = (Replicate(), Shard(-1)) if by_columns else (Shard(-1), Replicate())
             distribute_module(linear, mesh, _place(by_columns), _enter(inward), _leave(outward))
 
@@ -168,9 +240,8 @@ def _place(by_columns: bool) -> Callable[[str, nn.Module, DeviceMesh], None]:
         for key, parameter in list(module.named_parameters()):
             where = Shard(parameter.ndim - 1) if by_columns else Shard(0) if key == "weight" else Replicate()
             part = distribute_tensor(parameter.data, mesh, [where])
-            module.register_parameter(
-                key, nn.Parameter(part, requires_grad=parameter.requires_grad)
-            )  # a frozen one stays frozen
+            # a frozen parameter stays frozen
+            module.register_parameter(key, nn.Parameter(part, requires_grad=parameter.requires_grad))
 
     return place
 
@@ -184,7 +255,7 @@ def _leave(placement: Placement) -> Callable[[nn.Module, Any, DeviceMesh], Any]:
 
 
 def random_states() -> dict[str, Tensor]:
-    """torch's random state of every rank, a row each, so that a resumed run drops what the uninterrupted one would have."""
+    """torch's random state of every rank, one row per rank, so that a resumed run draws the same dropout."""
     own = {"random.ranks": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         own["random.cuda.ranks"] = torch.cuda.get_rng_state()
@@ -194,7 +265,7 @@ def random_states() -> dict[str, Tensor]:
 
 
 def restore_random(states: dict[str, Tensor]) -> None:
-    """Take this rank's row; where another number of ranks wrote them there is none, and the state stays as it is."""
+    """Set this rank's state from its row; where another number of ranks wrote them, leave it as it is."""
     rank, world = dist.get_rank(), dist.get_world_size()
     for name, put in (("random.ranks", torch.set_rng_state), ("random.cuda.ranks", torch.cuda.set_rng_state)):
         if name in states and len(states[name]) == world:
@@ -202,7 +273,7 @@ def restore_random(states: dict[str, Tensor]) -> None:
 
 
 def start(device: torch.device) -> torch.device:
-    """Join the processes that torchrun started, by nccl on CUDA and gloo elsewhere; returns this rank's device."""
+    """Join the processes that torchrun started, by nccl on CUDA, else by gloo; returns this rank's device."""
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

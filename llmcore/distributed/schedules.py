@@ -1,7 +1,8 @@
-"""Who does what in which order: the sends of a collective, the work of a pipeline. Plain lists, no torch: print, draw or run them.
+"""Who does what in which order: the sends of a collective, the actions of a pipeline. Plain lists, no torch.
 
-p ranks (or pipeline stages), numbered from 0. A collective is a list of steps, each a list of `Send`s that happen at the same time.
-A pipeline schedule is, for each stage, the list of its `Work`s in order; m microbatches, v chunks of layers a stage.
+p ranks (or pipeline stages), numbered from 0. A collective is a list of steps, each a list of `Send`s that
+happen at the same time. A pipeline schedule is one list of `Action`s per stage, in order; m microbatches, v
+chunks of layers per stage.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Send:
-    """One message: source sends a chunk of its buffer to destination, which adds it to its own (add) or overwrites its own.
+    """One message: source sends a chunk of its buffer to destination, which adds it to its own or copies it.
 
     chunk: which of p equal parts of the buffer; None is the whole buffer.
     """
@@ -43,7 +44,7 @@ def ring_reduce_scatter(p: int) -> Steps:
 
 
 def ring_all_gather(p: int) -> Steps:
-    """p - 1 steps; rank r starts with chunk r alone and every rank ends with all chunks  [Patarasuk & Yuan 2009]
+    """p - 1 steps; rank r starts with chunk r and every rank ends with all  [Patarasuk & Yuan 2009]
 
     >>> ring_all_gather(2)
     [[0 -> 1: chunk 0, copy, 1 -> 0: chunk 1, copy]]
@@ -58,29 +59,25 @@ def ring_all_reduce(p: int) -> Steps:
 
 
 def tree_broadcast(p: int, root: int = 0) -> Steps:
-    """ceil(log2 p) steps of a binomial tree: whoever has the buffer sends it on, so the ranks that have it double
+    """ceil(log2 p) steps of a binomial tree: who has the buffer sends it on, so those who have it double
 
     >>> tree_broadcast(4)
     [[0 -> 1: all, copy], [0 -> 2: all, copy, 1 -> 3: all, copy]]
     """
     _ranks(p, root)
     rank = lambda place: (place + root) % p  # the root stands at place 0
-    doublings = range(math.ceil(math.log2(p)))
-    return [
-        [Send(rank(q), rank(q + 2**k), None, False) for q in range(min(2**k, p - 2**k))] for k in doublings
-    ]
+    doubling = lambda k: [Send(rank(q), rank(q + 2**k), None, False) for q in range(min(2**k, p - 2**k))]
+    return [doubling(k) for k in range(math.ceil(math.log2(p)))]
 
 
 def tree_reduce(p: int, root: int = 0) -> Steps:
-    """The broadcast run backwards: ceil(log2 p) steps, the root ends with the sum, the others with parts of it
+    """The broadcast backwards: ceil(log2 p) steps, the root ends with the sum, the others with parts of it
 
     >>> tree_reduce(4)
     [[2 -> 0: all, add, 3 -> 1: all, add], [1 -> 0: all, add]]
     """
-    return [
-        [Send(s.destination, s.source, None, True) for s in step]
-        for step in reversed(tree_broadcast(p, root))
-    ]
+    back = reversed(tree_broadcast(p, root))
+    return [[Send(s.destination, s.source, None, True) for s in step] for step in back]
 
 
 def tree_all_reduce(p: int, root: int = 0) -> Steps:
@@ -105,16 +102,16 @@ def step_count(kind: str, p: int) -> int:
     (14, 6)
     """
     _kind(kind, p)
-    return (2 if kind.endswith("all-reduce") else 1) * (
-        p - 1 if kind.startswith("ring") else math.ceil(math.log2(p))
-    )
+    once = p - 1 if kind.startswith("ring") else math.ceil(math.log2(p))
+    return 2 * once if kind.endswith("all-reduce") else once
 
 
 def bytes_per_rank(kind: str, p: int, n_bytes: int) -> float:
-    """Bytes that the busiest rank sends for a buffer of n_bytes: ring (p - 1) / p n, tree broadcast ceil(log2 p) n, tree reduce n
+    """Bytes that the busiest rank sends for a buffer of n = n_bytes. Exact where p divides the buffer.
 
-    An all-reduce by ring is 2 (p - 1) / p n on every rank, below 2 n however many ranks there are. By tree the root sends
-    ceil(log2 p) n, and no rank more. Exact where p divides the buffer.
+    Ring (p - 1) / p n, tree broadcast ceil(log2 p) n, tree reduce n. An all-reduce by ring is 2 (p - 1) / p
+    n on every rank, below 2 n however many ranks there are. By tree the root sends ceil(log2 p) n, and no
+    rank more.
 
     >>> [bytes_per_rank("ring all-reduce", p, 1000) for p in (2, 4, 8)]
     [1000.0, 1500.0, 1750.0]
@@ -126,7 +123,9 @@ def bytes_per_rank(kind: str, p: int, n_bytes: int) -> float:
 
 
 def bytes_in_all(kind: str, p: int, n_bytes: int) -> int:
-    """Bytes that all ranks send together: (p - 1) n, for an all-reduce 2 (p - 1) n, be it by ring or tree; the ring shares them out
+    """Bytes that all ranks send together, n = n_bytes: (p - 1) n, for an all-reduce 2 (p - 1) n
+
+    They are as many by ring as by tree; the ring spreads them evenly.
 
     >>> bytes_in_all("ring all-reduce", 8, 1000) == bytes_in_all("tree all-reduce", 8, 1000) == 14000
     True
@@ -136,17 +135,17 @@ def bytes_in_all(kind: str, p: int, n_bytes: int) -> int:
 
 
 def seconds(kind: str, p: int, n_bytes: int, latency: float, bandwidth: float) -> float:
-    """steps x (latency + message / bandwidth), a message n / p in a ring and n in a tree  [Thakur et al. 2005]
+    """steps x (latency + message / bandwidth); n / p a message in a ring, n in a tree  [Thakur et al. 2005]
 
-    latency: seconds that a message takes however short it is; bandwidth: bytes a second of one link.
+    latency: seconds that a message takes however short it is; bandwidth: bytes per second of one link.
     """
     message = n_bytes / p if kind.startswith("ring") else n_bytes
     return step_count(kind, p) * (latency + message / bandwidth)
 
 
 @dataclass(frozen=True)
-class Work:
-    """One piece of a stage's time: forward (F) or backward (B) of a microbatch through the stage's chunk of layers."""
+class Action:
+    """An entry of a stage's schedule: forward (F) or backward (B) of a microbatch through a chunk."""
 
     kind: Literal["F", "B"]
     microbatch: int
@@ -156,7 +155,7 @@ class Work:
         return f"{self.kind}{self.microbatch}" + (f".{self.chunk}" if self.chunk else "")
 
 
-Orders = list[list[Work]]
+Orders = list[list[Action]]
 
 
 def gpipe(p: int, m: int) -> Orders:
@@ -166,13 +165,15 @@ def gpipe(p: int, m: int) -> Orders:
     [F0, F1, F2, B2, B1, B0]
     """
     _pipeline(p, m)
-    return [[Work("F", i) for i in range(m)] + [Work("B", i) for i in reversed(range(m))] for _ in range(p)]
+    return [
+        [Action("F", i) for i in range(m)] + [Action("B", i) for i in reversed(range(m))] for _ in range(p)
+    ]
 
 
 def one_forward_one_backward(p: int, m: int) -> Orders:
-    """1F1B: stage s runs p - s - 1 forwards ahead, then one forward and one backward in turn  [Narayanan et al. 2019, 2021]
+    """1F1B: stage s runs p - s - 1 forwards ahead, then one forward and one backward in turn
 
-    The same bubble as GPipe, and at most p - s microbatches held instead of m.
+    The same bubble as GPipe, and at most p - s microbatches held instead of m  [Narayanan et al. 2019, 2021].
 
     >>> one_forward_one_backward(2, 3)
     [[F0, F1, B0, F2, B1, B2], [F0, B0, F1, B1, F2, B2]]
@@ -181,22 +182,24 @@ def one_forward_one_backward(p: int, m: int) -> Orders:
 
 
 def interleaved(p: int, m: int, v: int) -> Orders:
-    """1F1B with v chunks of layers a stage: chunk c of stage s holds part c p + s of the model  [Narayanan et al. 2021]
+    """1F1B with v chunks of layers per stage: chunk c of stage s holds part c p + s of the model
 
-    The bubble is v times shorter. Microbatches go in groups of p through one chunk after the other: where v > 1, p must divide m.
+    The bubble is v times shorter  [Narayanan et al. 2021]. Microbatches go in groups of p through one chunk
+    after the other: where v > 1, p must divide m, else ValueError.
 
     >>> interleaved(2, 2, 2)[1]
     [F0, F1, F0.1, B0.1, F1.1, B1.1, B0, B1]
     """
     _pipeline(p, m)
     if v < 1 or (v > 1 and m % p):
-        raise ValueError(
-            f"v={v} chunks, m={m} microbatches, p={p} stages: v is at least 1, and where it is above 1 p divides m"
-        )
+        given = f"v={v} chunks, m={m} microbatches, p={p} stages"
+        raise ValueError(f"{given}: v is at least 1, and where it is above 1 p divides m")
 
-    def piece(k: int, kind: Literal["F", "B"]) -> Work:
+    def action(k: int, kind: Literal["F", "B"]) -> Action:
+        if v == 1:
+            return Action(kind, k)
         chunk, microbatch = k // p % v, k // (p * v) * p + k % p
-        return Work(kind, microbatch, chunk if kind == "F" else v - 1 - chunk) if v > 1 else Work(kind, k)
+        return Action(kind, microbatch, chunk if kind == "F" else v - 1 - chunk)
 
     orders = []
     for stage in range(p):
@@ -204,9 +207,9 @@ def interleaved(p: int, m: int, v: int) -> Orders:
         order, total = [], m * v
         for k in range(total + ahead):
             if k < total:
-                order.append(piece(k, "F"))
+                order.append(action(k, "F"))
             if k >= ahead:
-                order.append(piece(k - ahead, "B"))
+                order.append(action(k - ahead, "B"))
         orders.append(order)
     return orders
 
@@ -216,60 +219,59 @@ PIPELINES: dict[str, Callable[[int, int], Orders]] = {"gpipe": gpipe, "1f1b": on
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of work with the time at which it starts and ends."""
+    """An action with the time at which it starts and ends."""
 
-    work: Work
+    action: Action
     start: float
     end: float
 
 
-def timeline(orders: Sequence[Sequence[Work]], forward: float = 1, backward: float = 2) -> list[list[Span]]:
-    """When each stage does each work: it starts once its stage is free and its input has arrived; sending takes no time
+def timeline(orders: Sequence[Sequence[Action]], forward: float = 1, backward: float = 2) -> list[list[Span]]:
+    """When each stage does what: an action starts once its stage is free and its input is there
 
-    forward, backward: time of one microbatch through all layers of one stage; with v chunks each work takes 1 / v of it. A
-    forward waits for the part of the model before it, a backward for the part after it, the last backward for its own forward.
+    Sending takes no time. forward, backward: time of one microbatch through all layers of one stage; with v
+    chunks each action takes 1 / v of it. A forward waits for the part of the model before it, a backward for
+    the part after it, the last part's backward for its own forward. Raises ValueError for orders in which
+    stages would wait for ever.
 
-    >>> [(s.work, s.start, s.end) for s in timeline(gpipe(2, 1))[1]]
+    >>> [(s.action, s.start, s.end) for s in timeline(gpipe(2, 1))[1]]
     [(F0, 1, 2), (B0, 2, 4)]
     """
-    p, v = len(orders), 1 + max((work.chunk for order in orders for work in order), default=0)
-    parts = p * v
+    p, v = len(orders), 1 + max((action.chunk for order in orders for action in order), default=0)
     lasts = {"F": forward if v == 1 else forward / v, "B": backward if v == 1 else backward / v}
-    done: dict[tuple[str, int, int], float] = {}  # (kind, microbatch, part of the model) -> end
+    done: Ends = {}
     spans: list[list[Span]] = [[] for _ in orders]
-
-    def ready(stage: int, work: Work) -> float | None:
-        """When the input of this work is there; None where it has not been made yet."""
-        part = work.chunk * p + stage
-        if work.kind == "F":
-            return 0 if part == 0 else done.get(("F", work.microbatch, part - 1))
-        own = done.get(("F", work.microbatch, part))
-        after = own if part == parts - 1 else done.get(("B", work.microbatch, part + 1))
-        return None if own is None or after is None else max(own, after)
-
     moved = True
     while moved:
         moved = False
         for stage, order in enumerate(orders):
-            while len(spans[stage]) < len(order):
-                work = order[len(spans[stage])]
-                arrived = ready(stage, work)
+            for action in order[len(spans[stage]) :]:
+                part = action.chunk * p + stage
+                arrived = _input_ready(done, action, part, last=part == p * v - 1)
                 if arrived is None:
                     break
                 start = max(arrived, spans[stage][-1].end if spans[stage] else 0)
-                spans[stage].append(Span(work, start, start + lasts[work.kind]))
-                done[work.kind, work.microbatch, work.chunk * p + stage] = spans[stage][-1].end
+                end = start + lasts[action.kind]
+                spans[stage].append(Span(action, start, end))
+                done[action.kind, action.microbatch, part] = end
                 moved = True
-    stuck = {
-        stage: order[len(spans[stage])]
-        for stage, order in enumerate(orders)
-        if len(spans[stage]) < len(order)
-    }
-    if stuck:
-        raise ValueError(
-            f"these stages wait for ever: {stuck}; order every F before its B, and every stage's microbatches alike"
-        )
+    waiting = {s: order[len(spans[s])] for s, order in enumerate(orders) if len(spans[s]) < len(order)}
+    if waiting:
+        remedy = "order every F before its B, and every stage's microbatches alike"
+        raise ValueError(f"these stages wait for ever: {waiting}; {remedy}")
     return spans
+
+
+Ends = dict[tuple[str, int, int], float]  # (kind, microbatch, part of the model) -> when that was done
+
+
+def _input_ready(done: Ends, action: Action, part: int, last: bool) -> float | None:
+    """When the input of an action of this part is there; None where it has not been made yet."""
+    if action.kind == "F":
+        return 0 if part == 0 else done.get(("F", action.microbatch, part - 1))
+    own = done.get(("F", action.microbatch, part))
+    after = own if last else done.get(("B", action.microbatch, part + 1))
+    return None if own is None or after is None else max(own, after)
 
 
 def bubble(spans: Sequence[Sequence[Span]]) -> float:
@@ -283,23 +285,27 @@ def bubble(spans: Sequence[Sequence[Span]]) -> float:
 
 
 def bubble_share(p: int, m: int, v: int = 1) -> float:
-    """The idle share predicted: (p - 1) / (v m + p - 1), to fill and drain, beside m microbatches of work
+    """The idle share predicted: (p - 1) / (v m + p - 1), to fill and to drain, beside m microbatches
 
-    The same as (p - 1) / (v m) of the working time, which is how it is written in  [Narayanan et al. 2021, 2.2]
+    [Narayanan et al. 2021, 2.2] writes the same as a share of the working time: (p - 1) / (v m).
     """
     _pipeline(p, m)
     return (p - 1) / (v * m + p - 1)
 
 
-def most_held(order: Sequence[Work]) -> int:
-    """The most microbatches whose activations a stage holds at once: forwards made, backwards not yet. With v chunks, in 1 / v stages.
+def most_held(order: Sequence[Action]) -> int:
+    """The most microbatches that a stage holds the activations of at once: after forward, before backward
 
-    >>> [most_held(order) for order in gpipe(4, 8)], [most_held(order) for order in one_forward_one_backward(4, 8)]
-    ([8, 8, 8, 8], [4, 3, 2, 1])
+    With v chunks it counts microbatches in one chunk each, of which v make one in the whole stage.
+
+    >>> [most_held(order) for order in gpipe(4, 8)]
+    [8, 8, 8, 8]
+    >>> [most_held(order) for order in one_forward_one_backward(4, 8)]
+    [4, 3, 2, 1]
     """
     held = most = 0
-    for work in order:
-        held += 1 if work.kind == "F" else -1
+    for action in order:
+        held += 1 if action.kind == "F" else -1
         most = max(most, held)
     return most
 

@@ -1,9 +1,9 @@
-"""A checkpoint of which every rank writes its own shards, read back by any number of ranks, or by one process.
+"""A checkpoint of which every rank writes its own shards, read back by any number of ranks or by one process.
 
-A folder step-00000042 as llmcore.checkpoint makes it, with the same manifest, but for model and optimizer a folder `shards` that
-torch.distributed.checkpoint writes. shards/index.json says which part of which tensor lies in which file. torch's own index is a
-pickle, which can run any program when it is opened: none is written and none is opened. What lies in the files is read with
-torch.load(weights_only=True).
+A folder step-00000042 as llmcore.checkpoint makes it, with the same manifest, but for model and optimizer a
+folder `shards` that torch.distributed.checkpoint writes. shards/index.json says which part of which tensor
+lies in which file. torch's own index is a pickle, which can run any program when it is opened: none is
+written and none is opened. What lies in the files is read with torch.load(weights_only=True).
 """
 
 import contextlib
@@ -38,24 +38,27 @@ TYPES = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, to
 
 
 class _Writer(dcp.FileSystemWriter):
-    """torch's writer, but for the index: {tensor: {type, size, parts: [{offsets, sizes, file, start, length}]}} as JSON."""
+    """torch's writer, but with a JSON index: {tensor: {type, size, parts: [{offsets, sizes, file, ...}]}}."""
 
     def finish(self, metadata: Metadata, results: list[list[Any]]) -> None:
         places = {written.index: written.storage_data for of_rank in results for written in of_rank}
         index = {}
         for name, tensor in metadata.state_dict_metadata.items():
             assert isinstance(tensor, TensorStorageMetadata)  # _state hands over nothing else
-            parts = []
-            for chunk in tensor.chunks:
-                place = places[MetadataIndex(name, chunk.offsets)]
-                parts.append(
-                    {
-                        "offsets": list(chunk.offsets), "sizes": list(chunk.sizes), "file": place.relative_path,
-                        "start": place.offset, "length": place.length,
-                    }
-                )  # fmt: skip
+            parts = [_part(chunk, places[MetadataIndex(name, chunk.offsets)]) for chunk in tensor.chunks]
             index[name] = {"type": str(tensor.properties.dtype), "size": list(tensor.size), "parts": parts}
         (Path(self.path) / INDEX).write_text(json.dumps(index), encoding="utf-8")
+
+
+def _part(chunk: ChunkStorageMetadata, place: _StorageInfo) -> dict[str, Any]:
+    """Where a part of a tensor belongs, and where it lies."""
+    return {
+        "offsets": list(chunk.offsets),
+        "sizes": list(chunk.sizes),
+        "file": place.relative_path,
+        "start": place.offset,
+        "length": place.length,
+    }
 
 
 class _Reader(dcp.FileSystemReader):
@@ -66,12 +69,12 @@ class _Reader(dcp.FileSystemReader):
 
 
 def _read_index(shards: Path) -> Metadata:
-    """The index of a folder of shards, as torch's reader wants it. ValueError where it is no index of this folder."""
+    """The index of a folder of shards, as torch's reader wants it. ValueError unless it fits the folder."""
     file = shards / INDEX
     if not file.is_file():
         raise ValueError(
-            f"{shards} has no {INDEX}: what an earlier version or another program wrote has a pickle for an index, which could run "
-            "any program and is not opened; use another checkpoint"
+            f"{shards} has no {INDEX}: what an earlier version or another program wrote has a pickle for an "
+            "index, which could run any program and is not opened; use another checkpoint"
         )
     with reading(file, remedy="use another checkpoint"):
         tensors, places = {}, {}
@@ -81,13 +84,10 @@ def _read_index(shards: Path) -> Metadata:
                 offsets, sizes = torch.Size(part["offsets"]), torch.Size(part["sizes"])
                 _check_part(shards, name, size, offsets, sizes, part)
                 chunks.append(ChunkStorageMetadata(offsets, sizes))
-                places[MetadataIndex(name, offsets)] = _StorageInfo(
-                    part["file"], part["start"], part["length"]
-                )
-            if (
-                len({c.offsets for c in chunks}) != len(chunks)
-                or sum(c.sizes.numel() for c in chunks) != size.numel()
-            ):
+                place = _StorageInfo(part["file"], part["start"], part["length"])
+                places[MetadataIndex(name, offsets)] = place
+            twice = len({c.offsets for c in chunks}) != len(chunks)
+            if twice or sum(c.sizes.numel() for c in chunks) != size.numel():
                 raise ValueError(f"the parts of {name} do not make a tensor of shape {tuple(size)}")
             tensors[name] = TensorStorageMetadata(TensorProperties(dtype=TYPES[entry["type"]]), size, chunks)
     return Metadata(tensors, storage_data=places)  # type: ignore[arg-type]
@@ -100,17 +100,11 @@ def _check_part(
         at >= 0 and n >= 0 and at + n <= whole for at, n, whole in zip(offsets, sizes, size, strict=True)
     )
     if not inside:
-        raise ValueError(
-            f"a part of {name} at {tuple(offsets)} of shape {tuple(sizes)} is not inside {tuple(size)}"
-        )
-    if part["file"] not in [f.name for f in shards.iterdir()]:  # so no way leads out of the folder
+        where = f"at {tuple(offsets)} of shape {tuple(sizes)}"
+        raise ValueError(f"a part of {name} {where} is not inside {tuple(size)}")
+    if part["file"] not in [f.name for f in shards.iterdir()]:  # so that no name leads out of the folder
         raise ValueError(f"a part of {name} lies in {part['file']!r}, which is no file of this folder")
-    if (
-        type(part["start"]) is not int
-        or type(part["length"]) is not int
-        or part["start"] < 0
-        or part["length"] < 0
-    ):
+    if any(type(part[key]) is not int or part[key] < 0 for key in ("start", "length")):
         raise ValueError(f"a part of {name} starts at byte {part['start']!r} and has {part['length']!r}")
 
 
@@ -125,9 +119,12 @@ def save(
     model: nn.Module,
     optimizer: Optimizer,
     extra: dict[str, Any] | None = None,
-    keep: int = 3,
+    keep_checkpoints: int = 3,
 ) -> Path:
-    """Write this step's checkpoint, all ranks together; whole or not at all. Then all but the newest `keep` are removed."""
+    """Write this step's checkpoint, all ranks together, whole or not at all; returns its folder.
+
+    Then all but the newest `keep_checkpoints` are removed.
+    """
     folder = Path(folder)
     first = dist.get_rank() == 0
     checkpoint.check_place(model)
@@ -143,26 +140,31 @@ def save(
             config = getattr(model, "config", None)
             groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
             values = {
-                "format": checkpoint.FORMAT, "step": step, "extra": extra or {}, "ranks": dist.get_world_size(),
-                "optimizer": {"groups": groups, "plain": plain}, "tensors": sorted(tensors),
+                "format": checkpoint.FORMAT,
+                "step": step,
+                "extra": extra or {},
+                "ranks": dist.get_world_size(),
+                "optimizer": {"groups": groups, "plain": plain},
+                "tensors": sorted(tensors),
                 "config": config.to_dict() if isinstance(config, ModelConfig) else None,
-            }  # fmt: skip
+            }
             save_file(random, temporary / "state.safetensors")
             (temporary / "state.json").write_text(checkpoint.plain_text(values), encoding="utf-8")
-            checkpoint.publish(temporary, folder, step, keep)
+            checkpoint.publish(temporary, folder, step, keep_checkpoints)
         dist.barrier()
     return folder / checkpoint.name_of(step)
 
 
 def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
-    """Put a sharded checkpoint into a model that is cut in whatever way, or not at all; returns its state.json.
+    """Put a sharded checkpoint into a model, cut in whatever way or not at all; returns its state.json.
 
     Raises ValueError where a file is not whole, or where it belongs to another config.
     """
     path = checkpoint.latest(path)
     if not is_sharded(path):
         raise ValueError(
-            f"{path} holds no shards: it was written by one process or by ddp; use the plan ddp, or llmcore.checkpoint"
+            f"{path} holds no shards: it was written by one process or by ddp; "
+            "use the plan ddp, or llmcore.checkpoint"
         )
     values = checkpoint.verify(path)
     checkpoint.check_place(model)
@@ -175,9 +177,8 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None)
         if wrong:
             raise ValueError(f"{path} does not fit the model: {wrong[:5]} are missing in it")
         _read(tensors, path / "shards")
-        model.load_state_dict(
-            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        )
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        model.load_state_dict(weights)
         if optimizer is not None:
             for group, stored in zip(optimizer.param_groups, values["optimizer"]["groups"], strict=True):
                 group.update({k: tuple(v) if k == "betas" else v for k, v in stored.items()})
@@ -187,19 +188,19 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None)
 
 
 def _read(tensors: dict[str, Tensor], shards: Path) -> None:
-    """Fill the tensors, however they are cut, from a folder of shards. ValueError says in one line what failed on which rank."""
+    """Fill the tensors, however they are cut, from a folder of shards. ValueError names a failed rank."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*intent is to load in a single process")  # it is
+            # torch asks whether one process is meant to load; it is
+            warnings.filterwarnings("ignore", message=".*intent is to load in a single process")
             dcp.load(tensors, storage_reader=_Reader(shards), no_dist=not dist.is_initialized())
     except dcp.api.CheckpointException as error:
         rank, (cause, _) = next(iter(error.failures.items()))
         if isinstance(cause, ValueError) and str(shards) in str(cause):
             raise cause from error
         said = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise ValueError(
-            f"{shards} cannot be read on rank {rank} ({said}): use another checkpoint"
-        ) from error
+        failed = f"{shards} cannot be read on rank {rank} ({said})"
+        raise ValueError(f"{failed}: use another checkpoint") from error
 
 
 def load_model(path: str | Path) -> Transformer:

@@ -1,13 +1,19 @@
 """ZeRO: data parallel without p copies of everything  [Rajbhandari et al. 2020].
 
-p ranks; a parameter of n numbers is cut into p shards by torch.tensor_split, so n need not be a multiple of p; rank r owns shard r.
+p ranks; torch.tensor_split cuts a parameter of n numbers into p shards, so p need not divide n; rank r owns
+shard r.
 
-stage 1  optimizer state only of the own shards; gradients are reduce-scattered before the update, updated shards gathered
-stage 2  also gradients: each is reduce-scattered as soon as backward has made it, and only the own shard is kept
+stage 1  optimizer state only of the own shards: gradients are reduce-scattered before the update
+stage 2  also gradients: each is reduce-scattered as soon as backward has made it, only the own shard stays
 stage 3  also parameters: gathered for the block that computes, forward and again backward, and freed after it
 
+After the update stages 1 and 2 gather the updated shards of all ranks.
+
 Numbers that N parameters cost a rank, with AdamW (its two moments) in fp32:
-stage 0: 4 N    stage 1: 2 N + 2 N / p    stage 2: N + 3 N / p    stage 3: 4 N / p, and one block's parameters while it computes
+stage 0  4 N
+stage 1  2 N + 2 N / p
+stage 2  N + 3 N / p
+stage 3  4 N / p, and one block's parameters while it computes
 """
 
 from collections.abc import Callable
@@ -28,13 +34,16 @@ MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 class Zero:
     """Shards the state of training `model` over the ranks of `group`.
 
-    make_optimizer gets groups of shards, as llmcore.optim.decay_groups makes them of whole parameters: with weight_decay matrices
-    decay by it, gains and biases do not; without (None) the groups name no decay, and the optimizer's own holds for all. It must
-    treat each number alone, as SGD and AdamW do. The loss of a rank is its part of the global loss, as for DataParallel. One step:
-    loss.backward() (as often as batches are accumulated, on all ranks alike); zero.clip(max_norm); zero.step().
+    One step: loss.backward(), once per accumulated batch, on all ranks alike; zero.clip(max_norm) if wanted;
+    zero.step(). The loss of a rank is its part of the global loss, as for DataParallel.
 
-    All ranks start from rank 0's parameters and buffers. What is frozen (requires_grad=False at the start) is never updated:
-    stages 1 and 2 leave it whole on every rank, stage 3 shards it like the rest. Buffers stay whole.
+    make_optimizer gets groups of shards, as llmcore.optim.decay_groups makes them of whole parameters: with
+    weight_decay matrices decay by it, gains and biases do not; without (None) the groups name no decay, and
+    the optimizer's own holds for all. The optimizer must treat each number alone, as SGD and AdamW do.
+
+    All ranks start from rank 0's parameters and buffers. Frozen parameters (requires_grad=False at the
+    start) are never updated: stages 1 and 2 leave them whole on every rank, stage 3 shards them like the
+    rest. Buffers stay whole. Raises ValueError for another stage.
     """
 
     def __init__(
@@ -46,9 +55,8 @@ class Zero:
         group: Group = None,
     ):
         if stage not in (1, 2, 3):
-            raise ValueError(
-                f"stage={stage}: ZeRO has the stages 1 (optimizer), 2 (and gradients), 3 (and parameters)"
-            )
+            stages = "1 (optimizer), 2 (and gradients), 3 (and parameters)"
+            raise ValueError(f"stage={stage}: ZeRO has the stages {stages}")
         self.model, self.stage, self.group = model, stage, group
         self.ranks, self.rank = collectives.size(group), collectives.rank(group)
         self.parameters = list(model.parameters())
@@ -56,15 +64,15 @@ class Zero:
         collectives.share(model, group=group)
         for p in self.parameters:
             p.data = p.data.contiguous()
-        # stages 1 and 2: views of the parameters, so an update of a shard is an update of its part; stage 3: their own memory
+        # stages 1 and 2: views of the parameters, so the update of a shard updates its part
+        # stage 3: their own memory
         cut = lambda p: self._cut(p.data) if stage < 3 else self._cut(p.data).clone()
         sharded = self.parameters if stage == 3 else self.trained
         self.shards = {p: nn.Parameter(cut(p), requires_grad=p.requires_grad) for p in sharded}
         self.optimizer = make_optimizer(self._groups(weight_decay))
         self.most_gathered = 0  # bytes of whole parameters that were there at once, stage 3
-        self._to_sum: list[nn.Parameter] | None = (
-            None  # in the backward pass that runs: whose gradients are still to be summed
-        )
+        # while a backward pass runs: the parameters whose gradients are still to be summed
+        self._to_sum: list[nn.Parameter] | None = None
         self._made: set[Tensor] = set()
         if stage >= 2:
             for p in self.trained:
@@ -83,35 +91,37 @@ class Zero:
             {"params": [self.shards[p] for p in self.trained if p.ndim < 2], "weight_decay": 0.0},
         ]
 
-    # Stages 2 and 3: gradients are summed while backward runs, in the same order on all ranks, whatever the order in which they
-    # are made here: the last parameter first, which is about how backward reaches them.
+    # Stages 2 and 3: gradients are summed while backward runs, in an order that is the same on all ranks,
+    # whatever the order in which this rank makes them: the last parameter first, which is about how backward
+    # reaches them.
 
     def _arrived(self, parameter: Tensor) -> None:
         if self._to_sum is None:
             self._to_sum = list(self.trained)
-            Variable._execution_engine.queue_callback(self._finish_backward)
+            Variable._execution_engine.queue_callback(self._after_backward)
         self._made.add(parameter)
         while self._to_sum and self._to_sum[-1] in self._made:
             self._scatter(self._to_sum.pop())
         if self.stage == 3:
             self._need_less(self._unit[parameter], parameter)  # type: ignore[index]
 
-    def _finish_backward(self) -> None:
-        for p in reversed(self._to_sum or []):  # this rank has not used all of them; another has perhaps
+    def _after_backward(self) -> None:
+        for p in reversed(self._to_sum or []):  # not used on this rank; on another perhaps
             self._scatter(p)
         self._to_sum, self._made = None, set()
         if self.stage == 3:
             self._free(self.units[-1])
 
     def _scatter(self, parameter: nn.Parameter) -> None:
-        """The whole gradient of this rank becomes the summed gradient of its own shard, and its memory is given back."""
+        """Replace this rank's whole gradient by its own shard of the sum over ranks."""
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         own = collectives.reduce_scatter(gradient.contiguous(), self.group)
         shard = self.shards[parameter]
         shard.grad = own if shard.grad is None else shard.grad.add_(own)
         parameter.grad = None
 
-    # Stage 3: a unit is a block, or the rest of the model (embedding, last norm, head), which is needed from first to last.
+    # Stage 3: a unit is a block, or the rest of the model (embedding, last norm, head), which is needed from
+    # first to last.
 
     def _shard_parameters(self) -> None:
         blocks = [m for m in self.model.modules() if isinstance(m, Block)]
@@ -120,7 +130,8 @@ class Zero:
         self.units.append([p for p in self.parameters if p not in taken])
         self._unit = {p: unit for unit in self.units for p in unit}
         self._passes_on: set[int] = set()  # units whose input needs a gradient
-        self._waiting: dict[int, set[Tensor | str]] = {}  # for what a unit is still needed in backward
+        # by unit: the gradients for which it is still needed in backward
+        self._waiting: dict[int, set[Tensor | str]] = {}
         root = self.units[-1]
         self.model.register_forward_pre_hook(lambda *_: self._gather(root))
         self.model.register_forward_hook(lambda *_: None if torch.is_grad_enabled() else self._free(root))
@@ -147,11 +158,11 @@ class Zero:
             storage = p.data.untyped_storage()
             if storage.size() == 0:
                 storage.resize_(p.numel() * p.element_size())
-                # what autograd has saved of p points to this storage: filling it again makes the saved weights whole
+                # what autograd has saved of p points to this storage: filling it again makes the saved
+                # weights whole
                 p.data.view(-1).copy_(collectives.all_gather(self.shards[p].data, p.numel(), self.group))
-        self.most_gathered = max(
-            self.most_gathered, sum(p.data.untyped_storage().size() for p in self.parameters)
-        )
+        gathered = sum(p.data.untyped_storage().size() for p in self.parameters)
+        self.most_gathered = max(self.most_gathered, gathered)
 
     def _free(self, unit: list[nn.Parameter]) -> None:
         for p in unit:
@@ -166,35 +177,39 @@ class Zero:
                 self._free(unit)
 
     @torch.no_grad()
-    def _sum_gradients(self) -> None:
-        """Stage 1: whole gradients stay on every rank until now, when each gets the sum of its own shard."""
+    def finish(self) -> None:
+        """After backward: sum over the ranks what stage 1 has left whole. clip and step call it."""
         if self.stage == 1:
             for p in self.trained:
                 if self.shards[p].grad is None:
                     self._scatter(p)
 
     def clip(self, max_norm: float) -> float:
-        """Scale the gradients to a global norm of at most max_norm; returns the norm before. Each rank adds its shards' squares."""
-        self._sum_gradients()
+        """Scale the gradients to a global norm of at most max_norm; returns the norm before."""
+        self.finish()
         own = [s.grad for s in self.shards.values() if s.grad is not None]
         return collectives.clip(own, own, max_norm, self.group)
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the own shards, give them to all (stages 1 and 2; stage 3 gathers when a block needs them), drop gradients."""
-        self._sum_gradients()
+        """Update the own shards, and drop the gradients.
+
+        Stages 1 and 2 then gather the shards of all ranks; stage 3 does so when a block needs them.
+        """
+        self.finish()
         self.optimizer.step()
         for p in self.trained:
             self.shards[p].grad = p.grad = None
             if self.stage < 3:
                 p.data.view(-1).copy_(collectives.all_gather(self.shards[p].data, p.numel(), self.group))
         if self.stage == 3:
-            for unit in self.units:  # what a forward without a backward has left is old now
+            # a forward without a backward has left gathered weights, which are old now
+            for unit in self.units:
                 self._free(unit)
 
     @torch.no_grad()
     def whole(self) -> dict[str, Tensor]:
-        """The model's state_dict, whole: copies of all parameters, frozen ones too, and of its buffers. All ranks must call it."""
+        """A copy of the model's state_dict, whole, frozen parameters too. All ranks must call it."""
         held = self.model.state_dict(keep_vars=True)
         return {name: self._whole(x) for name, x in held.items()}
 
@@ -204,17 +219,13 @@ class Zero:
         return collectives.all_gather(self.shards[x].data, x.numel(), self.group).view(x.shape)  # type: ignore[index]
 
     def held(self) -> dict[str, int]:
-        """Bytes that this rank holds now: parameters, gradients, optimizer; views of others' memory are counted once."""
+        """Bytes that this rank holds now, by kind; a shard that is a view of a parameter costs nothing."""
         own = self.shards.values()
+        states = self.optimizer.state.values()
         seen: dict[str, list[Tensor]] = {
             "parameters": [*(p.data for p in self.parameters), *(s.data for s in own)],
             "gradients": [x.grad for x in (*self.parameters, *own) if x.grad is not None],
-            "optimizer": [
-                v
-                for s in self.optimizer.state.values()
-                for v in s.values()
-                if isinstance(v, Tensor) and v.ndim
-            ],
+            "optimizer": [v for s in states for v in s.values() if isinstance(v, Tensor) and v.ndim],
         }
         return {
             name: sum({t.untyped_storage().data_ptr(): t.untyped_storage().size() for t in ts}.values())
