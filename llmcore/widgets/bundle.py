@@ -14,7 +14,7 @@ FOLDER = resources.files("llmcore.widgets")
 IMPORT = re.compile(r'^import \{ ([\w, ]+) \} from "\./(\w+)\.js";$', re.MULTILINE)
 EXPORT = re.compile(r"^export (function|const|class) (\w+)", re.MULTILINE)
 COMMENT = re.compile(
-    r"^[ \t]*(?:/\*\*.*?\*/[ \t]*\n|//[^\n]*\n)", re.MULTILINE | re.DOTALL
+    r"^[ \t]*(?:/\*\*(?:[^*]|\*(?!/))*\*/[ \t]*\n|//[^\n]*\n)", re.MULTILINE
 )  # whole lines of comment
 ANY = re.compile(r"^(import|export)\b.*$", re.MULTILINE)
 

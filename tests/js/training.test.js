@@ -1,4 +1,5 @@
-// A whole training step in the page equals torch's in float64: values, gradients, weights after each of three steps. Fixtures: tests/test_javascript.py.
+// A whole training step in the page equals torch's in float64: values, gradients,
+// weights after each of three steps. Fixtures: tests/test_javascript.py.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
@@ -17,12 +18,28 @@ const near = (a, b, what, within = 1e-6) => {
 const B = "decoder.blocks.0.";
 // the page's names for what llmcore.trace calls otherwise
 const TRACED = {
-  "E[ids]": "embedding.tokens", x: "embedding", "LN(x)": `${B}attention_norm`, Q: `${B}attention.W_q`, K: `${B}attention.W_k`, V: `${B}attention.W_v`,
-  attention: `${B}attention`, "x + attention": `${B}after_attention`, "LN(x + attention)": `${B}feed_forward_norm`, up: `${B}feed_forward.up`,
-  "relu(up)": `${B}feed_forward.hidden`, FFN: `${B}feed_forward`, "x + attention + FFN": B.slice(0, -1), "last norm": "decoder.norm", logits: "head",
+  "E[ids]": "embedding.tokens",
+  x: "embedding",
+  "LN(x)": `${B}attention_norm`,
+  Q: `${B}attention.W_q`,
+  K: `${B}attention.W_k`,
+  V: `${B}attention.W_v`,
+  attention: `${B}attention`,
+  "x + attention": `${B}after_attention`,
+  "LN(x + attention)": `${B}feed_forward_norm`,
+  up: `${B}feed_forward.up`,
+  "relu(up)": `${B}feed_forward.hidden`,
+  FFN: `${B}feed_forward`,
+  "x + attention + FFN": B.slice(0, -1),
+  "last norm": "decoder.norm",
+  logits: "head",
 };
 
-for (const [kind, lr] of [["sgd", 0.5], ["momentum", 0.1], ["adamw", 0.1]]) {
+for (const [kind, lr] of [
+  ["sgd", 0.5],
+  ["momentum", 0.1],
+  ["adamw", 0.1],
+]) {
   test(`${kind}: three steps`, () => {
     const w = parameters(weights);
     const optimizer = OPTIMIZERS[kind]();
@@ -40,7 +57,10 @@ for (const [kind, lr] of [["sgd", 0.5], ["momentum", 0.1], ["adamw", 0.1]]) {
         near(vars[`head ${h}`].data, step.values[`${B}attention.heads`][h], "heads");
       }
       for (const [long, short] of NAMES) near(w[short].grad, step.gradients[long], `gradient of ${short}`);
-      const next = optimizer(NAMES.map(([, short]) => w[short]), { ...DEFAULTS, lr });
+      const next = optimizer(
+        NAMES.map(([, short]) => w[short]),
+        { ...DEFAULTS, lr },
+      );
       NAMES.forEach(([, short], i) => (w[short].data = next[i]));
       for (const [long, short] of NAMES) near(w[short].data, step.after[long], `${short} after the step`);
     }
@@ -57,7 +77,10 @@ test("every value and every gradient explains itself: the shares of its readers 
         if (v.op) assert.ok(v.op.why(v, r, c).length >= 2, v.name);
         if (v === loss) continue;
         const sum = v.uses.reduce((s, { out, index }) => s + out.op.share(out, index, r, c).value, 0);
-        assert.ok(Math.abs(sum - v.grad[r * v.cols + c]) < 1e-12, `${v.name}[${r}, ${c}]: ${sum} is not ${v.grad[r * v.cols + c]}`);
+        assert.ok(
+          Math.abs(sum - v.grad[r * v.cols + c]) < 1e-12,
+          `${v.name}[${r}, ${c}]: ${sum} is not ${v.grad[r * v.cols + c]}`,
+        );
       }
     }
   }
@@ -79,13 +102,27 @@ test("central differences agree with the tape", () => {
 });
 
 test("paths on the landscapes equal torch's optimizers", () => {
-  for (const { land, kind, lr, k, points } of descent) path(kind, LANDSCAPES[land], k, lr, points.length - 1, points[0]).forEach((p, t) => near(p, points[t], `${land}, ${kind}, step ${t}`, 1e-9));
+  for (const { land, kind, lr, k, points } of descent)
+    path(kind, LANDSCAPES[land], k, lr, points.length - 1, points[0]).forEach((p, t) =>
+      near(p, points[t], `${land}, ${kind}, step ${t}`, 1e-9),
+    );
 });
 
 test("landscapes and the squared error have the gradients of their values", () => {
-  const check = (f, g, x, y) => near(g, [(f(x + 1e-5, y) - f(x - 1e-5, y)) / 2e-5, (f(x, y + 1e-5) - f(x, y - 1e-5)) / 2e-5], "gradient", 1e-6);
-  for (const land of Object.values(LANDSCAPES)) check((x, y) => land.f(x, y, 7), land.gradient(0.4, -0.7, 7), 0.4, -0.7);
-  const { loss, gradient } = squaredError([[0, 1], [1, 3], [2, 2]]);
+  const check = (f, g, x, y) =>
+    near(
+      g,
+      [(f(x + 1e-5, y) - f(x - 1e-5, y)) / 2e-5, (f(x, y + 1e-5) - f(x, y - 1e-5)) / 2e-5],
+      "gradient",
+      1e-6,
+    );
+  for (const land of Object.values(LANDSCAPES))
+    check((x, y) => land.f(x, y, 7), land.gradient(0.4, -0.7, 7), 0.4, -0.7);
+  const { loss, gradient } = squaredError([
+    [0, 1],
+    [1, 3],
+    [2, 2],
+  ]);
   check(loss, gradient(0.3, -0.2), 0.3, -0.2);
 });
 

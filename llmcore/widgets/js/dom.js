@@ -2,13 +2,16 @@
 
 /** @typedef {string | number | Node} Child */
 /**
- * What a widget reads and writes beside its state: traits in a live kernel, plain memory in a page without one.
- * @typedef {{get: (name: string) => any, set: (name: string, value: any) => void, on: (name: string, listener: () => void) => void}} Link
+ * What a widget reads and writes beside its state: traits
+ * in a live kernel, plain memory in a page without one.
+ * @typedef {{get: (name: string) => any, set: (name: string,
+ *   value: any) => void, on: (name: string, listener: () => void) => void}} Link
  */
 
 /**
  * h("button", {class: "x", onclick: f}, "text"): an element, its attributes or listeners, its children.
- * @param {string} tag @param {Record<string, any>} [attributes] @param {...Child} children @returns {HTMLElement}
+ * @param {string} tag @param {Record<string, any>} [attributes]
+ * @param {...Child} children @returns {HTMLElement}
  */
 export function h(tag, attributes = {}, ...children) {
   return /** @type {HTMLElement} */ (fill(document.createElement(tag), attributes, children));
@@ -16,10 +19,13 @@ export function h(tag, attributes = {}, ...children) {
 
 /**
  * The same for SVG.
- * @param {string} tag @param {Record<string, any>} [attributes] @param {...Child} children @returns {SVGElement}
+ * @param {string} tag @param {Record<string, any>} [attributes]
+ * @param {...Child} children @returns {SVGElement}
  */
 export function svg(tag, attributes = {}, ...children) {
-  return /** @type {SVGElement} */ (fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children));
+  return /** @type {SVGElement} */ (
+    fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children)
+  );
 }
 
 // what a browser would load or run; no widget needs it
@@ -45,13 +51,17 @@ export function unique(prefix) {
 }
 
 /**
- * A labelled range with its value written beside it. A first value outside the range widens it: what is written is what is used.
- * @param {{label: string, min: number, max: number, step?: number, value: number, format?: (x: number) => string, oninput: (x: number) => void}} o
+ * A labelled range with its value written beside it. A first value
+ * outside the range widens it: what is written is what is used.
+ * @param {{label: string, min: number, max: number, step?: number, value: number,
+ *   format?: (x: number) => string, oninput: (x: number) => void}} o
  */
 export function slider({ label, min, max, step = 1, value, format = String, oninput }) {
   const id = unique("slider");
   const output = h("output", { for: id });
-  const input = /** @type {HTMLInputElement} */ (h("input", { type: "range", id, min: Math.min(min, value), max: Math.max(max, value), step, value }));
+  const input = /** @type {HTMLInputElement} */ (
+    h("input", { type: "range", id, min: Math.min(min, value), max: Math.max(max, value), step, value })
+  );
   // of a value between two steps the handle stands at the nearer, but the words say the value
   const show = (/** @type {number} */ x) => {
     output.textContent = format(x);
@@ -75,7 +85,8 @@ export function slider({ label, min, max, step = 1, value, format = String, onin
 
 /**
  * A labelled list of options.
- * @param {{label: string, options: [string, string][], value: string, onchange: (value: string) => void}} o pairs of value and text
+ * @param {{label: string, options: [string, string][], value: string,
+ *   onchange: (value: string) => void}} o pairs of value and text
  */
 export function choice({ label, options, value, onchange }) {
   const id = unique("choice");
@@ -99,12 +110,21 @@ export function button(label, onclick) {
 }
 
 /**
- * A button that copies a text and says so; where the clipboard is closed to a page it offers the text selected.
+ * A button that copies a text and says so; where the
+ * clipboard is closed to a page it offers the text selected.
  * @param {string} label @param {() => string} text
  */
 export function copyButton(label, text) {
   const said = h("span", { role: "status", class: "ll-said" });
-  const area = /** @type {HTMLTextAreaElement} */ (h("textarea", { class: "ll-copy", readonly: true, hidden: true, rows: 4, "aria-label": "The values as text" }));
+  const area = /** @type {HTMLTextAreaElement} */ (
+    h("textarea", {
+      class: "ll-copy",
+      readonly: true,
+      hidden: true,
+      rows: 4,
+      "aria-label": "The values as text",
+    })
+  );
   const element = button(label, async () => {
     try {
       await navigator.clipboard.writeText(text());

@@ -7,7 +7,11 @@ import { format, lastDigit } from "./number.js";
  * @param {number} total @param {number} value
  */
 export function agrees(total, value) {
-  return total === value || (Number.isNaN(total) && Number.isNaN(value)) || Math.abs(total - value) <= Math.max(lastDigit(value), 1e-9);
+  return (
+    total === value ||
+    (Number.isNaN(total) && Number.isNaN(value)) ||
+    Math.abs(total - value) <= Math.max(lastDigit(value), 1e-9)
+  );
 }
 
 /** @param {string} where @param {number} value @param {import("./explain.js").Explanation} explanation */
@@ -17,7 +21,22 @@ export function formula(where, value, explanation) {
     "div",
     { class: "ll-formula" },
     h("div", { class: "ll-what" }, `${where}: ${explanation.formula}`),
-    ...explanation.lines.map((line) => h("div", { class: "ll-arithmetic" }, /^([-(\d]|max\()/.test(line) && !line.includes(" = ") ? `= ${line}` : line)),
-    h("div", { class: "ll-arithmetic" }, `= ${format(explanation.total)} `, h("span", { class: ok ? "ll-ok" : "ll-wrong" }, ok ? "✓ the value shown" : `✗ the value shown is ${format(value)}`)),
+    ...explanation.lines.map((line) =>
+      h(
+        "div",
+        { class: "ll-arithmetic" },
+        /^([-(\d]|max\()/.test(line) && !line.includes(" = ") ? `= ${line}` : line,
+      ),
+    ),
+    h(
+      "div",
+      { class: "ll-arithmetic" },
+      `= ${format(explanation.total)} `,
+      h(
+        "span",
+        { class: ok ? "ll-ok" : "ll-wrong" },
+        ok ? "✓ the value shown" : `✗ the value shown is ${format(value)}`,
+      ),
+    ),
   );
 }

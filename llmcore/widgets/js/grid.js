@@ -7,8 +7,9 @@ import { format } from "./number.js";
 /**
  * @typedef {{
  *   label: string, rows: string[], cols: string[], value: (r: number, c: number) => number, scale: Scale,
- *   onMove?: (r: number, c: number, cell: HTMLElement) => void, onLeave?: () => void, onChoose?: (r: number, c: number) => void,
- *   digits?: number, text?: (x: number, r: number, c: number) => string, compact?: boolean, highlight?: boolean,
+ *   onMove?: (r: number, c: number, cell: HTMLElement) => void, onLeave?: () => void,
+ *   onChoose?: (r: number, c: number) => void, digits?: number, compact?: boolean,
+ *   text?: (x: number, r: number, c: number) => string,
  * }} GridOptions
  */
 
@@ -36,8 +37,18 @@ export function grid(options) {
       }),
     ),
   );
-  const head = h("tr", {}, h("td", { class: "ll-corner" }), ...cols.map((name) => h("th", { scope: "col", title: name }, h("span", {}, name))));
-  const table = h("table", { role: "grid", "aria-label": label, class: compact ? "ll-grid ll-compact" : "ll-grid" }, h("thead", {}, head), h("tbody", {}, ...body));
+  const head = h(
+    "tr",
+    {},
+    h("td", { class: "ll-corner" }),
+    ...cols.map((name) => h("th", { scope: "col", title: name }, h("span", {}, name))),
+  );
+  const table = h(
+    "table",
+    { role: "grid", "aria-label": label, class: compact ? "ll-grid ll-compact" : "ll-grid" },
+    h("thead", {}, head),
+    h("tbody", {}, ...body),
+  );
   const element = h("div", { class: "ll-scroll" }, table);
 
   /** @param {EventTarget | null} target @returns {[number, number] | null} */
@@ -70,9 +81,16 @@ export function grid(options) {
     const last = [rows.length - 1, cols.length - 1];
     /** @type {Record<string, [number, number]>} */
     const moves = {
-      ArrowUp: [r - 1, c], ArrowDown: [r + 1, c], ArrowLeft: [r, c - 1], ArrowRight: [r, c + 1],
-      Home: event.ctrlKey ? [0, 0] : [r, 0], End: event.ctrlKey ? [last[0], last[1]] : [r, last[1]],
-      PageUp: [r - 8, c], PageDown: [r + 8, c], Enter: [r, c], " ": [r, c],
+      ArrowUp: [r - 1, c],
+      ArrowDown: [r + 1, c],
+      ArrowLeft: [r, c - 1],
+      ArrowRight: [r, c + 1],
+      Home: event.ctrlKey ? [0, 0] : [r, 0],
+      End: event.ctrlKey ? [last[0], last[1]] : [r, last[1]],
+      PageUp: [r - 8, c],
+      PageDown: [r + 8, c],
+      Enter: [r, c],
+      " ": [r, c],
     };
     const to = moves[event.key];
     if (!to) return;
@@ -102,7 +120,10 @@ export function grid(options) {
       if (focus) cell.focus();
       if (!silent) onChoose?.(r, c);
     },
-    /** Mark the cells that took part, and no others. @param {[number, number][]} list @param {string} [name] */
+    /**
+     * Mark the cells that took part, and no others.
+     * @param {[number, number][]} list @param {string} [name]
+     */
     mark(list, name = "ll-mark") {
       for (const row of cells) for (const cell of row) cell.classList.remove(name);
       for (const [r, c] of list) cells[r]?.[c]?.classList.add(name);

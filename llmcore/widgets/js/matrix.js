@@ -9,7 +9,8 @@ import { tooltip } from "./tooltip.js";
 /** @typedef {import("./dom.js").Link} Link */
 
 /**
- * @param {HTMLElement} root @param {{array: import("./tensor.js").Shipped, note: string}} state @param {Link} link
+ * @param {HTMLElement} root
+ * @param {{array: import("./tensor.js").Shipped, note: string}} state @param {Link} link
  */
 export function matrix(root, state, link) {
   const t = tensor(state.array);
@@ -76,14 +77,19 @@ export function matrix(root, state, link) {
       ...sliders.elements,
       choice({
         label: "colours",
-        options: [["diverging", "around 0"], ["sequential", "low to high"]],
+        options: [
+          ["diverging", "around 0"],
+          ["sequential", "low to high"],
+        ],
         value: kind,
         onchange: (next) => {
           kind = next === "sequential" ? "sequential" : "diverging";
           refresh(true);
         },
       }),
-      copyButton("copy as text", () => t.rows.map((_, r) => t.cols.map((__, c) => format(value(r, c), 6)).join("\t")).join("\n")),
+      copyButton("copy as text", () =>
+        t.rows.map((_, r) => t.cols.map((__, c) => format(value(r, c), 6)).join("\t")).join("\n"),
+      ),
     ),
     table.element,
     h("div", { class: "ll-below" }, key, bars),
@@ -91,7 +97,8 @@ export function matrix(root, state, link) {
   );
   if (state.note) root.append(h("p", { class: "ll-note" }, state.note));
   refresh(false);
-  readout.textContent = `${t.R} × ${t.C}: ${summary(slice())}. Choose a cell with the mouse, a finger or the arrow keys.`;
+  const how = "Choose a cell with the mouse, a finger or the arrow keys.";
+  readout.textContent = `${t.R} × ${t.C}: ${summary(slice())}. ${how}`;
   link.on("selection", follow);
   follow();
 }
@@ -100,8 +107,19 @@ export function matrix(root, state, link) {
 function columns(values) {
   const { counts, min, width } = histogram(values, 24);
   const top = Math.max(...counts, 1);
-  const parts = counts.map((n, i) => svg("rect", { x: i * 8, y: 40 - (38 * n) / top, width: 7, height: (38 * n) / top }, svg("title", {}, `${format(min + i * width, 3)} to ${format(min + (i + 1) * width, 3)}: ${n}`)));
+  const parts = counts.map((n, i) =>
+    svg(
+      "rect",
+      { x: i * 8, y: 40 - (38 * n) / top, width: 7, height: (38 * n) / top },
+      svg("title", {}, `${format(min + i * width, 3)} to ${format(min + (i + 1) * width, 3)}: ${n}`),
+    ),
+  );
   const most = counts.indexOf(top);
-  const words = Number.isFinite(min) ? `Histogram of ${values.length} values; most, ${top}, lie near ${format(min + (most + 0.5) * width, 3)}` : "Histogram: no finite value";
-  return [svg("svg", { viewBox: "0 0 192 40", role: "img", "aria-label": words, class: "ll-bars" }, ...parts), h("div", { class: "ll-caption", "aria-hidden": "true" }, "histogram")];
+  const words = Number.isFinite(min)
+    ? `Histogram of ${values.length} values; most, ${top}, lie near ${format(min + (most + 0.5) * width, 3)}`
+    : "Histogram: no finite value";
+  return [
+    svg("svg", { viewBox: "0 0 192 40", role: "img", "aria-label": words, class: "ll-bars" }, ...parts),
+    h("div", { class: "ll-caption", "aria-hidden": "true" }, "histogram"),
+  ];
 }

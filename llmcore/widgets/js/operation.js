@@ -1,4 +1,5 @@
-// OperationInspector: operands and result side by side; a chosen result cell shows where it came from. See operation.py.
+// OperationInspector: operands and result side by side; a chosen
+// result cell shows where it came from. See operation.py.
 import { scaleOf } from "./color.js";
 import { h } from "./dom.js";
 import { EXPLAIN, SIGN } from "./explain.js";
@@ -13,15 +14,22 @@ import { tooltip } from "./tooltip.js";
 
 /**
  * @param {HTMLElement} root
- * @param {{op: string, operands: Record<string, Shipped>, result: Shipped, options: Record<string, any>}} state @param {Link} link
+ * @param {{op: string, operands: Record<string, Shipped>, result: Shipped,
+ *   options: Record<string, any>}} state @param {Link} link
  */
 export function operation(root, state, link) {
   const tip = tooltip(root);
-  const operands = Object.fromEntries(Object.entries(state.operands).map(([name, shipped]) => [name, tensor(shipped)]));
+  const operands = Object.fromEntries(
+    Object.entries(state.operands).map(([name, shipped]) => [name, tensor(shipped)]),
+  );
   const result = tensor(state.result);
   const said = h("div", { class: "ll-readout", role: "status" });
 
-  /** A panel: title, sliders, table. @param {import("./explain.js").Tensor} t @param {(lead: number[], r: number, c: number) => void} [onChoose] */
+  /**
+   * A panel: title, sliders, table.
+   * @param {import("./explain.js").Tensor} t
+   * @param {(lead: number[], r: number, c: number) => void} [onChoose]
+   */
   function panel(t, onChoose) {
     const sliders = leads(t, () => refresh(true));
     const table = grid({
@@ -31,7 +39,8 @@ export function operation(root, state, link) {
       value: (r, c) => t.at(sliders.lead, r, c),
       scale: scaleOf(t.scale, t.values),
       compact: t.C > 24,
-      onMove: (r, c, cell) => tip.show(cell, `${t.where(sliders.lead, r, c)} = ${format(t.at(sliders.lead, r, c))}`),
+      onMove: (r, c, cell) =>
+        tip.show(cell, `${t.where(sliders.lead, r, c)} = ${format(t.at(sliders.lead, r, c))}`),
       onLeave: () => tip.hide(),
       onChoose: (r, c) => onChoose?.(sliders.lead, r, c),
     });
@@ -39,7 +48,18 @@ export function operation(root, state, link) {
       table.show((r, c) => t.at(sliders.lead, r, c), scaleOf(t.scale, t.values));
       if (speak) onChoose?.(sliders.lead, table.cursor[0], table.cursor[1]);
     };
-    const element = h("div", { class: "ll-panel" }, h("div", { class: "ll-title" }, t.name, h("span", { class: "ll-shape" }, ` ${[...t.leading, t.R, t.C].join(" × ")}`)), ...sliders.elements, table.element);
+    const element = h(
+      "div",
+      { class: "ll-panel" },
+      h(
+        "div",
+        { class: "ll-title" },
+        t.name,
+        h("span", { class: "ll-shape" }, ` ${[...t.leading, t.R, t.C].join(" × ")}`),
+      ),
+      ...sliders.elements,
+      table.element,
+    );
     return { element, table, sliders, refresh };
   }
 
@@ -65,8 +85,24 @@ export function operation(root, state, link) {
   }
 
   const names = Object.keys(panels);
-  const row = names.flatMap((name, i) => (i ? [h("div", { class: "ll-sign", "aria-hidden": "true" }, i === 1 ? (SIGN[state.op] ?? ",") : "+"), panels[name].element] : [panels[name].element]));
-  root.append(h("div", { class: "ll-panels" }, ...row, h("div", { class: "ll-sign", "aria-hidden": "true" }, "="), out.element), said);
+  const row = names.flatMap((name, i) =>
+    i
+      ? [
+          h("div", { class: "ll-sign", "aria-hidden": "true" }, i === 1 ? (SIGN[state.op] ?? ",") : "+"),
+          panels[name].element,
+        ]
+      : [panels[name].element],
+  );
+  root.append(
+    h(
+      "div",
+      { class: "ll-panels" },
+      ...row,
+      h("div", { class: "ll-sign", "aria-hidden": "true" }, "="),
+      out.element,
+    ),
+    said,
+  );
 
   function follow() {
     const found = result.find(link.get("selection") ?? []) ?? [result.leading.map(() => 0), 0, 0];

@@ -7,9 +7,16 @@ import { format } from "./number.js";
 
 /** @typedef {import("./dom.js").Link} Link */
 
-const RUNNERS = /** @type {const} */ ([["sgd", "SGD"], ["momentum", "momentum 0.9"], ["adam", "Adam"]]);
+const RUNNERS = /** @type {const} */ ([
+  ["sgd", "SGD"],
+  ["momentum", "momentum 0.9"],
+  ["adam", "Adam"],
+]);
 
-/** @param {HTMLElement} root @param {{land: string, condition: number, steps: number, lr: Record<string, number>}} state @param {Link} link */
+/**
+ * @param {HTMLElement} root @param {{land: string, condition: number,
+ *   steps: number, lr: Record<string, number>}} state @param {Link} link
+ */
 export function race(root, state, link) {
   let land = LANDSCAPES[state.land];
   let k = state.condition;
@@ -21,24 +28,53 @@ export function race(root, state, link) {
     start = [x, y];
     show();
   });
-  const curve = chart({ describe: "Loss against step for three optimizers", x: { label: "step" }, y: { label: "loss above the least", log: true, from: 1e-6 }, series: RUNNERS.map(([, name]) => ({ name, points: [[0, 1], [1, 1]] })) });
+  const curve = chart({
+    describe: "Loss against step for three optimizers",
+    x: { label: "step" },
+    y: { label: "loss above the least", log: true, from: 1e-6 },
+    series: RUNNERS.map(([, name]) => ({
+      name,
+      points: [
+        [0, 1],
+        [1, 1],
+      ],
+    })),
+  });
 
   function show() {
     const f = (/** @type {number} */ x, /** @type {number} */ y) => land.f(x, y, k);
-    const paths = RUNNERS.map(([kind], series) => ({ points: path(kind, land, k, lr[kind], steps, start), series }));
+    const paths = RUNNERS.map(([kind], series) => ({
+      points: path(kind, land, k, lr[kind], steps, start),
+      series,
+    }));
     let least = Infinity;
     let most = -Infinity;
-    for (let i = 0; i <= 60; i += 1) for (let j = 0; j <= 60; j += 1) {
-      const z = f(land.from[0] + ((land.to[0] - land.from[0]) * i) / 60, land.from[1] + ((land.to[1] - land.from[1]) * j) / 60);
-      least = Math.min(least, z);
-      most = Math.max(most, z);
-    }
+    for (let i = 0; i <= 60; i += 1)
+      for (let j = 0; j <= 60; j += 1) {
+        const z = f(
+          land.from[0] + ((land.to[0] - land.from[0]) * i) / 60,
+          land.from[1] + ((land.to[1] - land.from[1]) * j) / 60,
+        );
+        least = Math.min(least, z);
+        most = Math.max(most, z);
+      }
     for (const p of paths) for (const point of p.points) least = Math.min(least, f(...point));
     picture.draw(f, land.from, land.to, levels(least, most, 11), paths);
-    curve.update(paths.map((p, i) => ({ name: RUNNERS[i][1], points: p.points.map((point, t) => [t, Math.max(1e-6, Math.min(1e6, f(...point) - least))]) })));
-    const ends = paths.map((p, i) => `${RUNNERS[i][1]} ${p.points.length <= steps ? "has left the map" : format(f(...p.points[steps]))}`);
+    curve.update(
+      paths.map((p, i) => ({
+        name: RUNNERS[i][1],
+        points: p.points.map((point, t) => [t, Math.max(1e-6, Math.min(1e6, f(...point) - least))]),
+      })),
+    );
+    const ends = paths.map(
+      (p, i) =>
+        `${RUNNERS[i][1]} ${p.points.length <= steps ? "has left the map" : format(f(...p.points[steps]))}`,
+    );
     said.textContent = `loss after ${steps} steps: ${ends.join(", ")}`;
-    link.set("losses", paths.map((p) => (p.points.length <= steps ? null : f(...p.points[steps]))));
+    link.set(
+      "losses",
+      paths.map((p) => (p.points.length <= steps ? null : f(...p.points[steps]))),
+    );
   }
   root.append(
     h(
@@ -46,7 +82,9 @@ export function race(root, state, link) {
       { class: "ll-tools" },
       choice({
         label: "loss",
-        options: Object.entries(LANDSCAPES).map(([name, l]) => /** @type {[string, string]} */ ([name, l.name])),
+        options: Object.entries(LANDSCAPES).map(
+          ([name, l]) => /** @type {[string, string]} */ ([name, l.name]),
+        ),
         value: state.land,
         onchange: (name) => {
           land = LANDSCAPES[name];
@@ -54,9 +92,29 @@ export function race(root, state, link) {
           show();
         },
       }),
-      slider({ label: "condition number k", min: 0, max: 2, step: 0.05, value: Math.log10(k), format: (x) => format(10 ** x, 3), oninput: (x) => ((k = 10 ** x), show()) }).element,
-      slider({ label: "steps", min: 1, max: 300, value: steps, oninput: (x) => ((steps = x), show()) }).element,
-      ...RUNNERS.map(([kind, name]) => slider({ label: `lr ${name}`, min: -3, max: 0.5, step: 0.05, value: Math.log10(lr[kind]), format: (x) => format(10 ** x, 3), oninput: (x) => ((lr[kind] = 10 ** x), show()) }).element),
+      slider({
+        label: "condition number k",
+        min: 0,
+        max: 2,
+        step: 0.05,
+        value: Math.log10(k),
+        format: (x) => format(10 ** x, 3),
+        oninput: (x) => ((k = 10 ** x), show()),
+      }).element,
+      slider({ label: "steps", min: 1, max: 300, value: steps, oninput: (x) => ((steps = x), show()) })
+        .element,
+      ...RUNNERS.map(
+        ([kind, name]) =>
+          slider({
+            label: `lr ${name}`,
+            min: -3,
+            max: 0.5,
+            step: 0.05,
+            value: Math.log10(lr[kind]),
+            format: (x) => format(10 ** x, 3),
+            oninput: (x) => ((lr[kind] = 10 ** x), show()),
+          }).element,
+      ),
     ),
     h("div", { class: "ll-pair" }, picture.element, curve.element),
     said,

@@ -1,4 +1,5 @@
-// SamplingExplorer: logits to probabilities under temperature, top-k, top-p and min-p, and draws. See sampling.py.
+// SamplingExplorer: logits to probabilities under temperature,
+// top-k, top-p and min-p, and draws. See sampling.py.
 import { button, h, slider } from "./dom.js";
 import { format, softmax } from "./number.js";
 
@@ -8,12 +9,17 @@ import { format, softmax } from "./number.js";
 const ROWS = 20;
 
 /**
- * Probabilities after the rules, in the order of llmcore.sampling: temperature, top-k, top-p, min-p. Tokens that are cut have 0.
+ * Probabilities after the rules, in the order of llmcore.sampling:
+ * temperature, top-k, top-p, min-p. Tokens that are cut have 0.
  * @param {number[]} logits @param {Rules} rules
  */
 export function shaped(logits, { temperature, k, p, min }) {
   let now = logits.map((x) => x / temperature);
-  const order = () => now.map((x, i) => ({ x, i })).sort((a, b) => b.x - a.x || a.i - b.i).map(({ i }) => i);
+  const order = () =>
+    now
+      .map((x, i) => ({ x, i }))
+      .sort((a, b) => b.x - a.x || a.i - b.i)
+      .map(({ i }) => i);
   const keep = (/** @type {Set<number>} */ kept) => now.map((x, i) => (kept.has(i) ? x : -Infinity));
   now = keep(new Set(order().slice(0, k)));
   let before = 0;
@@ -41,7 +47,10 @@ export function uniform(seed) {
   };
 }
 
-/** The first index whose cumulative probability passes u. @param {number[]} probabilities @param {number} u */
+/**
+ * The first index whose cumulative probability passes u.
+ * @param {number[]} probabilities @param {number} u
+ */
 export function pick(probabilities, u) {
   let sum = 0;
   let last = 0;
@@ -80,15 +89,28 @@ export function sampling(root, state, link) {
           h("th", { scope: "row" }, tokens[i]),
           h("td", {}, format(logits[i])),
           h("td", {}, plain[i].toFixed(4)),
-          h("td", { class: "ll-barcell" }, h("span", { class: "ll-meter", style: `--v:${(now[i] / top).toFixed(4)}`, "aria-hidden": "true" })),
+          h(
+            "td",
+            { class: "ll-barcell" },
+            h("span", {
+              class: "ll-meter",
+              style: `--v:${(now[i] / top).toFixed(4)}`,
+              "aria-hidden": "true",
+            }),
+          ),
           h("td", {}, now[i] > 0 ? now[i].toFixed(4) : "cut"),
           h("td", {}, draws ? (counts[i] / draws).toFixed(4) : ""),
         ),
       ),
     );
     const rest = order.slice(ROWS).reduce((sum, i) => sum + now[i], 0);
-    said.textContent = `${left} of ${V} tokens left, entropy ${format(entropy)} nats${V > ROWS ? `, the ${V - ROWS} tokens not listed hold ${rest.toFixed(4)}` : ""}${draws ? `; drawn ${draws} times` : ""}`;
-    link.set("probabilities", now.map((p) => Number(p.toPrecision(6))));
+    const unlisted = V > ROWS ? `, the ${V - ROWS} tokens not listed hold ${rest.toFixed(4)}` : "";
+    const drawn = draws ? `; drawn ${draws} times` : "";
+    said.textContent = `${left} of ${V} tokens left, entropy ${format(entropy)} nats${unlisted}${drawn}`;
+    link.set(
+      "probabilities",
+      now.map((p) => Number(p.toPrecision(6))),
+    );
   }
 
   /** @param {Partial<Rules>} change */
@@ -107,19 +129,54 @@ export function sampling(root, state, link) {
     show();
   }
 
-  const heads = ["token", "logit", "softmax", "", "now", "drawn"].map((t) => h("th", { scope: "col" }, t || h("span", { class: "ll-hidden" }, "bar")));
+  const heads = ["token", "logit", "softmax", "", "now", "drawn"].map((t) =>
+    h("th", { scope: "col" }, t || h("span", { class: "ll-hidden" }, "bar")),
+  );
   root.append(
     h(
       "div",
       { class: "ll-tools" },
-      slider({ label: "temperature", min: 0.05, max: 3, step: 0.05, value: 1, format: (x) => x.toFixed(2), oninput: (temperature) => set({ temperature }) }).element,
+      slider({
+        label: "temperature",
+        min: 0.05,
+        max: 3,
+        step: 0.05,
+        value: 1,
+        format: (x) => x.toFixed(2),
+        oninput: (temperature) => set({ temperature }),
+      }).element,
       slider({ label: "top-k", min: 1, max: V, value: V, oninput: (k) => set({ k }) }).element,
-      slider({ label: "top-p", min: 0.01, max: 1, step: 0.01, value: 1, format: (x) => x.toFixed(2), oninput: (p) => set({ p }) }).element,
-      slider({ label: "min-p", min: 0, max: 1, step: 0.01, value: 0, format: (x) => x.toFixed(2), oninput: (min) => set({ min }) }).element,
+      slider({
+        label: "top-p",
+        min: 0.01,
+        max: 1,
+        step: 0.01,
+        value: 1,
+        format: (x) => x.toFixed(2),
+        oninput: (p) => set({ p }),
+      }).element,
+      slider({
+        label: "min-p",
+        min: 0,
+        max: 1,
+        step: 0.01,
+        value: 0,
+        format: (x) => x.toFixed(2),
+        oninput: (min) => set({ min }),
+      }).element,
       button("draw once", () => draw(1)),
       button("draw 1,000 times", () => draw(1000)),
     ),
-    h("div", { class: "ll-scroll", tabindex: 0, role: "region", "aria-label": "Table of tokens" }, h("table", { class: "ll-list", "aria-label": "Tokens, the most probable first" }, h("thead", {}, h("tr", {}, ...heads)), body)),
+    h(
+      "div",
+      { class: "ll-scroll", tabindex: 0, role: "region", "aria-label": "Table of tokens" },
+      h(
+        "table",
+        { class: "ll-list", "aria-label": "Tokens, the most probable first" },
+        h("thead", {}, h("tr", {}, ...heads)),
+        body,
+      ),
+    ),
     said,
   );
   show();

@@ -1,4 +1,5 @@
-// Pipeline schedules as llmcore/distributed/schedules.py makes them: orders of work, when each starts, what is idle, what is held.
+// Pipeline schedules as llmcore/distributed/schedules.py makes them:
+// orders of work, when each starts, what is idle, what is held.
 
 /** @typedef {{kind: "F" | "B", microbatch: number, chunk: number}} Work */
 /** @typedef {Work & {start: number, end: number}} Span */
@@ -6,7 +7,11 @@
 /** @param {number} p @param {number} m @returns {Work[][]} */
 export function gpipe(p, m) {
   const all = Array.from({ length: m }, (_, i) => i);
-  const work = (/** @type {"F" | "B"} */ kind) => (/** @type {number} */ microbatch) => ({ kind, microbatch, chunk: 0 });
+  const work = (/** @type {"F" | "B"} */ kind) => (/** @type {number} */ microbatch) => ({
+    kind,
+    microbatch,
+    chunk: 0,
+  });
   return Array.from({ length: p }, () => [...all.map(work("F")), ...[...all].reverse().map(work("B"))]);
 }
 
@@ -16,7 +21,11 @@ export function interleaved(p, m, v) {
   const piece = (k, kind) => {
     if (v === 1) return { kind, microbatch: k, chunk: 0 };
     const chunk = Math.floor(k / p) % v;
-    return { kind, microbatch: Math.floor(k / (p * v)) * p + (k % p), chunk: kind === "F" ? chunk : v - 1 - chunk };
+    return {
+      kind,
+      microbatch: Math.floor(k / (p * v)) * p + (k % p),
+      chunk: kind === "F" ? chunk : v - 1 - chunk,
+    };
   };
   return Array.from({ length: p }, (_, stage) => {
     const ahead = v === 1 ? p - stage - 1 : 2 * (p - stage - 1) + (v - 1) * p;
@@ -29,7 +38,10 @@ export function interleaved(p, m, v) {
   });
 }
 
-/** When each work runs: as soon as its stage is free and its input is there. @param {Work[][]} orders @param {number} forward @param {number} backward @returns {Span[][]} */
+/**
+ * When each work runs: as soon as its stage is free and its input is there.
+ * @param {Work[][]} orders @param {number} forward @param {number} backward @returns {Span[][]}
+ */
 export function timeline(orders, forward, backward) {
   const p = orders.length;
   const v = 1 + Math.max(...orders.flat().map((w) => w.chunk));
@@ -47,7 +59,7 @@ export function timeline(orders, forward, backward) {
     const after = part === parts - 1 ? own : done.get(`B${w.microbatch},${part + 1}`);
     return own === undefined || after === undefined ? undefined : Math.max(own, after);
   };
-  for (let moved = true; moved; ) {
+  for (let moved = true; moved;) {
     moved = false;
     orders.forEach((order, stage) => {
       const mine = spans[stage];

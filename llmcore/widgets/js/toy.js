@@ -1,6 +1,8 @@
-// The toy decoder of llmcore.toy on the tape, and the optimizers of llmcore.optim: a whole training step in the page.
+// The toy decoder of llmcore.toy on the tape, and the optimizers
+// of llmcore.optim: a whole training step in the page.
 import { sinusoid } from "./position.js";
-import { add, apply, columns, concat, crossEntropy, layerNorm, lookup, matmul, relu, scores, softmaxRows, transpose, variable } from "./tape.js";
+import { add, apply, columns, concat, crossEntropy, layerNorm, lookup, matmul } from "./tape.js";
+import { relu, scores, softmaxRows, transpose, variable } from "./tape.js";
 
 /** @typedef {import("./tape.js").Var} Var */
 /** @typedef {{n_heads: number, norm_eps: number}} Config */
@@ -10,19 +12,31 @@ import { add, apply, columns, concat, crossEntropy, layerNorm, lookup, matmul, r
 /** @type {[string, string][]} */
 export const NAMES = [
   ["embedding.table", "E"],
-  ["decoder.blocks.0.attention_norm.weight", "gain 1"], ["decoder.blocks.0.attention_norm.bias", "bias 1"],
-  ["decoder.blocks.0.attention.W_q.weight", "W_q"], ["decoder.blocks.0.attention.W_q.bias", "b_q"],
-  ["decoder.blocks.0.attention.W_k.weight", "W_k"], ["decoder.blocks.0.attention.W_k.bias", "b_k"],
-  ["decoder.blocks.0.attention.W_v.weight", "W_v"], ["decoder.blocks.0.attention.W_v.bias", "b_v"],
-  ["decoder.blocks.0.attention.W_o.weight", "W_o"], ["decoder.blocks.0.attention.W_o.bias", "b_o"],
-  ["decoder.blocks.0.feed_forward_norm.weight", "gain 2"], ["decoder.blocks.0.feed_forward_norm.bias", "bias 2"],
-  ["decoder.blocks.0.feed_forward.up.weight", "W_up"], ["decoder.blocks.0.feed_forward.up.bias", "b_up"],
-  ["decoder.blocks.0.feed_forward.down.weight", "W_down"], ["decoder.blocks.0.feed_forward.down.bias", "b_down"],
-  ["decoder.norm.weight", "gain 3"], ["decoder.norm.bias", "bias 3"],
+  ["decoder.blocks.0.attention_norm.weight", "gain 1"],
+  ["decoder.blocks.0.attention_norm.bias", "bias 1"],
+  ["decoder.blocks.0.attention.W_q.weight", "W_q"],
+  ["decoder.blocks.0.attention.W_q.bias", "b_q"],
+  ["decoder.blocks.0.attention.W_k.weight", "W_k"],
+  ["decoder.blocks.0.attention.W_k.bias", "b_k"],
+  ["decoder.blocks.0.attention.W_v.weight", "W_v"],
+  ["decoder.blocks.0.attention.W_v.bias", "b_v"],
+  ["decoder.blocks.0.attention.W_o.weight", "W_o"],
+  ["decoder.blocks.0.attention.W_o.bias", "b_o"],
+  ["decoder.blocks.0.feed_forward_norm.weight", "gain 2"],
+  ["decoder.blocks.0.feed_forward_norm.bias", "bias 2"],
+  ["decoder.blocks.0.feed_forward.up.weight", "W_up"],
+  ["decoder.blocks.0.feed_forward.up.bias", "b_up"],
+  ["decoder.blocks.0.feed_forward.down.weight", "W_down"],
+  ["decoder.blocks.0.feed_forward.down.bias", "b_down"],
+  ["decoder.norm.weight", "gain 3"],
+  ["decoder.norm.bias", "bias 3"],
   ["head.table", "U"],
 ];
 
-/** @param {Record<string, {shape: number[], data: number[]}>} weights @returns {Record<string, Var>} short name -> parameter */
+/**
+ * @param {Record<string, {shape: number[], data: number[]}>} weights
+ * @returns {Record<string, Var>} short name -> parameter
+ */
 export function parameters(weights) {
   return Object.fromEntries(
     NAMES.map(([long, short]) => {
@@ -34,13 +48,19 @@ export function parameters(weights) {
 
 /**
  * ids (T) -> loss, each tensor named, in stages.
- * @param {Record<string, Var>} w @param {number[]} ids @param {Config} config @returns {{stages: Stage[], loss: Var, logits: Var}}
+ * @param {Record<string, Var>} w @param {number[]} ids @param {Config} config
+ * @returns {{stages: Stage[], loss: Var, logits: Var}}
  */
 export function forward(w, ids, { n_heads, norm_eps }) {
   for (const p of Object.values(w)) p.uses = [];
   const D = w.E.cols;
   const width = D / n_heads;
-  const P = variable("P", ids.length, D, ids.flatMap((_, p) => sinusoid(p, D, 10000)));
+  const P = variable(
+    "P",
+    ids.length,
+    D,
+    ids.flatMap((_, p) => sinusoid(p, D, 10000)),
+  );
   const tokens = apply(lookup, "E[ids]", [w.E], ids);
   const x = apply(add, "x", [tokens, P]);
   const n1 = apply(layerNorm, "LN(x)", [x, w["gain 1"], w["bias 1"]], norm_eps);
@@ -51,7 +71,11 @@ export function forward(w, ids, { n_heads, norm_eps }) {
   const heads = [];
   const parts = Array.from({ length: n_heads }, (_, h) => {
     const cut = { start: h * width, width };
-    const [qh, kh, vh] = [apply(columns, `Q, head ${h}`, [q], cut), apply(columns, `K, head ${h}`, [k], cut), apply(columns, `V, head ${h}`, [v], cut)];
+    const [qh, kh, vh] = [
+      apply(columns, `Q, head ${h}`, [q], cut),
+      apply(columns, `K, head ${h}`, [k], cut),
+      apply(columns, `V, head ${h}`, [v], cut),
+    ];
     const s = apply(scores, `scores, head ${h}`, [qh, kh]);
     const p = apply(softmaxRows, `weights, head ${h}`, [s]);
     const out = apply(matmul, `head ${h}`, [p, vh]);
@@ -84,12 +108,18 @@ export function forward(w, ids, { n_heads, norm_eps }) {
   };
 }
 
-/** @typedef {{lr: number, momentum: number, betas: [number, number], eps: number, weight_decay: number}} Settings */
+/**
+ * @typedef {{lr: number, momentum: number, betas: [number,
+ *   number], eps: number, weight_decay: number}} Settings
+ */
 
 /** What each parameter becomes, as llmcore.optim computes it. State is kept between calls. */
 /** @type {Record<string, () => (params: Var[], s: Settings) => Float64Array[]>} */
 export const OPTIMIZERS = {
-  sgd: () => (params, { lr }) => params.map((p) => p.data.map((x, i) => x - lr * p.grad[i])),
+  sgd:
+    () =>
+    (params, { lr }) =>
+      params.map((p) => p.data.map((x, i) => x - lr * p.grad[i])),
   momentum: () => {
     /** @type {Float64Array[]} */
     const past = [];

@@ -1,4 +1,5 @@
-// TrainingStep: forward, loss, backward and update of the toy decoder, computed here; every tensor opens, every number explains itself.
+// TrainingStep: forward, loss, backward and update of the toy decoder,
+// computed here; every tensor opens, every number explains itself.
 import { chart } from "./axes.js";
 import { scaleOf } from "./color.js";
 import { button, choice, h, slider } from "./dom.js";
@@ -14,7 +15,8 @@ import { tooltip } from "./tooltip.js";
 
 /**
  * @param {HTMLElement} root
- * @param {{weights: Record<string, {shape: number[], data: number[]}>, ids: number[], vocabulary: [number, string][], config: import("./toy.js").Config, lr: number}} state
+ * @param {{weights: Record<string, {shape: number[], data: number[]}>, ids: number[],
+ *   vocabulary: [number, string][], config: import("./toy.js").Config, lr: number}} state
  * @param {Link} link
  */
 export function training(root, state, link) {
@@ -44,7 +46,12 @@ export function training(root, state, link) {
   const said = h("div", { class: "ll-readout", role: "status" });
   const phase = h("div", { class: "ll-step", role: "status" });
   const result = h("div", { class: "ll-readout", role: "status" });
-  const plot = chart({ describe: "Loss against the number of updates", x: { label: "updates" }, y: { label: "loss (nats a token)" }, series: [{ name: "loss", points: [[0, 0]] }] });
+  const plot = chart({
+    describe: "Loss against the number of updates",
+    x: { label: "updates" },
+    y: { label: "loss (nats a token)" },
+    series: [{ name: "loss", points: [[0, 0]] }],
+  });
 
   const params = () => NAMES.map(([, short]) => w[short]);
   const all = () => [...made, ...params()];
@@ -52,7 +59,11 @@ export function training(root, state, link) {
   /** @param {Var} v */
   const hasValue = (v) => isParameter(v) || made.indexOf(v) <= moment;
   /** A tensor has its gradient once everything that reads it has sent its share back. @param {Var} v */
-  const hasGradient = (v) => v.name !== "P" && moment >= n && (v === run.loss || (v.uses.length > 0 && v.uses.every(({ out }) => 2 * n - 1 - made.indexOf(out) <= moment)));
+  const hasGradient = (v) =>
+    v.name !== "P" &&
+    moment >= n &&
+    (v === run.loss ||
+      (v.uses.length > 0 && v.uses.every(({ out }) => 2 * n - 1 - made.indexOf(out) <= moment)));
 
   function recompute() {
     run = forward(w, ids, state.config);
@@ -90,7 +101,10 @@ export function training(root, state, link) {
     recompute();
     moment = n - 1;
     result.textContent = `${count} ${count === 1 ? "update" : "updates"}: loss ${format(before)} → ${format(run.loss.data[0])}`;
-    link.set("losses", losses.map((x) => Number(x.toPrecision(10))));
+    link.set(
+      "losses",
+      losses.map((x) => Number(x.toPrecision(10))),
+    );
     show();
   }
 
@@ -108,12 +122,20 @@ export function training(root, state, link) {
     const v = all().find((x) => x.name === open) ?? made[0];
     draw(v);
     const forwardName = made[Math.min(moment, n - 1)].name;
-    const words = moment < n ? `forward: ${forwardName} is made` : moment < 2 * n ? `backward: ${made[2 * n - 1 - moment].name} sends its gradient to what it read` : "update: every parameter moves";
+    const words =
+      moment < n
+        ? `forward: ${forwardName} is made`
+        : moment < 2 * n
+          ? `backward: ${made[2 * n - 1 - moment].name} sends its gradient to what it read`
+          : "update: every parameter moves";
     phase.textContent = `moment ${moment + 1} of ${2 * n + 1} — ${words}`;
     moments.set(moment);
     plot.element.hidden = losses.length < 2;
-    plot.update([{ name: "loss", points: losses.length ? losses.map((y, i) => [i, y]) : [[0, run.loss.data[0]]] }]);
-    if (!result.textContent) result.textContent = `loss ${format(run.loss.data[0])} nats a token, over ${ids.length - 1} next tokens`;
+    plot.update([
+      { name: "loss", points: losses.length ? losses.map((y, i) => [i, y]) : [[0, run.loss.data[0]]] },
+    ]);
+    if (!result.textContent)
+      result.textContent = `loss ${format(run.loss.data[0])} nats a token, over ${ids.length - 1} next tokens`;
   }
 
   /** @param {{title: string, vars: Var[]}} stage */
@@ -128,8 +150,22 @@ export function training(root, state, link) {
         ...vars.map((v) => {
           const marks = [h("span", { class: "ll-shape" }, ` ${v.rows} × ${v.cols}`)];
           if (!hasValue(v)) marks.push(h("span", { class: "ll-shape" }, " not yet"));
-          if (hasGradient(v)) marks.push(h("span", { class: "ll-shape", "aria-hidden": "true" }, " ∂"), h("span", { class: "ll-hidden" }, " has its gradient"));
-          const b = h("button", { type: "button", class: "ll-leaf", "data-name": v.name, "aria-pressed": String(v.name === open) }, v.name, ...marks);
+          if (hasGradient(v))
+            marks.push(
+              h("span", { class: "ll-shape", "aria-hidden": "true" }, " ∂"),
+              h("span", { class: "ll-hidden" }, " has its gradient"),
+            );
+          const b = h(
+            "button",
+            {
+              type: "button",
+              class: "ll-leaf",
+              "data-name": v.name,
+              "aria-pressed": String(v.name === open),
+            },
+            v.name,
+            ...marks,
+          );
           b.addEventListener("click", () => {
             open = v.name;
             chosen = { part: "value", r: 0, c: 0 };
@@ -144,18 +180,35 @@ export function training(root, state, link) {
   /** Labels of a tensor's rows and columns. @param {Var} v @returns {[string[], string[]]} */
   function labels(v) {
     const T = ids.length;
-    const rows = Array.from({ length: v.rows }, (_, r) => (v.name === "E" || v.name === "U" ? token(r) : v.rows === T && !isParameter(v) ? token(ids[r]) : String(r)));
-    const cols = Array.from({ length: v.cols }, (_, c) => (v.name === "logits" || v.name === "U^T" ? token(c) : /^(scores|weights)/.test(v.name) ? token(ids[c]) : String(c)));
+    const rows = Array.from({ length: v.rows }, (_, r) =>
+      v.name === "E" || v.name === "U"
+        ? token(r)
+        : v.rows === T && !isParameter(v)
+          ? token(ids[r])
+          : String(r),
+    );
+    const cols = Array.from({ length: v.cols }, (_, c) =>
+      v.name === "logits" || v.name === "U^T"
+        ? token(c)
+        : /^(scores|weights)/.test(v.name)
+          ? token(ids[c])
+          : String(c),
+    );
     return [rows, cols];
   }
 
   /** @param {Var} v */
   function draw(v) {
     const [rows, cols] = labels(v);
-    /** @param {string} title @param {Float64Array} data @param {"value" | "gradient" | null} kind_ what a click explains */
+    /**
+     * @param {string} title @param {Float64Array} data
+     * @param {"value" | "gradient" | null} kind_ what a click explains
+     */
     const part = (title, data, kind_) => {
       const value = (/** @type {number} */ r, /** @type {number} */ c) => data[r * v.cols + c];
-      const scale = scaleOf(/^weights/.test(v.name) && kind_ === "value" ? "sequential" : "diverging", [...data]);
+      const scale = scaleOf(/^weights/.test(v.name) && kind_ === "value" ? "sequential" : "diverging", [
+        ...data,
+      ]);
       const table = grid({
         label: `${title} of ${v.name}`,
         rows,
@@ -177,14 +230,27 @@ export function training(root, state, link) {
       }
       return h("div", { class: "ll-panel" }, h("div", { class: "ll-title" }, title), table.element);
     };
-    const parts = hasValue(v) ? [part("value", v.data, "value")] : [h("p", { class: "ll-note" }, "not yet made at this moment")];
+    const parts = hasValue(v)
+      ? [part("value", v.data, "value")]
+      : [h("p", { class: "ll-note" }, "not yet made at this moment")];
     if (hasGradient(v)) parts.push(part("gradient dL/d", v.grad, "gradient"));
     if (isParameter(v) && moment === 2 * n) parts.push(part("after the update", after[v.name], null));
-    panel.replaceChildren(h("div", { class: "ll-title" }, v.name, h("span", { class: "ll-shape" }, ` ${v.rows} × ${v.cols}`)), h("div", { class: "ll-panels" }, ...parts), ...(isParameter(v) ? [editor(v)] : []));
+    panel.replaceChildren(
+      h("div", { class: "ll-title" }, v.name, h("span", { class: "ll-shape" }, ` ${v.rows} × ${v.cols}`)),
+      h("div", { class: "ll-panels" }, ...parts),
+      ...(isParameter(v) ? [editor(v)] : []),
+    );
     explain(v);
   }
 
-  const input = /** @type {HTMLInputElement} */ (h("input", { type: "number", step: "0.1", class: "ll-number", "aria-label": "New value of the chosen weight" }));
+  const input = /** @type {HTMLInputElement} */ (
+    h("input", {
+      type: "number",
+      step: "0.1",
+      class: "ll-number",
+      "aria-label": "New value of the chosen weight",
+    })
+  );
 
   /** Set one weight by hand. @param {Var} v */
   function editor(v) {
@@ -216,21 +282,60 @@ export function training(root, state, link) {
     if (part === "value") {
       if (v.op) {
         const [what, ...rest] = v.op.why(v, r, c);
-        lines.push(h("div", { class: "ll-what" }, `${name}: ${what}`), ...rest.map((t) => h("div", { class: "ll-arithmetic" }, `= ${t}`)), h("div", { class: "ll-arithmetic" }, `= ${format(at(v, r, c))}`));
-      } else lines.push(h("div", { class: "ll-what" }, `${name} = ${format(at(v, r, c))}${isParameter(v) ? ", a weight: training moves it" : ""}`));
+        lines.push(
+          h("div", { class: "ll-what" }, `${name}: ${what}`),
+          ...rest.map((t) => h("div", { class: "ll-arithmetic" }, `= ${t}`)),
+          h("div", { class: "ll-arithmetic" }, `= ${format(at(v, r, c))}`),
+        );
+      } else
+        lines.push(
+          h(
+            "div",
+            { class: "ll-what" },
+            `${name} = ${format(at(v, r, c))}${isParameter(v) ? ", a weight: training moves it" : ""}`,
+          ),
+        );
       if (isParameter(v) && moment === 2 * n) {
         const [x, d] = [at(v, r, c), v.grad[r * v.cols + c]];
         const text = kind === "sgd" ? `${format(x)} − ${format(lr)} × ${format(d)} = ` : "";
-        lines.push(h("div", { class: "ll-arithmetic" }, `after the update: ${text}${format(after[v.name][r * v.cols + c], 6)}`));
+        lines.push(
+          h(
+            "div",
+            { class: "ll-arithmetic" },
+            `after the update: ${text}${format(after[v.name][r * v.cols + c], 6)}`,
+          ),
+        );
       }
     } else {
       const value = v.grad[r * v.cols + c];
-      const shares = v.uses.map(({ out, index }) => ({ out, ...(out.op ?? { share: () => ({ text: "", value: 0 }) }).share(out, index, r, c) }));
+      const shares = v.uses.map(({ out, index }) => ({
+        out,
+        ...(out.op ?? { share: () => ({ text: "", value: 0 }) }).share(out, index, r, c),
+      }));
       const sum = v === run.loss ? 1 : shares.reduce((s, x) => s + x.value, 0);
       lines.push(
-        h("div", { class: "ll-what" }, `${name}: ${v === run.loss ? "the loss itself" : `what ${shares.length === 1 ? "its one reader sends" : `its ${shares.length} readers send`} back`}`),
-        ...shares.map((x) => h("div", { class: "ll-arithmetic" }, `from ${x.out.name}: ${x.text}${shares.length > 1 ? ` → ${format(x.value)}` : ""}`)),
-        h("div", { class: "ll-arithmetic" }, `= ${format(sum)} `, h("span", { class: agrees(sum, value) ? "ll-ok" : "ll-wrong" }, agrees(sum, value) ? "✓ the value shown" : `✗ the value shown is ${format(value)}`)),
+        h(
+          "div",
+          { class: "ll-what" },
+          `${name}: ${v === run.loss ? "the loss itself" : `what ${shares.length === 1 ? "its one reader sends" : `its ${shares.length} readers send`} back`}`,
+        ),
+        ...shares.map((x) =>
+          h(
+            "div",
+            { class: "ll-arithmetic" },
+            `from ${x.out.name}: ${x.text}${shares.length > 1 ? ` → ${format(x.value)}` : ""}`,
+          ),
+        ),
+        h(
+          "div",
+          { class: "ll-arithmetic" },
+          `= ${format(sum)} `,
+          h(
+            "span",
+            { class: agrees(sum, value) ? "ll-ok" : "ll-wrong" },
+            agrees(sum, value) ? "✓ the value shown" : `✗ the value shown is ${format(value)}`,
+          ),
+        ),
       );
     }
     said.replaceChildren(...lines);
@@ -284,7 +389,11 @@ export function training(root, state, link) {
       }).element,
       choice({
         label: "optimizer",
-        options: [["sgd", "SGD"], ["momentum", "SGD, momentum 0.9"], ["adamw", "AdamW"]],
+        options: [
+          ["sgd", "SGD"],
+          ["momentum", "SGD, momentum 0.9"],
+          ["adamw", "AdamW"],
+        ],
         value: kind,
         onchange: (next) => {
           kind = next;
@@ -296,7 +405,10 @@ export function training(root, state, link) {
       button("reset", () => {
         w = parameters(state.weights);
         ids = [...state.ids];
-        selects.forEach((s, t) => (/** @type {HTMLSelectElement} */ (s.querySelector("select")).value = String(ids[t])));
+        selects.forEach((s, t) => {
+          const select = s.querySelector("select");
+          if (select) select.value = String(ids[t]);
+        });
         result.textContent = "";
         moment = n - 1;
         restart();
@@ -304,7 +416,16 @@ export function training(root, state, link) {
     ),
     h("details", {}, h("summary", {}, "change the six tokens"), h("div", { class: "ll-tools" }, ...selects)),
     result,
-    h("div", { class: "ll-tools" }, button("←", () => go(moment - 1)()), moments.element, button("→", () => go(moment + 1)()), button("after forward", go(n - 1)), button("after backward", go(2 * n - 1)), button("update", go(2 * n))),
+    h(
+      "div",
+      { class: "ll-tools" },
+      button("←", () => go(moment - 1)()),
+      moments.element,
+      button("→", () => go(moment + 1)()),
+      button("after forward", go(n - 1)),
+      button("after backward", go(2 * n - 1)),
+      button("update", go(2 * n)),
+    ),
     phase,
     h("div", { class: "ll-trace" }, list, h("div", {}, panel, said)),
     plot.element,
