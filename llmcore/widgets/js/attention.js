@@ -2,10 +2,10 @@
 // cell shows its score and its weight computed. See attention.py.
 import { scaleOf } from "./color.js";
 import { choice, h, slider } from "./dom.js";
-import { EXPLAIN } from "./explain.js";
 import { formula } from "./formula.js";
 import { grid, reveal } from "./grid.js";
 import { dot, format, softmax } from "./number.js";
+import { OPERATIONS } from "./operations.js";
 import { tensor } from "./tensor.js";
 import { tooltip } from "./tooltip.js";
 
@@ -77,7 +77,7 @@ export function attention(root, state, link) {
   /** @param {number} t @param {number} s */
   function say(t, s) {
     const here = layers[layer];
-    const score = EXPLAIN.scores({
+    const score = OPERATIONS.scores.explain({
       operands: { q: here.q, k: here.k },
       options: state.rule,
       lead: [head],
@@ -94,7 +94,13 @@ export function attention(root, state, link) {
       axes: ["query", "key"],
       scale: "diverging",
     });
-    const weight = EXPLAIN.softmax({ operands: { A: tensor(row) }, options: {}, lead: [], r: 0, c: s });
+    const weight = OPERATIONS.softmax.explain({
+      operands: { A: tensor(row) },
+      options: {},
+      lead: [],
+      r: 0,
+      c: s,
+    });
     said.replaceChildren(
       formula(`score of ${q.rows[t]} for ${k.rows[s]}`, now.scores[t][s], score),
       formula(`weight of ${k.rows[s]}`, now.weights[t][s], weight),

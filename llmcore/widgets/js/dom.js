@@ -17,6 +17,25 @@ export function h(tag, attributes = {}, ...children) {
   return /** @type {HTMLElement} */ (fill(document.createElement(tag), attributes, children));
 }
 
+/** A box of a class. @param {string} className @param {...Child} children */
+export const div = (className, ...children) => h("div", { class: className }, ...children);
+
+/** A piece of text of a class. @param {string} className @param {...Child} children */
+export const span = (className, ...children) => h("span", { class: className }, ...children);
+
+/** A remark below or beside a figure. @param {...Child} children */
+export const note = (...children) => h("p", { class: "ll-note" }, ...children);
+
+/** What a screen reader reads out when it changes. @param {string} [className] */
+export const status = (className = "ll-readout") => h("div", { class: className, role: "status" });
+
+/**
+ * A number beside what its arithmetic gives: "✓ the value shown", or what is shown instead.
+ * @param {boolean} ok @param {string} right @param {string} wrong
+ */
+export const verdict = (ok, right, wrong) =>
+  h("span", { class: ok ? "ll-ok" : "ll-wrong" }, ok ? `✓ ${right}` : `✗ ${wrong}`);
+
 /**
  * The same for SVG.
  * @param {string} tag @param {Record<string, any>} [attributes]

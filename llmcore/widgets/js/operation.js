@@ -2,10 +2,10 @@
 // result cell shows where it came from. See operation.py.
 import { scaleOf } from "./color.js";
 import { h } from "./dom.js";
-import { EXPLAIN, SIGN } from "./explain.js";
 import { formula } from "./formula.js";
 import { grid, reveal } from "./grid.js";
 import { format } from "./number.js";
+import { OPERATIONS } from "./operations.js";
 import { leads, tensor } from "./tensor.js";
 import { tooltip } from "./tooltip.js";
 
@@ -27,7 +27,7 @@ export function operation(root, state, link) {
 
   /**
    * A panel: title, sliders, table.
-   * @param {import("./explain.js").Tensor} t
+   * @param {import("./operations.js").Tensor} t
    * @param {(lead: number[], r: number, c: number) => void} [onChoose]
    */
   function panel(t, onChoose) {
@@ -71,7 +71,7 @@ export function operation(root, state, link) {
 
   /** @param {number[]} lead @param {number} r @param {number} c */
   function explain(lead, r, c) {
-    const found = EXPLAIN[state.op]({ operands, options: state.options, lead: [...lead], r, c });
+    const found = OPERATIONS[state.op].explain({ operands, options: state.options, lead: [...lead], r, c });
     for (const [name, p] of Object.entries(panels)) {
       const used = found.used[name];
       if (used) {
@@ -88,7 +88,11 @@ export function operation(root, state, link) {
   const row = names.flatMap((name, i) =>
     i
       ? [
-          h("div", { class: "ll-sign", "aria-hidden": "true" }, i === 1 ? (SIGN[state.op] ?? ",") : "+"),
+          h(
+            "div",
+            { class: "ll-sign", "aria-hidden": "true" },
+            i === 1 ? (OPERATIONS[state.op].sign ?? ",") : "+",
+          ),
           panels[name].element,
         ]
       : [panels[name].element],
