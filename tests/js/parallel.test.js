@@ -2,9 +2,16 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { BUSIEST, advance, duration, initial, sent } from "../../llmcore/widgets/js/collective.js";
 import { predict } from "../../llmcore/widgets/js/plan.js";
-import { bubble, gpipe, holding, interleaved, name, timeline } from "../../llmcore/widgets/js/schedule.js";
+import {
+  bubble,
+  gpipe,
+  holding,
+  interleaved,
+  name as nameOf,
+  timeline,
+} from "../../llmcore/widgets/js/schedule.js";
+import * as simulator from "../../llmcore/widgets/js/simulator.js";
 import { bytes, seconds } from "../../llmcore/widgets/js/units.js";
 
 const { collectives, pipelines, plans } = JSON.parse(readFileSync(process.env.LLMCORE_FIXTURES, "utf8"));
@@ -15,7 +22,7 @@ test("every collective, played to its end, leaves what its name says", () => {
   const { schedules, values } = collectives.state;
   for (const c of collectives.cases) {
     const schedule = schedules[c.name][c.p];
-    const end = schedule.reduce(advance, initial(c.name, c.p, values));
+    const end = schedule.reduce(simulator.advance, simulator.buffers(c.name, c.p, values));
     const what = c.name.split(" ")[1];
     end.forEach((row, r) =>
       row.forEach((held, k) => {
@@ -37,9 +44,9 @@ test("every collective, played to its end, leaves what its name says", () => {
 test("after every step a value is the sum of the parts that are said to be in it, each once", () => {
   const { schedules, values } = collectives.state;
   for (const c of collectives.cases) {
-    let buffers = initial(c.name, c.p, values);
+    let buffers = simulator.buffers(c.name, c.p, values);
     for (const step of schedules[c.name][c.p]) {
-      buffers = advance(buffers, step);
+      buffers = simulator.advance(buffers, step);
       for (const row of buffers) {
         row.forEach((held, k) => {
           if (!held) return;
@@ -57,10 +64,51 @@ test("after every step a value is the sum of the parts that are said to be in it
 test("bytes of the busiest rank and the time are Python's", () => {
   for (const c of collectives.cases) {
     const schedule = collectives.state.schedules[c.name][c.p];
-    close(Math.max(...sent(schedule, schedule.length, c.p, 3000)), c.busiest, c.name);
-    close(BUSIEST[c.name].share(c.p) * 3000, c.busiest, c.name);
-    close(duration(c.name, schedule.length, c.p, 3000, 1e-3, 1e6), c.seconds, c.name);
+    close(Math.max(...simulator.sent(schedule, schedule.length, c.p, 3000)), c.busiest, c.name);
+    close(simulator.COLLECTIVES[c.name].share(c.p) * 3000, c.busiest, c.name);
+    close(simulator.duration(c.name, schedule.length, c.p, 3000, 1e-3, 1e6), c.seconds, c.name);
   }
+});
+
+test("the page knows every collective that Python ships", () => {
+  const { schedules } = collectives.state;
+  assert.deepEqual(Object.keys(schedules), Object.keys(simulator.COLLECTIVES));
+  for (const [name, { halves, other }] of Object.entries(simulator.COLLECTIVES)) {
+    assert.equal(halves === undefined, other === undefined, name);
+    if (other) assert.equal(simulator.COLLECTIVES[other].other, name);
+  }
+});
+
+test("the simulator: steps stay inside, a change begins anew, nothing is changed in place", () => {
+  const start = simulator.initial(collectives.state, 99);
+  assert.equal(start.step, simulator.scheduleOf(start).length);
+  const before = structuredClone(start);
+  const chosen = simulator.choosing(start, 3, 2);
+  const fewer = simulator.withRanks(chosen, 2);
+  assert.deepEqual([fewer.ranks, fewer.step, fewer.chosen], [2, 0, [1, 1]]);
+  const tree = simulator.withCollective(chosen, "tree reduce");
+  assert.deepEqual([tree.name, tree.step, tree.chosen], ["tree reduce", 0, [3, 2]]);
+  assert.equal(simulator.withBytes(chosen, 12).step, start.step);
+  for (const step of [-1, 0, 2, 1e9]) {
+    const found = simulator.atStep(tree, step).step;
+    assert.equal(found, Math.max(0, Math.min(simulator.scheduleOf(tree).length, step)));
+  }
+  assert.deepEqual(start, before);
+  assert.equal(simulator.played(start).length, simulator.scheduleOf(start).length + 1);
+});
+
+test("a phase says which half of an all-reduce it belongs to", () => {
+  const said = (name) => {
+    const state = simulator.withCollective(simulator.initial(collectives.state, 0), name);
+    const last = simulator.scheduleOf(state).length;
+    return [0, 1, last].map((step) => simulator.phase(simulator.atStep(state, step)));
+  };
+  const [before, first, last] = said("ring all-reduce");
+  assert.equal(before, "before the first step; after the last, every rank holds the sum");
+  assert.match(first, /^step 1 of 6 — reduce-scatter: 0 → 1 chunk 3 \(added\), /);
+  assert.match(last, /^step 6 of 6 — all-gather: .*\(copied\)$/);
+  assert.match(said("tree all-reduce")[1], /^step 1 of 4 — reduce: 2 → 0 all \(added\)/);
+  assert.match(said("tree broadcast")[1], /^step 1 of 2 — 0 → 1 all \(copied\)$/);
 });
 
 test("timelines, bubbles and activations held are Python's", () => {
@@ -68,7 +116,7 @@ test("timelines, bubbles and activations held are Python's", () => {
     const orders = c.name === "gpipe" ? gpipe(c.p, c.m) : interleaved(c.p, c.m, c.v);
     const spans = timeline(orders, 1, c.backward);
     assert.deepEqual(
-      spans.map((stage) => stage.map((s) => [name(s), s.start, s.end])),
+      spans.map((stage) => stage.map((s) => [nameOf(s), s.start, s.end])),
       c.spans,
     );
     close(bubble(spans), c.bubble, c.name);
