@@ -20,8 +20,6 @@ from llmcore.distributed.schedules import (
     COLLECTIVES,
     bubble,
     bytes_per_rank,
-    gpipe,
-    interleaved,
     most_held,
     seconds,
     timeline,
@@ -38,6 +36,7 @@ from llmcore.widgets.attention import AttentionInspector
 from llmcore.widgets.collective import CollectiveSimulator
 from llmcore.widgets.matrix import MatrixInspector
 from llmcore.widgets.operation import OperationInspector
+from llmcore.widgets.pipeline import PipelineSchedule, make_orders
 from llmcore.widgets.planner import MemoryPlanner
 from llmcore.widgets.tokenizers import ship_tokenizer
 from llmcore.widgets.training import TrainingStep
@@ -216,10 +215,12 @@ def collectives() -> dict:
     return {"state": state, "cases": cases}
 
 
-def pipelines() -> list[dict]:
-    """Timelines, bubbles and activations held; times of 1 / 8 are exact in both languages."""
-    out = []
-    for p, m, v, backward in [
+def pipelines() -> dict:
+    """What the widget ships, every order that a reader can choose, and timelines, bubbles, activations held of some.
+
+    Times of 1 / 8 are exact in both languages.
+    """
+    some = [
         (1, 1, 1, 2),
         (4, 8, 1, 2),
         (8, 3, 1, 0.5),
@@ -227,16 +228,21 @@ def pipelines() -> list[dict]:
         (4, 8, 2, 2),
         (2, 6, 4, 1),
         (8, 8, 2, 1.5),
-    ]:
+    ]
+    cases = []
+    for p, m, v, backward in some:
         for name in ("gpipe", "1f1b") if v == 1 else ("interleaved",):
-            orders = gpipe(p, m) if name == "gpipe" else interleaved(p, m, v)
+            orders = make_orders(name, p, m, v)
             spans = timeline(orders, 1, backward)
-            out.append({
+            cases.append({
                 "name": name, "p": p, "m": m, "v": v, "backward": backward, "bubble": bubble(spans),
                 "held": [most_held(order) for order in orders],
                 "spans": [[[str(s.work), s.start, s.end] for s in stage] for stage in spans],
             })  # fmt: skip
-    return out
+    choices = [(name, p, m, 1) for name in ("gpipe", "1f1b") for p in range(1, 9) for m in range(1, 33)]
+    choices += [("interleaved", p, m, v) for v in (2, 3, 4) for p in range(1, 9) for m in range(p, 33, p)]
+    orders = [[*c, [" ".join(map(str, order)) for order in make_orders(*c)]] for c in choices]
+    return {"state": PipelineSchedule().state, "cases": cases, "orders": orders}
 
 
 def plans() -> dict:
@@ -338,6 +344,10 @@ def fixtures(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("js") / "fixtures.json"
     path.write_text(json.dumps(data), encoding="utf-8")
     return path
+
+
+def test_the_schedules_of_a_pipeline_stay_small():
+    assert len(PipelineSchedule().figure()) < 30_000
 
 
 def _merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:

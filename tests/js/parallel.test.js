@@ -3,14 +3,8 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { predict } from "../../llmcore/widgets/js/plan.js";
-import {
-  bubble,
-  gpipe,
-  holding,
-  interleaved,
-  name as nameOf,
-  timeline,
-} from "../../llmcore/widgets/js/schedule.js";
+import { bubble, holding, name as nameOf, ordersOf, timeline } from "../../llmcore/widgets/js/schedule.js";
+import * as scheduler from "../../llmcore/widgets/js/scheduler.js";
 import * as simulator from "../../llmcore/widgets/js/simulator.js";
 import { bytes, seconds } from "../../llmcore/widgets/js/units.js";
 
@@ -111,20 +105,68 @@ test("a phase says which half of an all-reduce it belongs to", () => {
   assert.match(said("tree broadcast")[1], /^step 1 of 2 — 0 → 1 all \(copied\)$/);
 });
 
-test("timelines, bubbles and activations held are Python's", () => {
-  for (const c of pipelines) {
-    const orders = c.name === "gpipe" ? gpipe(c.p, c.m) : interleaved(c.p, c.m, c.v);
-    const spans = timeline(orders, 1, c.backward);
-    assert.deepEqual(
-      spans.map((stage) => stage.map((s) => [nameOf(s), s.start, s.end])),
-      c.spans,
-    );
-    close(bubble(spans), c.bubble, c.name);
-    assert.deepEqual(
-      orders.map((order) => Math.max(...holding(order))),
-      c.held,
-    );
+/** The orders of one choice, from what the widget ships. */
+const shippedOrders = (kind, p, m, v) => ordersOf(pipelines.state.orders[kind][v][p], m);
+
+test("every order that a reader can choose is the one that Python makes", () => {
+  assert.ok(pipelines.orders.length > 600);
+  for (const [kind, p, m, v, orders] of pipelines.orders) {
+    const found = shippedOrders(kind, p, m, v).map((order) => order.map(nameOf).join(" "));
+    assert.deepEqual(found, orders, JSON.stringify([kind, p, m, v]));
   }
+});
+
+test("timelines, bubbles and activations held are Python's", () => {
+  for (const c of pipelines.cases) {
+    const orders = shippedOrders(c.name, c.p, c.m, c.v);
+    const spans = timeline(orders, 1, c.backward);
+    const found = spans.map((stage) => stage.map((s) => [nameOf(s), s.start, s.end]));
+    assert.deepEqual(found, c.spans);
+    close(bubble(spans), c.bubble, c.name);
+    const held = orders.map((order) => Math.max(...holding(order)));
+    assert.deepEqual(held, c.held);
+  }
+});
+
+test("the scheduler: choices are made to fit each other, and nothing is changed in place", () => {
+  const start = scheduler.initial(pipelines.state, 0);
+  const before = structuredClone(start);
+  const { withChoice } = scheduler;
+  const groups = withChoice(withChoice(start, { kind: "interleaved" }), { p: 5 });
+  assert.deepEqual([groups.p, groups.m, groups.v], [5, 10, 2]);
+  assert.equal(groups.note, "interleaved schedules run microbatches in groups of 5: 8 became 10");
+  assert.equal(withChoice(groups, { ratio: 1 }).note, "");
+  assert.deepEqual([withChoice(groups, { p: 7, m: 32 }).m, withChoice(groups, { v: 4 }).v], [28, 4]);
+  const plain = withChoice(groups, { kind: "gpipe" });
+  assert.deepEqual([plain.m, plain.v, plain.note], [10, 1, ""]);
+  assert.equal(withChoice(scheduler.following(start, 7), { m: 3 }).followed, 2);
+  assert.deepEqual(start, before);
+});
+
+test("every choice of the page can be drawn: its idle share is the formula's", () => {
+  const start = scheduler.initial(pipelines.state, 0);
+  for (const kind of ["gpipe", "1f1b", "interleaved"])
+    for (const p of [1, 2, 3, 5, 8])
+      for (const m of [1, 7, 32])
+        for (const v of [2, 3, 4]) {
+          const state = scheduler.withChoice(start, { kind, p, m, v });
+          assert.ok(scheduler.results(state, scheduler.run(state)).right, JSON.stringify([kind, p, m, v]));
+        }
+});
+
+test("the moment is always one at which something happens", () => {
+  const start = scheduler.initial(pipelines.state, 3.2);
+  assert.equal(start.time, 3);
+  const { end, moments, spans } = scheduler.run(start);
+  assert.equal(scheduler.atTime(start, 1e9).time, end);
+  assert.equal(scheduler.moved(scheduler.atTime(start, -5), -1).time, 0);
+  assert.equal(scheduler.moved(start, 1).time, moments[moments.indexOf(3) + 1]);
+  const work = spans[1][2];
+  const clicked = scheduler.clicked(start, work);
+  assert.deepEqual([clicked.time, clicked.followed], [work.start, work.microbatch]);
+  assert.equal(scheduler.clicked(clicked, work).followed, -1);
+  const last = scheduler.sentence(scheduler.atTime(start, end), scheduler.run(start));
+  assert.equal(last.match(/is done, holds 0/g).length, 4);
 });
 
 test("plans are predicted as Python predicts them, and refused in its words", () => {
