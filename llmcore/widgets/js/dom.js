@@ -30,6 +30,25 @@ export const note = (...children) => h("p", { class: "ll-note" }, ...children);
 export const status = (className = "ll-readout") => h("div", { class: className, role: "status" });
 
 /**
+ * A table that scrolls inside its figure.
+ * @param {{region: string, label?: string, heads: Child[], body: HTMLElement}} o heads: "" for a corner
+ */
+export function listing({ region, label, heads, body }) {
+  const head = heads.map((t) => (t === "" ? h("td", {}) : h("th", { scope: "col" }, t)));
+  const table = h(
+    "table",
+    { class: "ll-list", "aria-label": label },
+    h("thead", {}, h("tr", {}, ...head)),
+    body,
+  );
+  return h("div", { class: "ll-scroll", tabindex: 0, role: "region", "aria-label": region }, table);
+}
+
+/** A bar of a share of the cell's width. @param {number} share @param {number} [digits] */
+export const meter = (share, digits = 4) =>
+  h("span", { class: "ll-meter", style: `--v:${share.toFixed(digits)}`, "aria-hidden": "true" });
+
+/**
  * A number beside what its arithmetic gives: "✓ the value shown", or what is shown instead.
  * @param {boolean} ok @param {string} right @param {string} wrong
  */
