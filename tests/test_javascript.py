@@ -1,5 +1,6 @@
-"""The widgets' JavaScript: types by tsc, units by node's own runner, equality with Python on fixtures that Python writes."""
+"""The widgets' JavaScript: types by tsc, units by node's runner, equality with Python on fixtures."""
 
+import contextlib
 import json
 import os
 import random
@@ -78,11 +79,13 @@ def operations() -> list[OperationInspector]:
     masked[2] = -np.inf
     make = OperationInspector
     return [
-        make.matmul(x, W), make.matmul(x, W, b), make.matmul(heads, heads.transpose(0, 2, 1)), make.matmul(1e4 * x, W),
-        make.one_hot([3, 0, 3], RNG.normal(size=(5, 4))), make.add(x, x[::-1]), make.add(heads, heads), make.softmax(masked),
-        make.softmax(1000 * x), make.layer_norm(x), make.layer_norm(x, RNG.normal(size=4), RNG.normal(size=4)),
-        make.layer_norm(x, eps=0.1), make.rms_norm(x), make.rms_norm(x, RNG.normal(size=4)), make.scores(heads, heads),
-        make.scores(heads[:, -2:], heads, causal=True), make.transpose(x), make.transpose(heads), make.split_heads(x, 2),
+        make.matmul(x, W), make.matmul(x, W, b), make.matmul(heads, heads.transpose(0, 2, 1)),
+        make.matmul(1e4 * x, W), make.one_hot([3, 0, 3], RNG.normal(size=(5, 4))),
+        make.add(x, x[::-1]), make.add(heads, heads), make.softmax(masked), make.softmax(1000 * x),
+        make.layer_norm(x), make.layer_norm(x, RNG.normal(size=4), RNG.normal(size=4)),
+        make.layer_norm(x, eps=0.1), make.rms_norm(x), make.rms_norm(x, RNG.normal(size=4)),
+        make.scores(heads, heads), make.scores(heads[:, -2:], heads, causal=True),
+        make.transpose(x), make.transpose(heads), make.split_heads(x, 2),
         make.concat_heads(heads), make.relu(x),
     ]  # fmt: skip
 
@@ -91,9 +94,11 @@ def cases(tokenizer, allowed: str = "all") -> list[dict]:
     """Real text, odd characters, and random ones; the generator is seeded."""
     draw = random.Random(0)
     odd = [
-        "", " ", "hello world<eos>", "a  b\t\n\n c \r\n", "I'll I'LL he'ſ can't", "用GPU训练!你好", "👩‍🚀 🏳️‍🌈 é é",
+        "", " ", "hello world<eos>", "a  b\t\n\n c \r\n",
+        "I'll I'LL he'ſ can't", "用GPU训练!你好", "👩‍🚀 🏳️‍🌈 é é",
         "\x1c\x85\ufeff\u200b x",
-        "12345 3.14", "<|endoftext|>x<|endoftext|>", "</script><img src=x onerror=alert(1)>", "ﬁ ﬀ Ⅷ ² ½ ①", "ÅßΣς अनुच्छेद עברית",
+        "12345 3.14", "<|endoftext|>x<|endoftext|>", "</script><img src=x onerror=alert(1)>",
+        "ﬁ ﬀ Ⅷ ² ½ ①", "ÅßΣς अनुच्छेद עברית",
     ]  # fmt: skip
     alphabet = [
         *map(chr, [*range(32, 127), *range(0x4E00, 0x4E20), *range(0x1F600, 0x1F610)]),
@@ -103,12 +108,9 @@ def cases(tokenizer, allowed: str = "all") -> list[dict]:
     texts = [*odd, *made, read_text("fables.en")[:2000], read_text("fables.zh")[:600]]
     out = []
     for text in texts:
-        try:
+        # a dictionary without an unknown token refuses some; the page shows such a piece without an id
+        with contextlib.suppress(ValueError):
             out.append({"text": text, "ids": tokenizer.encode(text, allowed)})
-        except (
-            ValueError
-        ):  # a dictionary without an unknown token refuses it; the page shows such a piece without an id
-            continue
     return out
 
 
@@ -133,12 +135,8 @@ def sampling() -> list[dict]:
     out = []
     for _ in range(60):
         logits = np.round(draw.normal(size=12) * 2, 1)  # of one decimal: ties
-        t, k, p, m = (
-            float(draw.uniform(0.2, 2)),
-            int(draw.integers(1, 13)),
-            float(draw.uniform(0.05, 1)),
-            float(draw.uniform(0, 0.5)),
-        )
+        t, k = float(draw.uniform(0.2, 2)), int(draw.integers(1, 13))
+        p, m = float(draw.uniform(0.05, 1)), float(draw.uniform(0, 0.5))
         x, ids = torch.tensor(logits[None]), torch.zeros(1, 1, dtype=torch.long)
         for rule in (temperature(t), top_k(k), top_p(p), min_p(m)):
             x = rule(x, ids)
@@ -148,14 +146,15 @@ def sampling() -> list[dict]:
 
 
 def training() -> dict:
-    """Three training steps of the toy decoder in float64 by torch: values, gradients, weights after each step, for each optimizer."""
+    """Three steps of the toy decoder in float64 by torch, for each optimizer: values, gradients, weights."""
     ids = torch.tensor([IDS])
     start = toy_model().state_dict()
     made = {}
     for name in ("sgd", "momentum", "adamw"):
         model = toy_model().double()
         optimizer = {
-            "sgd": lambda p: torch.optim.SGD(p, lr=0.5), "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+            "sgd": lambda p: torch.optim.SGD(p, lr=0.5),
+            "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
             "adamw": lambda p: torch.optim.AdamW(p, lr=0.1),
         }[name](model.parameters())  # fmt: skip
         steps = []
@@ -169,8 +168,8 @@ def training() -> dict:
             optimizer.step()
             steps.append({
                 "loss": loss.item(), "values": {k: v[0].tolist() for k, v in seen.items()},
-                "value_gradients": {k: v[0].tolist() for k, v in seen.gradients.items()}, "gradients": gradients,
-                "after": {n: p.tolist() for n, p in model.named_parameters()},
+                "value_gradients": {k: v[0].tolist() for k, v in seen.gradients.items()},
+                "gradients": gradients, "after": {n: p.tolist() for n, p in model.named_parameters()},
             })  # fmt: skip
         made[name] = steps
     return {"widget": TrainingStep(start, IDS, dict(zip(IDS, TOKENS))).state, "steps": made}
@@ -184,7 +183,8 @@ def descent() -> list[dict]:
         "saddle": lambda x, y, k: x**4 / 4 - x**2 / 2 + k * y**2 / 2,
     }
     makers = {
-        "sgd": lambda p: torch.optim.SGD(p, lr=0.02), "momentum": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.02),
+        "momentum": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
         "adam": lambda p: torch.optim.Adam(p, lr=0.02),
     }  # fmt: skip
     out = []
@@ -202,13 +202,13 @@ def descent() -> list[dict]:
 
 
 def collectives() -> dict:
-    """Sums, bytes and seconds of every collective by numpy and by the formulas; the sends are those that the widget ships."""
+    """Sums, bytes and seconds of every collective by numpy and by the formulas; the sends as shipped."""
     state = CollectiveSimulator().state
     values = np.array(state["values"])
     cases = [
         {
-            "name": name, "p": p, "sum": values[:p, :p].sum(0).tolist(), "busiest": bytes_per_rank(name, p, 3000),
-            "seconds": seconds(name, p, 3000, 1e-3, 1e6),
+            "name": name, "p": p, "sum": values[:p, :p].sum(0).tolist(),
+            "busiest": bytes_per_rank(name, p, 3000), "seconds": seconds(name, p, 3000, 1e-3, 1e6),
         }
         for name in COLLECTIVES for p in range(2, 9)
     ]  # fmt: skip
@@ -216,7 +216,7 @@ def collectives() -> dict:
 
 
 def pipelines() -> dict:
-    """What the widget ships, every order that a reader can choose, and timelines, bubbles, activations held of some.
+    """The widget's state and every order that a reader can choose; timeline, bubble, activations of some.
 
     Times of 1 / 8 are exact in both languages.
     """
@@ -246,15 +246,11 @@ def pipelines() -> dict:
 
 
 def plans() -> dict:
-    """Predictions of planning.py for random plans of real and odd models, and its words where a plan cannot be."""
+    """Predictions of planning.py for random plans of real and odd models, and its refusals."""
     known = {**MODELS, "toy": TOY, "BERT": BERT_BASE} | {run.name: run.config for run in PUBLISHED[:2]}
     state = MemoryPlanner(models=known).state
     draw, cases = random.Random(0), []
-    tried = [
-        (name, path, run.plan, run.hardware, run.B, run.T)
-        for run in PUBLISHED[:2]
-        for name, path in [(run.name, "explicit")]
-    ]
+    tried = [(run.name, "explicit", run.plan, run.hardware, run.B, run.T) for run in PUBLISHED[:2]]
     while len(tried) < 120:
         name = draw.choice(list(known))
         fields = {
@@ -269,17 +265,8 @@ def plans() -> dict:
         try:
             tried.append((name, path, Plan(**fields), draw.choice(list(HARDWARE.values())), *sizes))
         except ValueError as error:
-            cases.append(
-                {
-                    "model": name,
-                    "path": path,
-                    "plan": fields,
-                    "gpu": "h100",
-                    "B": sizes[0],
-                    "T": sizes[1],
-                    "error": str(error),
-                }
-            )
+            case = {"model": name, "path": path, "plan": fields, "gpu": "h100", "B": sizes[0], "T": sizes[1]}
+            cases.append(case | {"error": str(error)})
     keys = {h.name: key for key, h in HARDWARE.items()}
     for name, path, plan, hardware, B, T in tried:
         config = replace(known[name], attention=path)
@@ -287,7 +274,8 @@ def plans() -> dict:
         try:
             time = step_time(config, plan, hardware, B, T, 0.5)
             case |= {
-                "memory": memory(config, plan, B, T), "communication": communication(config, plan, B, T), "time": time,
+                "memory": memory(config, plan, B, T), "time": time,
+                "communication": communication(config, plan, B, T),
                 "utilization": utilization(config, plan, hardware, B, T, sum(time.values())),
             }  # fmt: skip
         except ValueError as error:
@@ -303,12 +291,8 @@ def fixtures(tmp_path_factory) -> Path:
     learned = BPETokenizer.train([en, zh], 1500, [END, "<eos>"])
     shuffled = list(range(400))
     random.Random(1).shuffle(shuffled)
-    tokens = [
-        t
-        for t, _ in sorted(
-            BPETokenizer.train([en], 400, pattern="gpt2").ranks.items(), key=lambda item: item[1]
-        )
-    ]
+    ranks = BPETokenizer.train([en], 400, pattern="gpt2").ranks
+    tokens = sorted(ranks, key=ranks.__getitem__)
     by_merges = BPETokenizer(  # ids in another order than the merges, as GPT-2's own vocabulary has its bytes
         dict(zip(tokens, [*sorted(shuffled[:256]), *range(400, 544)], strict=True)),
         "gpt2",
@@ -319,7 +303,8 @@ def fixtures(tmp_path_factory) -> Path:
         "byte pairs": learned, "gpt2 pattern": BPETokenizer.train([en], 600, [END], "gpt2"),
         "gpt4 pattern": BPETokenizer.train([en], 600, [], "gpt4"),
         "by merges": by_merges, "characters": CharTokenizer.train([en[:5000]], special_tokens=["<eos>"]),
-        "words": WordTokenizer.train([en, zh[:3000]], 2000), "notes": DictionaryTokenizer(NOTES, {"<eos>": 200}),
+        "words": WordTokenizer.train([en, zh[:3000]], 2000),
+        "notes": DictionaryTokenizer(NOTES, {"<eos>": 200}),
         "notes with unknown": DictionaryTokenizer(NOTES, {"<eos>": 200, "<unk>": 0}, "<unk>"),
     }  # fmt: skip
     vector = [1.0, 0.6, 0.2, 0.8]
@@ -328,7 +313,9 @@ def fixtures(tmp_path_factory) -> Path:
     data = {
         "operations": [w.state for w in operations()],
         "tensors": [MatrixInspector(RNG.normal(size=s)).state["array"] for s in shapes],
-        "tokenizers": [{"shipped": ship_tokenizer(t, name), "cases": cases(t)} for name, t in tokenizers.items()],
+        "tokenizers": [
+            {"shipped": ship_tokenizer(t, name), "cases": cases(t)} for name, t in tokenizers.items()
+        ],
         "attention": attention(),
         "sampling": sampling(),
         "training": training(),
@@ -368,19 +355,16 @@ def test_units(fixtures):
 
 
 def test_the_bundle_is_one_module_and_one_script(tmp_path):
-    """What a notebook loads exports render, what a page loads parses as a plain script, and both hold every module."""
+    """A notebook's module exports render, a page's script parses as a script, both hold every module."""
     page = "globalThis.document = {readyState: 'complete', querySelectorAll: () => []};"
     (tmp_path / "module.mjs").write_text(bundle.for_notebooks(), encoding="utf-8")
     (tmp_path / "script.cjs").write_text(page + bundle.for_pages())
-    run(
-        "-e",
-        f"import('{tmp_path}/module.mjs').then((m) => {{ if (typeof m.default.render !== 'function') process.exit(1); }})",
-    )
+    check = "(m) => { if (typeof m.default.render !== 'function') process.exit(1); }"
+    run("-e", f"import('{tmp_path}/module.mjs').then({check})")
     run(tmp_path / "script.cjs")
     for path in bundle.FOLDER.joinpath("js").iterdir():
-        assert f"const ${path.name.removesuffix('.js')} = " in bundle.bundle(), (
-            f"{path.name} is imported by nobody"
-        )
+        declared = f"const ${path.name.removesuffix('.js')} = "
+        assert declared in bundle.bundle(), f"{path.name} is imported by nobody"
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,19 @@ test("another optimizer and a reset forget; a reset brings the shipped weights b
   assert.deepEqual([back.kind, back.lr], ["adamw", 0.1]);
 });
 
+test("a step is computed anew where something that it is made of changes, and not for a look at it", () => {
+  for (const look of [trainer.opened(start, "Q"), trainer.atMoment(start, 3)])
+    assert.ok(trainer.sameStep(look, start));
+  const changed = [
+    trainer.updated(start, 1),
+    trainer.withOptimizer(start, "adamw"),
+    trainer.withRate(start, 0.3),
+    trainer.withToken(start, 1, training.widget.ids[0]),
+    trainer.withWeight(trainer.opened(start, "W_q"), 3),
+  ];
+  for (const state of changed) assert.ok(!trainer.sameStep(state, start));
+});
+
 test("one weight set by hand is one weight", () => {
   const chosen = trainer.choosing(trainer.opened(start, "W_up"), { part: "value", r: 1, c: 2 });
   const set = trainer.withWeight(chosen, 3);

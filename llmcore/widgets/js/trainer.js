@@ -54,6 +54,10 @@ export function compute({ shipped, weights, ids, lr, kind, memory }) {
   return { stages, loss, made, params, after, memory: next.memory };
 }
 
+/** Do two states compute the same step? @param {State} a @param {State} b */
+export const sameStep = (a, b) =>
+  a.weights === b.weights && a.ids === b.ids && a.lr === b.lr && a.kind === b.kind && a.memory === b.memory;
+
 /** @param {State} state */
 export const lossOf = ({ shipped, weights, ids }) =>
   forward(parameters(weights), ids, shipped.config).loss.data[0];

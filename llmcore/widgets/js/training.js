@@ -10,7 +10,8 @@ import { format } from "./number.js";
 import { TAPED } from "./operations.js";
 import { at, explained, shares, slope } from "./tape.js";
 import { atMoment, choosing, compute, hasGradient, hasValue, initial, opened, phase } from "./trainer.js";
-import { reset, tokenOf, updated, withOptimizer, withRate, withToken, withWeight } from "./trainer.js";
+import { reset, sameStep, tokenOf, updated } from "./trainer.js";
+import { withOptimizer, withRate, withToken, withWeight } from "./trainer.js";
 import { tooltip } from "./tooltip.js";
 
 /** @typedef {import("./dom.js").Link} Link */
@@ -36,7 +37,7 @@ export function training(root, shipped, link) {
   function become(change, draw) {
     const before = state;
     state = change(state);
-    if (state !== before) step = compute(state);
+    if (!sameStep(state, before)) step = compute(state);
     if (state.losses !== before.losses)
       link.set(
         "losses",
