@@ -36,7 +36,7 @@ export const PARTS = /** @type {const} */ ([
 ]);
 export const KINDS = /** @type {const} */ (["data", "tensor", "pipeline"]);
 export const TIMES = /** @type {const} */ (["compute", "tensor", "pipeline", "bubble", "data"]);
-/** Bytes a parameter: weight, gradient, optimizer. @type {Record<string, [number, number, number]>} */
+/** Bytes per parameter: weight, gradient, optimizer. @type {Record<string, [number, number, number]>} */
 export const BYTES = { fp32: [4, 4, 8], bf16: [2, 2, 12] };
 
 const sum = (/** @type {number[]} */ list) => list.reduce((a, b) => a + b, 0);
@@ -207,7 +207,7 @@ export function memoryOf(plan, s) {
   };
 }
 
-/** How many bytes a parameter the data ranks send, as multiples of (d - 1) / d. @param {Plan} plan */
+/** How many bytes per parameter the data ranks send, as multiples of (d - 1) / d. @param {Plan} plan */
 export function dataSends(plan) {
   const [weight, gradient] = BYTES[plan.precision];
   return [

@@ -9,7 +9,7 @@ import { tooltip } from "./tooltip.js";
 
 /** @typedef {import("./dom.js").Link} Link */
 
-/** base^(-2i/d), in radians a position. @param {number} d @param {number} base */
+/** base^(-2i/d), in radians per position. @param {number} d @param {number} base */
 export const frequencies = (d, base) => Array.from({ length: d / 2 }, (_, i) => base ** ((-2 * i) / d));
 
 /**
