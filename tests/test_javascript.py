@@ -1,5 +1,6 @@
-"""The widgets' JavaScript: types by tsc, units by node's own runner, equality with Python on fixtures that Python writes."""
+"""The widgets' JavaScript: types by tsc, units by node's runner, equality with Python on fixtures."""
 
+import contextlib
 import json
 import os
 import random
@@ -20,8 +21,6 @@ from llmcore.distributed.schedules import (
     COLLECTIVES,
     bubble,
     bytes_per_rank,
-    gpipe,
-    interleaved,
     most_held,
     seconds,
     timeline,
@@ -44,6 +43,7 @@ from llmcore.widgets.attention import AttentionInspector
 from llmcore.widgets.collective import CollectiveSimulator
 from llmcore.widgets.matrix import MatrixInspector
 from llmcore.widgets.operation import OperationInspector
+from llmcore.widgets.pipeline import PipelineSchedule, make_orders
 from llmcore.widgets.planner import MemoryPlanner
 from llmcore.widgets.tokenizers import ship_tokenizer
 from llmcore.widgets.training import TrainingStep
@@ -85,11 +85,13 @@ def operations() -> list[OperationInspector]:
     masked[2] = -np.inf
     make = OperationInspector
     return [
-        make.matmul(x, W), make.matmul(x, W, b), make.matmul(heads, heads.transpose(0, 2, 1)), make.matmul(1e4 * x, W),
-        make.one_hot([3, 0, 3], RNG.normal(size=(5, 4))), make.add(x, x[::-1]), make.add(heads, heads), make.softmax(masked),
-        make.softmax(1000 * x), make.layer_norm(x), make.layer_norm(x, RNG.normal(size=4), RNG.normal(size=4)),
-        make.layer_norm(x, eps=0.1), make.rms_norm(x), make.rms_norm(x, RNG.normal(size=4)), make.scores(heads, heads),
-        make.scores(heads[:, -2:], heads, causal=True), make.transpose(x), make.transpose(heads), make.split_heads(x, 2),
+        make.matmul(x, W), make.matmul(x, W, b), make.matmul(heads, heads.transpose(0, 2, 1)),
+        make.matmul(1e4 * x, W), make.one_hot([3, 0, 3], RNG.normal(size=(5, 4))),
+        make.add(x, x[::-1]), make.add(heads, heads), make.softmax(masked), make.softmax(1000 * x),
+        make.layer_norm(x), make.layer_norm(x, RNG.normal(size=4), RNG.normal(size=4)),
+        make.layer_norm(x, eps=0.1), make.rms_norm(x), make.rms_norm(x, RNG.normal(size=4)),
+        make.scores(heads, heads), make.scores(heads[:, -2:], heads, causal=True),
+        make.transpose(x), make.transpose(heads), make.split_heads(x, 2),
         make.concat_heads(heads), make.relu(x),
     ]  # fmt: skip
 
@@ -98,9 +100,11 @@ def cases(tokenizer, allowed: str = "all") -> list[dict]:
     """Real text, odd characters, and random ones; the generator is seeded."""
     draw = random.Random(0)
     odd = [
-        "", " ", "hello world<eos>", "a  b\t\n\n c \r\n", "I'll I'LL he'ſ can't", "用GPU训练!你好", "👩‍🚀 🏳️‍🌈 é é",
+        "", " ", "hello world<eos>", "a  b\t\n\n c \r\n",
+        "I'll I'LL he'ſ can't", "用GPU训练!你好", "👩‍🚀 🏳️‍🌈 é é",
         "\x1c\x85\ufeff\u200b x",
-        "12345 3.14", "<|endoftext|>x<|endoftext|>", "</script><img src=x onerror=alert(1)>", "ﬁ ﬀ Ⅷ ² ½ ①", "ÅßΣς अनुच्छेद עברית",
+        "12345 3.14", "<|endoftext|>x<|endoftext|>", "</script><img src=x onerror=alert(1)>",
+        "ﬁ ﬀ Ⅷ ² ½ ①", "ÅßΣς अनुच्छेद עברית",
     ]  # fmt: skip
     alphabet = [
         *map(chr, [*range(32, 127), *range(0x4E00, 0x4E20), *range(0x1F600, 0x1F610)]),
@@ -110,12 +114,9 @@ def cases(tokenizer, allowed: str = "all") -> list[dict]:
     texts = [*odd, *made, read_text("fables.en")[:2000], read_text("fables.zh")[:600]]
     out = []
     for text in texts:
-        try:
+        # a dictionary without an unknown token refuses some; the page shows such a piece without an id
+        with contextlib.suppress(ValueError):
             out.append({"text": text, "ids": tokenizer.encode(text, allowed)})
-        except (
-            ValueError
-        ):  # a dictionary without an unknown token refuses it; the page shows such a piece without an id
-            continue
     return out
 
 
@@ -140,12 +141,8 @@ def sampling() -> list[dict]:
     out = []
     for _ in range(60):
         logits = np.round(draw.normal(size=12) * 2, 1)  # of one decimal: ties
-        t, k, p, m = (
-            float(draw.uniform(0.2, 2)),
-            int(draw.integers(1, 13)),
-            float(draw.uniform(0.05, 1)),
-            float(draw.uniform(0, 0.5)),
-        )
+        t, k = float(draw.uniform(0.2, 2)), int(draw.integers(1, 13))
+        p, m = float(draw.uniform(0.05, 1)), float(draw.uniform(0, 0.5))
         x, ids = torch.tensor(logits[None]), torch.zeros(1, 1, dtype=torch.long)
         for rule in (temperature(t), top_k(k), top_p(p), min_p(m)):
             x = rule(x, ids)
@@ -155,14 +152,15 @@ def sampling() -> list[dict]:
 
 
 def training() -> dict:
-    """Three training steps of the toy decoder in float64 by torch: values, gradients, weights after each step, for each optimizer."""
+    """Three steps of the toy decoder in float64 by torch, for each optimizer: values, gradients, weights."""
     ids = torch.tensor([IDS])
     start = toy_model().state_dict()
     made = {}
     for name in ("sgd", "momentum", "adamw"):
         model = toy_model().double()
         optimizer = {
-            "sgd": lambda p: torch.optim.SGD(p, lr=0.5), "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+            "sgd": lambda p: torch.optim.SGD(p, lr=0.5),
+            "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
             "adamw": lambda p: torch.optim.AdamW(p, lr=0.1),
         }[name](model.parameters())  # fmt: skip
         steps = []
@@ -176,8 +174,8 @@ def training() -> dict:
             optimizer.step()
             steps.append({
                 "loss": loss.item(), "values": {k: v[0].tolist() for k, v in seen.items()},
-                "value_gradients": {k: v[0].tolist() for k, v in seen.gradients.items()}, "gradients": gradients,
-                "after": {n: p.tolist() for n, p in model.named_parameters()},
+                "value_gradients": {k: v[0].tolist() for k, v in seen.gradients.items()},
+                "gradients": gradients, "after": {n: p.tolist() for n, p in model.named_parameters()},
             })  # fmt: skip
         made[name] = steps
     return {"widget": TrainingStep(start, IDS, dict(zip(IDS, TOKENS))).state, "steps": made}
@@ -191,7 +189,8 @@ def descent() -> list[dict]:
         "saddle": lambda x, y, k: x**4 / 4 - x**2 / 2 + k * y**2 / 2,
     }
     makers = {
-        "sgd": lambda p: torch.optim.SGD(p, lr=0.02), "momentum": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.02),
+        "momentum": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
         "adam": lambda p: torch.optim.Adam(p, lr=0.02),
     }  # fmt: skip
     out = []
@@ -209,23 +208,25 @@ def descent() -> list[dict]:
 
 
 def collectives() -> dict:
-    """Sums, bytes and seconds of every collective by numpy and by the formulas; the sends are those that the widget ships."""
+    """Sums, bytes and seconds of every collective by numpy and by the formulas; the sends as shipped."""
     state = CollectiveSimulator().state
     values = np.array(state["values"])
     cases = [
         {
-            "name": name, "p": p, "sum": values[:p, :p].sum(0).tolist(), "busiest": bytes_per_rank(name, p, 3000),
-            "seconds": seconds(name, p, 3000, 1e-3, 1e6),
+            "name": name, "p": p, "sum": values[:p, :p].sum(0).tolist(),
+            "busiest": bytes_per_rank(name, p, 3000), "seconds": seconds(name, p, 3000, 1e-3, 1e6),
         }
         for name in COLLECTIVES for p in range(2, 9)
     ]  # fmt: skip
     return {"state": state, "cases": cases}
 
 
-def pipelines() -> list[dict]:
-    """Timelines, bubbles and activations held; times of 1 / 8 are exact in both languages."""
-    out = []
-    for p, m, v, backward in [
+def pipelines() -> dict:
+    """The widget's state and every order that a reader can choose; timeline, bubble, activations of some.
+
+    Times of 1 / 8 are exact in both languages.
+    """
+    some = [
         (1, 1, 1, 2),
         (4, 8, 1, 2),
         (8, 3, 1, 0.5),
@@ -233,28 +234,29 @@ def pipelines() -> list[dict]:
         (4, 8, 2, 2),
         (2, 6, 4, 1),
         (8, 8, 2, 1.5),
-    ]:
+    ]
+    cases = []
+    for p, m, v, backward in some:
         for name in ("gpipe", "1f1b") if v == 1 else ("interleaved",):
-            orders = gpipe(p, m) if name == "gpipe" else interleaved(p, m, v)
+            orders = make_orders(name, p, m, v)
             spans = timeline(orders, 1, backward)
-            out.append({
+            cases.append({
                 "name": name, "p": p, "m": m, "v": v, "backward": backward, "bubble": bubble(spans),
                 "held": [most_held(order) for order in orders],
                 "spans": [[[str(s.action), s.start, s.end] for s in stage] for stage in spans],
             })  # fmt: skip
-    return out
+    choices = [(name, p, m, 1) for name in ("gpipe", "1f1b") for p in range(1, 9) for m in range(1, 33)]
+    choices += [("interleaved", p, m, v) for v in (2, 3, 4) for p in range(1, 9) for m in range(p, 33, p)]
+    orders = [[*c, [" ".join(map(str, order)) for order in make_orders(*c)]] for c in choices]
+    return {"state": PipelineSchedule().state, "cases": cases, "orders": orders}
 
 
 def plans() -> dict:
-    """Predictions of llmcore.planning for random plans of real and odd models, and its words where a plan cannot be."""
+    """Predictions of llmcore.planning for random plans of real and odd models, and its refusals."""
     known = {**MODELS, "toy": TOY, "BERT": BERT_BASE} | {run.name: run.config for run in PUBLISHED[:2]}
     state = MemoryPlanner(models=known).state
     draw, cases = random.Random(0), []
-    tried = [
-        (name, path, run.plan, run.hardware, run.B, run.T)
-        for run in PUBLISHED[:2]
-        for name, path in [(run.name, "explicit")]
-    ]
+    tried = [(run.name, "explicit", run.plan, run.hardware, run.B, run.T) for run in PUBLISHED[:2]]
     while len(tried) < 120:
         name = draw.choice(list(known))
         fields = {
@@ -269,17 +271,8 @@ def plans() -> dict:
         try:
             tried.append((name, path, Plan(**fields), draw.choice(list(HARDWARE.values())), *sizes))
         except ValueError as error:
-            cases.append(
-                {
-                    "model": name,
-                    "path": path,
-                    "plan": fields,
-                    "gpu": "h100",
-                    "B": sizes[0],
-                    "T": sizes[1],
-                    "error": str(error),
-                }
-            )
+            case = {"model": name, "path": path, "plan": fields, "gpu": "h100", "B": sizes[0], "T": sizes[1]}
+            cases.append(case | {"error": str(error)})
     keys = {h.name: key for key, h in HARDWARE.items()}
     for name, path, plan, hardware, B, T in tried:
         config = replace(known[name], attention=path)
@@ -287,7 +280,8 @@ def plans() -> dict:
         try:
             time = step_time(config, plan, hardware, B, T, 0.5)
             case |= {
-                "memory": memory(config, plan, B, T), "communication": communication(config, plan, B, T), "time": time,
+                "memory": memory(config, plan, B, T), "time": time,
+                "communication": communication(config, plan, B, T),
                 "utilization": utilization(config, plan, hardware, B, T, sum(time.values())),
             }  # fmt: skip
         except ValueError as error:
@@ -303,12 +297,8 @@ def fixtures(tmp_path_factory) -> Path:
     learned = BPETokenizer.train([en, zh], 1500, [END, "<eos>"])
     shuffled = list(range(400))
     random.Random(1).shuffle(shuffled)
-    tokens = [
-        t
-        for t, _ in sorted(
-            BPETokenizer.train([en], 400, pattern="gpt2").ranks.items(), key=lambda item: item[1]
-        )
-    ]
+    ranks = BPETokenizer.train([en], 400, pattern="gpt2").ranks
+    tokens = sorted(ranks, key=ranks.__getitem__)
     by_merges = BPETokenizer(  # ids in another order than the merges, as GPT-2's own vocabulary has its bytes
         dict(zip(tokens, [*sorted(shuffled[:256]), *range(400, 544)], strict=True)),
         "gpt2",
@@ -319,7 +309,8 @@ def fixtures(tmp_path_factory) -> Path:
         "byte pairs": learned, "gpt2 pattern": BPETokenizer.train([en], 600, [END], "gpt2"),
         "gpt4 pattern": BPETokenizer.train([en], 600, [], "gpt4"),
         "by merges": by_merges, "characters": CharTokenizer.train([en[:5000]], special_tokens=["<eos>"]),
-        "words": WordTokenizer.train([en, zh[:3000]], 2000), "notes": DictionaryTokenizer(NOTES, {"<eos>": 200}),
+        "words": WordTokenizer.train([en, zh[:3000]], 2000),
+        "notes": DictionaryTokenizer(NOTES, {"<eos>": 200}),
         "notes with unknown": DictionaryTokenizer(NOTES, {"<eos>": 200, "<unk>": 0}, "<unk>"),
     }  # fmt: skip
     vector = [1.0, 0.6, 0.2, 0.8]
@@ -328,7 +319,9 @@ def fixtures(tmp_path_factory) -> Path:
     data = {
         "operations": [w.state for w in operations()],
         "tensors": [MatrixInspector(RNG.normal(size=s)).state["array"] for s in shapes],
-        "tokenizers": [{"shipped": ship_tokenizer(t, name), "cases": cases(t)} for name, t in tokenizers.items()],
+        "tokenizers": [
+            {"shipped": ship_tokenizer(t, name), "cases": cases(t)} for name, t in tokenizers.items()
+        ],
         "attention": attention(),
         "sampling": sampling(),
         "training": training(),
@@ -344,6 +337,10 @@ def fixtures(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("js") / "fixtures.json"
     path.write_text(json.dumps(data), encoding="utf-8")
     return path
+
+
+def test_the_schedules_of_a_pipeline_stay_small():
+    assert len(PipelineSchedule().figure()) < 30_000
 
 
 def _merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
@@ -364,19 +361,16 @@ def test_units(fixtures):
 
 
 def test_the_bundle_is_one_module_and_one_script(tmp_path):
-    """What a notebook loads exports render, what a page loads parses as a plain script, and both hold every module."""
+    """A notebook's module exports render, a page's script parses as a script, both hold every module."""
     page = "globalThis.document = {readyState: 'complete', querySelectorAll: () => []};"
     (tmp_path / "module.mjs").write_text(bundle.for_notebooks(), encoding="utf-8")
     (tmp_path / "script.cjs").write_text(page + bundle.for_pages())
-    run(
-        "-e",
-        f"import('{tmp_path}/module.mjs').then((m) => {{ if (typeof m.default.render !== 'function') process.exit(1); }})",
-    )
+    check = "(m) => { if (typeof m.default.render !== 'function') process.exit(1); }"
+    run("-e", f"import('{tmp_path}/module.mjs').then({check})")
     run(tmp_path / "script.cjs")
     for path in bundle.FOLDER.joinpath("js").iterdir():
-        assert f"const ${path.name.removesuffix('.js')} = " in bundle.bundle(), (
-            f"{path.name} is imported by nobody"
-        )
+        declared = f"const ${path.name.removesuffix('.js')} = "
+        assert declared in bundle.bundle(), f"{path.name} is imported by nobody"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ IMPORT = re.compile(r'^import \{ ([\w, ]+) \} from "\./(\w+)\.js";$', re.MULTILI
 EXPORT = re.compile(r"^export (function|const|class) (\w+)", re.MULTILINE)
 MODULE_SYNTAX = re.compile(r"^(import|export)\b.*$", re.MULTILINE)
 # a comment that fills its lines: /** ... */ or // ...
-COMMENT = re.compile(r"^[ \t]*(?:/\*\*.*?\*/[ \t]*\n|//[^\n]*\n)", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"^[ \t]*(?:/\*\*(?:[^*]|\*(?!/))*\*/[ \t]*\n|//[^\n]*\n)", re.MULTILINE)
 
 
 def _module(name: str, folder: Traversable, done: dict[str, str]) -> None:

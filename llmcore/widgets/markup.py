@@ -12,10 +12,10 @@ TABLES = ("caption", "div", "figcaption", "figure", "p", "style", "table", "tbod
 DRAWINGS = ("circle", "line", "polygon", "rect", "svg", "text", "title")
 TAGS = frozenset((*TABLES, *DRAWINGS))
 PLACES = ("cx", "cy", "height", "points", "r", "rx", "viewBox", "width", "x", "x1", "x2", "y", "y1", "y2")
-LOOKS = ("fill", "fill-opacity", "font-family", "font-size", "font-weight", "stroke", "stroke-opacity")
-LOOKS = (*LOOKS, "stroke-width", "text-anchor")
+FILLS = ("fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width")
+FONTS = ("font-family", "font-size", "font-weight", "text-anchor")
 # none that a browser would run or load
-ATTRIBUTES = frozenset(("class", "data-widget", "role", "scope", *PLACES, *LOOKS))
+ATTRIBUTES = frozenset(("class", "data-widget", "role", "scope", *PLACES, *FILLS, *FONTS))
 
 # HTML cannot hold control characters: ␀ (U+2400) is shown for NUL, and so on
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}

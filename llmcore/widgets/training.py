@@ -11,7 +11,8 @@ from llmcore.widgets.base import Widget
 from llmcore.widgets.checks import BIG, brief, items, label, real, whole
 
 BLOCK = "decoder.blocks.0."
-# Every parameter of a decoder of one pre-norm block with layer norm, ReLU, biases, sinusoidal positions and an untied head.
+# Every parameter of a decoder of one pre-norm block with layer norm, ReLU, biases, sinusoidal positions and
+# an untied head.
 PARTS = ("attention_norm", "attention.W_q", "attention.W_k", "attention.W_v", "attention.W_o",
          "feed_forward_norm", "feed_forward.up", "feed_forward.down")  # fmt: skip
 NAMES = (
@@ -26,11 +27,12 @@ IDS, WORDS = 64, 1000  # of the sequence, of the vocabulary that is offered
 
 
 class TrainingStep(Widget):
-    """Forward, loss, backward and update of a small decoder, step by step; every tensor opens, every number explains itself.
+    """Forward, loss, backward and update of a small decoder; tensors open, and numbers explain themselves.
 
-    parameters: name -> array, those of llmcore.toy.toy_model() (model.state_dict()). ids: the sequence, whose next tokens are its
-    targets. vocabulary: id -> text, offered when a token is changed. The page computes in float64 and equals llmcore and torch.
-    `losses` are those before each update made so far and after the last. Raises ValueError for another architecture's parameters.
+    parameters: name -> array, those of llmcore.toy.toy_model() (model.state_dict()). ids: the sequence, whose
+    next tokens are its targets. vocabulary: id -> text, offered when a token is changed. The page computes in
+    float64 and equals llmcore and torch. `losses` are those before each update made so far and after the
+    last. Raises ValueError for the parameters of another architecture.
     """
 
     kind = traitlets.Unicode("training").tag(sync=True)
@@ -38,19 +40,18 @@ class TrainingStep(Widget):
     shared = ("selection", "losses")
 
     def __init__(
-        self, parameters: Mapping[str, Any], ids: Sequence[int], vocabulary: Mapping[int, str], n_heads: int = 2,
-        norm_eps: float = 1e-5, lr: float = 0.5, caption: str = "",
+        self, parameters: Mapping[str, Any], ids: Sequence[int], vocabulary: Mapping[int, str],
+        n_heads: int = 2, norm_eps: float = 1e-5, lr: float = 0.5, caption: str = "",
     ):  # fmt: skip
         if not isinstance(parameters, Mapping):
             raise ValueError(f"parameters={brief(parameters)}: pass toy_model().state_dict()")
-        missing, surplus = (
-            [n for n in NAMES if n not in parameters],
-            [n for n in parameters if n not in NAMES],
-        )
+        missing = [n for n in NAMES if n not in parameters]
+        surplus = [n for n in parameters if n not in NAMES]
         if missing or surplus:
             raise ValueError(
-                f"missing {missing[:2]}, surplus {brief(surplus[:2])}: the page knows a decoder of one pre-norm block with layer "
-                "norm, ReLU, biases, sinusoidal positions and an untied head; pass toy_model().state_dict()"
+                f"missing {missing[:2]}, surplus {brief(surplus[:2])}: the page knows a decoder of one "
+                "pre-norm block with layer norm, ReLU, biases, sinusoidal positions and an untied head; "
+                "pass toy_model().state_dict()"
             )
         arrays = _parameters(parameters)
         V, D = arrays["embedding.table"].shape
@@ -58,7 +59,8 @@ class TrainingStep(Widget):
         n_heads = whole(n_heads, "n_heads", 1, D)
         if size > MOST or D % n_heads or D % 2:
             raise ValueError(
-                f"{size} numbers, {n_heads} heads of D={D}: at most {MOST} numbers, an even D, and heads that divide D"
+                f"{size} numbers, {n_heads} heads of D={D}: at most {MOST} numbers, an even D, and heads "
+                "that divide D"
             )
         words = _words(vocabulary, V)
         tokens = [whole(i, "an id of ids", 0, V - 1) for i in items(ids, "ids", most=IDS)]
@@ -76,12 +78,8 @@ class TrainingStep(Widget):
             "weights": weights, "ids": tokens, "vocabulary": [[i, seen(t)] for i, t in words.items()],
             "config": {"n_heads": n_heads, "norm_eps": norm_eps}, "lr": lr,
         }  # fmt: skip
-        super().__init__(
-            state,
-            rows_table(cells, list(arrays), ["shape"]),
-            f"{len(tokens)} ids, {size} parameters",
-            caption,
-        )
+        still = rows_table(cells, list(arrays), ["shape"])
+        super().__init__(state, still, f"{len(tokens)} ids, {size} parameters", caption)
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, np.ndarray]:

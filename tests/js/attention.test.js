@@ -15,13 +15,16 @@ test("weights equal llmcore.attention's under causal masks and padding on either
     for (const [head, square] of weights.entries()) {
       const now = attend(tensor(state.layers[0].q), tensor(state.layers[0].k), head, state.rule);
       square.forEach((row, t) => row.forEach((w, s) => near(now.weights[t][s], w, 1e-5)));
-      square.forEach((row, t) => row.forEach((w, s) => assert.equal(now.scores[t][s] === -Infinity, !allowed(state.rule, t, s))));
+      square.forEach((row, t) =>
+        row.forEach((w, s) => assert.equal(now.scores[t][s] === -Infinity, !allowed(state.rule, t, s))),
+      );
     }
   }
 });
 
 test("probabilities after temperature, top-k, top-p and min-p equal llmcore.sampling's", () => {
-  for (const { logits, rules, probabilities } of fixtures.sampling) shaped(logits, rules).forEach((p, i) => near(p, probabilities[i], 1e-9));
+  for (const { logits, rules, probabilities } of fixtures.sampling)
+    shaped(logits, rules).forEach((p, i) => near(p, probabilities[i], 1e-9));
 });
 
 test("draws follow the probabilities, never a token that was cut, and a seed fixes them", () => {

@@ -1,4 +1,5 @@
-// Elements of the page: no attribute that a browser would load or run. The rest of dom.js is tried in a browser.
+// Elements of the page: no attribute that a browser would
+// load or run. The rest of dom.js is tried in a browser.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { h, svg } from "../../llmcore/widgets/js/dom.js";
@@ -13,5 +14,8 @@ test("an attribute that names an address or a document is refused", () => {
   }
   assert.deepEqual(set, []);
   h("td", { "data-r": 1, title: "javascript:run()" });
-  assert.deepEqual(set, [["data-r", "1"], ["title", "javascript:run()"]]);
+  assert.deepEqual(set, [
+    ["data-r", "1"],
+    ["title", "javascript:run()"],
+  ]);
 });

@@ -14,7 +14,11 @@ for (const { shipped, cases } of tokenizers) {
     assert.ok(size > 0);
     for (const { text, ids } of cases) {
       const tokens = encode(text);
-      assert.deepEqual(tokens.map((t) => t.id), ids, JSON.stringify(text));
+      assert.deepEqual(
+        tokens.map((t) => t.id),
+        ids,
+        JSON.stringify(text),
+      );
       assert.equal(tokens.map((t) => t.bytes).join(""), bytesOf(text));
     }
   });
@@ -39,7 +43,10 @@ test("bytes that are no whole character are no text", () => {
   assert.equal(textOf(bytesOf("\ufeff")), "\ufeff");
 });
 
-/** How often `f` reads a map, and how often it moves the end of a list: what grows with the square of a text in a plain loop. */
+/**
+ * How often `f` reads a map, and how often it moves the end of
+ * a list: what grows with the square of a text in a plain loop.
+ */
 function reads(f) {
   const { get } = Map.prototype;
   const { splice } = Array.prototype;
@@ -81,7 +88,10 @@ test("a heap gives its numbers in order, in n log n comparisons", () => {
   for (let i = 0; i < n; i += 1) heap.push(counted((i * 7919) % 997));
   const out = [];
   for (let x = heap.pop(); x !== undefined; x = heap.pop()) out.push(Number(x));
-  assert.deepEqual(out, [...out].sort((a, b) => a - b));
+  assert.deepEqual(
+    out,
+    [...out].sort((a, b) => a - b),
+  );
   assert.equal(out.length, n);
   assert.ok(compared < 2 * n * 4 * Math.log2(n), String(compared));
 });

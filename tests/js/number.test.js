@@ -1,10 +1,31 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { scaleOf, shade } from "../../llmcore/widgets/js/color.js";
-import { decode, dot, format, histogram, lastDigit, softmax, statistics } from "../../llmcore/widgets/js/number.js";
+import {
+  decode,
+  dot,
+  format,
+  histogram,
+  lastDigit,
+  softmax,
+  statistics,
+} from "../../llmcore/widgets/js/number.js";
 
 test("numbers have four significant digits, as Python's %.4g writes them", () => {
-  const written = [[0.12344, "0.1234"], [-2.5, "-2.5"], [1234.6, "1235"], [12345.6, "1.235e4"], [7, "7"], [1e-5, "1e-5"], [0, "0"], [-0, "0"], [NaN, "NaN"], [-Infinity, "-inf"], [12345, "12345"], [0.99996, "1"]];
+  const written = [
+    [0.12344, "0.1234"],
+    [-2.5, "-2.5"],
+    [1234.6, "1235"],
+    [12345.6, "1.235e4"],
+    [7, "7"],
+    [1e-5, "1e-5"],
+    [0, "0"],
+    [-0, "0"],
+    [NaN, "NaN"],
+    [-Infinity, "-inf"],
+    [12345, "12345"],
+    [0.99996, "1"],
+  ];
   for (const [x, text] of written) assert.equal(format(x), text);
 });
 
@@ -22,7 +43,10 @@ test("statistics leave out and count what is not finite", () => {
 
 test("a histogram counts every finite value once", () => {
   const values = [0, 0.1, 0.5, 0.99, 1, NaN];
-  assert.equal(histogram(values, 4).counts.reduce((a, b) => a + b, 0), 5);
+  assert.equal(
+    histogram(values, 4).counts.reduce((a, b) => a + b, 0),
+    5,
+  );
   assert.deepEqual(histogram(values, 2).counts, [2, 3]);
 });
 

@@ -14,8 +14,15 @@ test("sinusoids and turned vectors equal llmcore.position's", () => {
 });
 
 test("a rotary score depends on the offset alone", () => {
-  const [q, k] = [[1, 0.6, 0.2, 0.8], [0.9, 0.3, -0.4, 0.5]];
-  for (let shift = 0; shift < 50; shift += 1) near([dot(turn(q, 6 + shift, 10000), turn(k, 2 + shift, 10000))], [dot(turn(q, 6, 10000), turn(k, 2, 10000))]);
+  const [q, k] = [
+    [1, 0.6, 0.2, 0.8],
+    [0.9, 0.3, -0.4, 0.5],
+  ];
+  for (let shift = 0; shift < 50; shift += 1)
+    near(
+      [dot(turn(q, 6 + shift, 10000), turn(k, 2 + shift, 10000))],
+      [dot(turn(q, 6, 10000), turn(k, 2, 10000))],
+    );
 });
 
 test("ticks are round and lie inside", () => {

@@ -1,11 +1,20 @@
-// A whole training step in the page equals torch's in float64: values, gradients, weights after each of three steps. Fixtures: tests/test_javascript.py.
+// A whole training step in the page equals torch's in float64: values, gradients,
+// weights after each of three steps. Fixtures: tests/test_javascript.py.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { LANDSCAPES, contour, path } from "../../llmcore/widgets/js/landscape.js";
+import { TAPED } from "../../llmcore/widgets/js/operations.js";
 import { squaredError } from "../../llmcore/widgets/js/surface.js";
-import { backward, order } from "../../llmcore/widgets/js/tape.js";
-import { DEFAULTS, NAMES, OPTIMIZERS, forward, parameters } from "../../llmcore/widgets/js/toy.js";
+import { backward, explained, order, shares } from "../../llmcore/widgets/js/tape.js";
+import {
+  DEFAULTS,
+  NAMES,
+  OPTIMIZERS,
+  forward,
+  parameters,
+  remembered,
+} from "../../llmcore/widgets/js/toy.js";
 
 const { training, descent } = JSON.parse(readFileSync(process.env.LLMCORE_FIXTURES, "utf8"));
 const { weights, ids, config } = training.widget;
@@ -17,15 +26,32 @@ const near = (a, b, what, within = 1e-6) => {
 const B = "decoder.blocks.0.";
 // the page's names for what llmcore.trace calls otherwise
 const TRACED = {
-  "E[ids]": "embedding.tokens", x: "embedding", "LN(x)": `${B}attention_norm`, Q: `${B}attention.W_q`, K: `${B}attention.W_k`, V: `${B}attention.W_v`,
-  attention: `${B}attention`, "x + attention": `${B}after_attention`, "LN(x + attention)": `${B}feed_forward_norm`, up: `${B}feed_forward.up`,
-  "relu(up)": `${B}feed_forward.hidden`, FFN: `${B}feed_forward`, "x + attention + FFN": B.slice(0, -1), "last norm": "decoder.norm", logits: "head",
+  "E[ids]": "embedding.tokens",
+  x: "embedding",
+  "LN(x)": `${B}attention_norm`,
+  Q: `${B}attention.W_q`,
+  K: `${B}attention.W_k`,
+  V: `${B}attention.W_v`,
+  attention: `${B}attention`,
+  "x + attention": `${B}after_attention`,
+  "LN(x + attention)": `${B}feed_forward_norm`,
+  up: `${B}feed_forward.up`,
+  "relu(up)": `${B}feed_forward.hidden`,
+  FFN: `${B}feed_forward`,
+  "x + attention + FFN": B.slice(0, -1),
+  "last norm": "decoder.norm",
+  logits: "head",
 };
 
-for (const [kind, lr] of [["sgd", 0.5], ["momentum", 0.1], ["adamw", 0.1]]) {
+for (const [kind, lr] of [
+  ["sgd", 0.5],
+  ["momentum", 0.1],
+  ["adamw", 0.1],
+]) {
   test(`${kind}: three steps`, () => {
     const w = parameters(weights);
-    const optimizer = OPTIMIZERS[kind]();
+    const params = NAMES.map(([, short]) => w[short]);
+    let memory = remembered(params);
     for (const step of training.steps[kind]) {
       const { stages, loss } = forward(w, ids, config);
       backward(loss);
@@ -40,8 +66,9 @@ for (const [kind, lr] of [["sgd", 0.5], ["momentum", 0.1], ["adamw", 0.1]]) {
         near(vars[`head ${h}`].data, step.values[`${B}attention.heads`][h], "heads");
       }
       for (const [long, short] of NAMES) near(w[short].grad, step.gradients[long], `gradient of ${short}`);
-      const next = optimizer(NAMES.map(([, short]) => w[short]), { ...DEFAULTS, lr });
-      NAMES.forEach(([, short], i) => (w[short].data = next[i]));
+      const next = OPTIMIZERS[kind](memory, params, { ...DEFAULTS, lr });
+      memory = next.memory;
+      params.forEach((p, i) => (p.data = next.data[i]));
       for (const [long, short] of NAMES) near(w[short].data, step.after[long], `${short} after the step`);
     }
   });
@@ -54,13 +81,50 @@ test("every value and every gradient explains itself: the shares of its readers 
   for (const v of order(loss)) {
     for (let r = 0; r < v.rows; r += 1) {
       for (let c = 0; c < v.cols; c += 1) {
-        if (v.op) assert.ok(v.op.why(v, r, c).length >= 2, v.name);
+        const value = v.data[r * v.cols + c];
+        const made = explained(v, r, c);
+        assert.equal(made === null, v.op === null, v.name);
+        if (made) {
+          assert.ok(made.formula && made.lines.length, v.name);
+          assert.ok(made.total === value || Math.abs(made.total - value) < 1e-12, `${v.name}[${r}, ${c}]`);
+        }
         if (v === loss) continue;
-        const sum = v.uses.reduce((s, { out, index }) => s + out.op.share(out, index, r, c).value, 0);
-        assert.ok(Math.abs(sum - v.grad[r * v.cols + c]) < 1e-12, `${v.name}[${r}, ${c}]: ${sum} is not ${v.grad[r * v.cols + c]}`);
+        const sum = shares(v, r, c).reduce((s, x) => s + x.value, 0);
+        assert.ok(
+          Math.abs(sum - v.grad[r * v.cols + c]) < 1e-12,
+          `${v.name}[${r}, ${c}]: ${sum} is not ${v.grad[r * v.cols + c]}`,
+        );
       }
     }
   }
+});
+
+test("an explanation names operands that exist, and every operation of the tape is met", () => {
+  const { loss } = forward(parameters(weights), ids, config);
+  const met = new Set();
+  for (const v of order(loss).filter((x) => x.op)) {
+    met.add(v.op);
+    for (const name of Object.keys(explained(v, 0, 0).used)) {
+      const index = v.op.operands.length ? v.op.operands.indexOf(name) : Number(name);
+      assert.ok(v.inputs[index], `${v.name}: ${name}`);
+    }
+  }
+  assert.deepEqual(met, new Set(Object.values(TAPED)));
+});
+
+test("rows and columns know what they stand for: entries of the vocabulary or places", () => {
+  const w = parameters(weights);
+  const { stages } = forward(w, ids, config);
+  const axes = Object.fromEntries(
+    [...Object.values(w), ...stages.flatMap((s) => s.vars)].map((v) => [v.name, v.axes]),
+  );
+  assert.deepEqual(axes.E, ["vocabulary", ""]);
+  assert.deepEqual(axes["U^T"], ["", "vocabulary"]);
+  assert.deepEqual(axes.logits, ["place", "vocabulary"]);
+  for (const name of ["scores, head 0", "weights, head 1"]) assert.deepEqual(axes[name], ["place", "place"]);
+  for (const name of ["E[ids]", "P", "x", "Q, head 0", "concat", "FFN"])
+    assert.deepEqual(axes[name], ["place", ""]);
+  for (const name of ["W_q", "b_up", "gain 1", "loss"]) assert.deepEqual(axes[name], ["", ""]);
 });
 
 test("central differences agree with the tape", () => {
@@ -79,13 +143,27 @@ test("central differences agree with the tape", () => {
 });
 
 test("paths on the landscapes equal torch's optimizers", () => {
-  for (const { land, kind, lr, k, points } of descent) path(kind, LANDSCAPES[land], k, lr, points.length - 1, points[0]).forEach((p, t) => near(p, points[t], `${land}, ${kind}, step ${t}`, 1e-9));
+  for (const { land, kind, lr, k, points } of descent)
+    path(kind, LANDSCAPES[land], k, lr, points.length - 1, points[0]).forEach((p, t) =>
+      near(p, points[t], `${land}, ${kind}, step ${t}`, 1e-9),
+    );
 });
 
 test("landscapes and the squared error have the gradients of their values", () => {
-  const check = (f, g, x, y) => near(g, [(f(x + 1e-5, y) - f(x - 1e-5, y)) / 2e-5, (f(x, y + 1e-5) - f(x, y - 1e-5)) / 2e-5], "gradient", 1e-6);
-  for (const land of Object.values(LANDSCAPES)) check((x, y) => land.f(x, y, 7), land.gradient(0.4, -0.7, 7), 0.4, -0.7);
-  const { loss, gradient } = squaredError([[0, 1], [1, 3], [2, 2]]);
+  const check = (f, g, x, y) =>
+    near(
+      g,
+      [(f(x + 1e-5, y) - f(x - 1e-5, y)) / 2e-5, (f(x, y + 1e-5) - f(x, y - 1e-5)) / 2e-5],
+      "gradient",
+      1e-6,
+    );
+  for (const land of Object.values(LANDSCAPES))
+    check((x, y) => land.f(x, y, 7), land.gradient(0.4, -0.7, 7), 0.4, -0.7);
+  const { loss, gradient } = squaredError([
+    [0, 1],
+    [1, 3],
+    [2, 2],
+  ]);
   check(loss, gradient(0.3, -0.2), 0.3, -0.2);
 });
 

@@ -1,12 +1,14 @@
-// The tokenizers of llmcore.tokenizer in JavaScript, from what a page ships. Byte strings are strings of characters 0 to 255.
+// The tokenizers of llmcore.tokenizer in JavaScript, from what a
+// page ships. Byte strings are strings of characters 0 to 255.
 import { joined } from "./merge.js";
 
 /**
- * @typedef {{name: string, kind: "bpe", pattern: string, merges: [number, number][], bytes: number[] | null, ids: number[] | null,
- *   by_rank: boolean, special: Record<string, number>}} ShippedBPE
- * merges: pairs of entries; entry 0 to 255 is byte `bytes[entry]`, entry 256 + k is the join of merge k. ids: entry -> id, null: the same.
- * @typedef {{name: string, kind: "dictionary" | "char" | "word", entries: [string, number][], unknown: number | null,
- *   special: Record<string, number>}} ShippedDictionary
+ * merges: pairs of entries; entry 0 to 255 is byte `bytes[entry]`, entry 256 + k is the join of merge k.
+ * ids: the id of each entry, null where it is the entry's own number.
+ * @typedef {{name: string, kind: "bpe", pattern: string, by_rank: boolean, special: Record<string, number>,
+ *   merges: [number, number][], bytes: number[] | null, ids: number[] | null}} ShippedBPE
+ * @typedef {{name: string, kind: "dictionary" | "char" | "word", special: Record<string, number>,
+ *   entries: [string, number][], unknown: number | null}} ShippedDictionary
  * @typedef {{id: number | null, bytes: string, name?: string, unknown?: boolean}} Token
  */
 
@@ -14,15 +16,21 @@ const SPACE = "\\p{White_Space}";
 /** The split patterns in JavaScript's own regular expressions; see SPLIT_PATTERNS in bpe.py. */
 /** @type {Record<string, RegExp>} */
 export const PATTERNS = (() => {
-  const tails = `\\p{N}{1,3}| ?[^${SPACE}\\p{L}\\p{N}]+[\\r\\n]*|${SPACE}*[\\r\\n]|${SPACE}+(?![^${SPACE}])|${SPACE}+`;
+  const blanks = `${SPACE}+(?![^${SPACE}])|${SPACE}+`;
+  const tails = `\\p{N}{1,3}| ?[^${SPACE}\\p{L}\\p{N}]+[\\r\\n]*|${SPACE}*[\\r\\n]|${blanks}`;
   const short = "'(?:[sSſdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])";
   return {
-    gpt2: new RegExp(`'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^${SPACE}\\p{L}\\p{N}]+|${SPACE}+(?![^${SPACE}])|${SPACE}+`, "gv"),
+    gpt2: new RegExp(`'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^${SPACE}\\p{L}\\p{N}]+|${blanks}`, "gv"),
     gpt4: new RegExp(`${short}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${tails}`, "gv"),
-    "gpt4-han": new RegExp(`${short}|\\p{Script=Han}+|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}--\\p{Script=Han}]+|${tails}`, "gv"),
+    "gpt4-han": new RegExp(
+      `${short}|\\p{Script=Han}+|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}--\\p{Script=Han}]+|${tails}`,
+      "gv",
+    ),
   };
 })();
 
+// Python counts the separators \x1c to \x1f as white space, JavaScript does not
+// eslint-disable-next-line no-control-regex
 const WORD = /[㐀-鿿]|[[\p{L}\p{N}]--[㐀-鿿]]+|[[\s\x1c-\x1f\x85]--[\ufeff]]+|[\s\S]/gv;
 const utf8 = new TextEncoder();
 const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -44,9 +52,11 @@ export function textOf(bytes) {
 }
 
 /**
- * A function text -> tokens. `limit` uses only the first merges; special = false reads special tokens as ordinary text.
+ * A function text -> tokens. `limit` uses only the first merges;
+ * special = false reads special tokens as ordinary text.
  * @param {ShippedBPE | ShippedDictionary} shipped
- * @returns {{encode: (s: string, limit?: number, special?: boolean) => Token[], size: number, steps: number, step: (k: number) => [string, string]}}
+ * @returns {{encode: (s: string, limit?: number, special?: boolean) => Token[],
+ *   size: number, steps: number, step: (k: number) => [string, string]}}
  */
 export function encoder(shipped) {
   return shipped.kind === "bpe" ? bpe(shipped) : dictionary(shipped);
@@ -54,14 +64,16 @@ export function encoder(shipped) {
 
 /** @param {ShippedBPE} shipped */
 function bpe(shipped) {
-  const entries = Array.from({ length: 256 }, (_, i) => String.fromCharCode(shipped.bytes ? shipped.bytes[i] : i));
+  const entries = Array.from({ length: 256 }, (_, i) =>
+    String.fromCharCode(shipped.bytes ? shipped.bytes[i] : i),
+  );
   /** @type {Map<string, number>} */
   const ranks = new Map();
   for (const [a, b] of shipped.merges) {
-    const joined = entries[a] + entries[b];
+    const entry = entries[a] + entries[b];
     // by rank: any two neighbours whose join is an entry; else only the listed pair
-    ranks.set(shipped.by_rank ? joined : `${entries[a]}\u0100${entries[b]}`, entries.length - 256);
-    entries.push(joined);
+    ranks.set(shipped.by_rank ? entry : `${entries[a]}\u0100${entries[b]}`, entries.length - 256);
+    entries.push(entry);
   }
   const place = new Map(entries.map((bytes, i) => [bytes, i]));
   const id = (/** @type {string} */ bytes) => {
@@ -81,11 +93,14 @@ function bpe(shipped) {
   return {
     size: entries.length + Object.keys(shipped.special).length,
     steps: shipped.merges.length,
-    step: (/** @type {number} */ k) => /** @type {[string, string]} */ ([entries[shipped.merges[k][0]], entries[shipped.merges[k][1]]]),
+    step: (/** @type {number} */ k) =>
+      /** @type {[string, string]} */ ([entries[shipped.merges[k][0]], entries[shipped.merges[k][1]]]),
     encode: (/** @type {string} */ s, limit = Infinity, special = true) =>
       cut(s, special).flatMap(([piece, known]) =>
         known === null
-          ? (piece.match(pattern) ?? []).flatMap((chunk) => merge(bytesOf(chunk), limit).map((bytes) => ({ id: id(bytes), bytes })))
+          ? (piece.match(pattern) ?? []).flatMap((chunk) =>
+              merge(bytesOf(chunk), limit).map((bytes) => ({ id: id(bytes), bytes })),
+            )
           : [{ id: known, bytes: bytesOf(piece), name: piece }],
       ),
   };
@@ -101,7 +116,7 @@ function dictionary(shipped) {
     if (shipped.kind === "char") return [...s];
     if (shipped.kind === "word") return s.match(WORD) ?? [];
     const out = [];
-    for (let start = 0; start < s.length; ) {
+    for (let start = 0; start < s.length;) {
       const one = s.codePointAt(start) ?? 0;
       const length = longestAt(s, start) || (one > 0xffff ? 2 : 1);
       out.push(s.slice(start, start + length));
@@ -118,7 +133,9 @@ function dictionary(shipped) {
         if (known !== null) return [{ id: known, bytes: bytesOf(piece), name: piece }];
         return pieces(piece).map((p) => {
           const id = ids.get(p);
-          return id === undefined ? { id: shipped.unknown, bytes: bytesOf(p), unknown: true } : { id, bytes: bytesOf(p) };
+          return id === undefined
+            ? { id: shipped.unknown, bytes: bytesOf(p), unknown: true }
+            : { id, bytes: bytesOf(p) };
         });
       }),
   };
@@ -127,7 +144,8 @@ function dictionary(shipped) {
 /** @typedef {{end: boolean, next: Map<string, Tree>}} Tree */
 
 /**
- * How long the longest of some texts is that begins at a place of another, 0 where none does. One walk down a tree of characters.
+ * How long the longest of some texts is that begins at a place of
+ * another, 0 where none does. One walk down a tree of characters.
  * @param {string[]} texts @returns {(s: string, start: number) => number}
  */
 function prefixes(texts) {
@@ -165,7 +183,7 @@ function segments(special) {
     /** @type {[string, number | null][]} */
     const out = [];
     let start = 0;
-    for (let i = 0; read && i < s.length; ) {
+    for (let i = 0; read && i < s.length;) {
       const length = longestAt(s, i);
       if (!length) {
         i += 1;

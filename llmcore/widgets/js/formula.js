@@ -1,5 +1,5 @@
 // The arithmetic of one number, line by line, and whether it gives the value that is shown.
-import { h } from "./dom.js";
+import { div, verdict } from "./dom.js";
 import { format, lastDigit } from "./number.js";
 
 /**
@@ -7,17 +7,23 @@ import { format, lastDigit } from "./number.js";
  * @param {number} total @param {number} value
  */
 export function agrees(total, value) {
-  return total === value || (Number.isNaN(total) && Number.isNaN(value)) || Math.abs(total - value) <= Math.max(lastDigit(value), 1e-9);
+  if (total === value || (Number.isNaN(total) && Number.isNaN(value))) return true;
+  return Math.abs(total - value) <= Math.max(lastDigit(value), 1e-9);
 }
 
-/** @param {string} where @param {number} value @param {import("./explain.js").Explanation} explanation */
-export function formula(where, value, explanation) {
-  const ok = agrees(explanation.total, value);
-  return h(
-    "div",
-    { class: "ll-formula" },
-    h("div", { class: "ll-what" }, `${where}: ${explanation.formula}`),
-    ...explanation.lines.map((line) => h("div", { class: "ll-arithmetic" }, /^([-(\d]|max\()/.test(line) && !line.includes(" = ") ? `= ${line}` : line)),
-    h("div", { class: "ll-arithmetic" }, `= ${format(explanation.total)} `, h("span", { class: ok ? "ll-ok" : "ll-wrong" }, ok ? "✓ the value shown" : `✗ the value shown is ${format(value)}`)),
+/** What the arithmetic gives, and whether that is shown. @param {number} total @param {number} value */
+export function check(total, value) {
+  const said = verdict(agrees(total, value), "the value shown", `the value shown is ${format(value)}`);
+  return div("ll-arithmetic", `= ${format(total)} `, said);
+}
+
+/** @param {string} where @param {number} value @param {import("./operations.js").Explanation} explanation */
+export function formula(where, value, { formula: what, lines, total }) {
+  const isTerm = (/** @type {string} */ line) => /^([-(\d]|max\()/.test(line) && !line.includes(" = ");
+  return div(
+    "ll-formula",
+    div("ll-what", `${where}: ${what}`),
+    ...lines.map((line) => div("ll-arithmetic", isTerm(line) ? `= ${line}` : line)),
+    check(total, value),
   );
 }

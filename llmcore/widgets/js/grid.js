@@ -1,87 +1,33 @@
 // A heat map that is a real table: mouse, touch and arrow keys move one cursor over its cells.
 import { paint } from "./color.js";
-import { h } from "./dom.js";
+import { div, h } from "./dom.js";
 import { format } from "./number.js";
 
 /** @typedef {import("./color.js").Scale} Scale */
 /**
  * @typedef {{
  *   label: string, rows: string[], cols: string[], value: (r: number, c: number) => number, scale: Scale,
- *   onMove?: (r: number, c: number, cell: HTMLElement) => void, onLeave?: () => void, onChoose?: (r: number, c: number) => void,
- *   digits?: number, text?: (x: number, r: number, c: number) => string, compact?: boolean, highlight?: boolean,
+ *   onMove?: (r: number, c: number, cell: HTMLElement) => void, onLeave?: () => void,
+ *   onChoose?: (r: number, c: number) => void, digits?: number, compact?: boolean,
+ *   text?: (x: number, r: number, c: number) => string,
  * }} GridOptions
  */
+
+/** @typedef {[number, number]} Cell row, column */
 
 /**
  * The table, and how to choose a cell, mark cells, or show other values of the same shape.
  * @param {GridOptions} options
  */
 export function grid(options) {
-  const { label, rows, cols, onMove, onLeave, onChoose, digits = 4 } = options;
+  const { rows, cols, onMove, onLeave, onChoose, digits = 4 } = options;
   const compact = options.compact ?? (cols.length > 24 || rows.length > 64);
   const write = options.text ?? ((/** @type {number} */ x) => format(x, digits));
-  /** @type {HTMLElement[][]} */
-  const cells = rows.map(() => []);
+  const { table, cells } = tableOf(options, compact);
+  /** @type {Cell} */
   let at = [0, 0];
-
-  const body = rows.map((name, r) =>
-    h(
-      "tr",
-      {},
-      h("th", { scope: "row", title: name }, name),
-      ...cols.map((_, c) => {
-        const cell = h("td", { role: "gridcell", tabindex: r + c === 0 ? 0 : -1, "data-r": r, "data-c": c });
-        cells[r].push(cell);
-        return cell;
-      }),
-    ),
-  );
-  const head = h("tr", {}, h("td", { class: "ll-corner" }), ...cols.map((name) => h("th", { scope: "col", title: name }, h("span", {}, name))));
-  const table = h("table", { role: "grid", "aria-label": label, class: compact ? "ll-grid ll-compact" : "ll-grid" }, h("thead", {}, head), h("tbody", {}, ...body));
-  const element = h("div", { class: "ll-scroll" }, table);
-
-  /** @param {EventTarget | null} target @returns {[number, number] | null} */
-  const place = (target) => {
-    const cell = target instanceof Element ? target.closest("td[data-r]") : null;
-    return cell instanceof HTMLElement ? [Number(cell.dataset.r), Number(cell.dataset.c)] : null;
-  };
-  let pointer = "";
-  table.addEventListener("pointerover", (event) => {
-    const found = place(event.target);
-    const now = `${event.screenX},${event.screenY}`;
-    if (now === pointer) return; // the page moved under a resting pointer: the keyboard has the word
-    pointer = now;
-    if (found && event.pointerType !== "touch") onMove?.(found[0], found[1], cells[found[0]][found[1]]);
-  });
-  table.addEventListener("pointerleave", () => onLeave?.());
-  table.addEventListener("focusout", () => onLeave?.());
-  table.addEventListener("focusin", (event) => {
-    const found = place(event.target);
-    if (found) onMove?.(found[0], found[1], cells[found[0]][found[1]]);
-  });
-  table.addEventListener("click", (event) => {
-    const found = place(event.target);
-    if (found) api.choose(found[0], found[1]);
-  });
-  table.addEventListener("keydown", (event) => {
-    const found = place(event.target);
-    if (!found) return;
-    const [r, c] = found;
-    const last = [rows.length - 1, cols.length - 1];
-    /** @type {Record<string, [number, number]>} */
-    const moves = {
-      ArrowUp: [r - 1, c], ArrowDown: [r + 1, c], ArrowLeft: [r, c - 1], ArrowRight: [r, c + 1],
-      Home: event.ctrlKey ? [0, 0] : [r, 0], End: event.ctrlKey ? [last[0], last[1]] : [r, last[1]],
-      PageUp: [r - 8, c], PageDown: [r + 8, c], Enter: [r, c], " ": [r, c],
-    };
-    const to = moves[event.key];
-    if (!to) return;
-    event.preventDefault();
-    api.choose(Math.min(last[0], Math.max(0, to[0])), Math.min(last[1], Math.max(0, to[1])), true);
-  });
-
   const api = {
-    element,
+    element: div("ll-scroll", table),
     cells,
     get cursor() {
       return at;
@@ -91,36 +37,125 @@ export function grid(options) {
      * @param {number} r @param {number} c @param {boolean} [focus] @param {boolean} [silent]
      */
     choose(r, c, focus = false, silent = false) {
-      cells[at[0]][at[1]].setAttribute("tabindex", "-1");
-      cells[at[0]][at[1]].classList.remove("ll-cursor");
-      cells[at[0]][at[1]].removeAttribute("aria-selected");
+      leave(cells[at[0]][at[1]]);
       at = [r, c];
-      const cell = cells[r][c];
-      cell.setAttribute("tabindex", "0");
-      cell.setAttribute("aria-selected", "true");
-      cell.classList.add("ll-cursor");
-      if (focus) cell.focus();
+      enter(cells[r][c]);
+      if (focus) cells[r][c].focus();
       if (!silent) onChoose?.(r, c);
     },
-    /** Mark the cells that took part, and no others. @param {[number, number][]} list @param {string} [name] */
+    /** Mark the cells that took part, and no others. @param {Cell[]} list @param {string} [name] */
     mark(list, name = "ll-mark") {
       for (const row of cells) for (const cell of row) cell.classList.remove(name);
       for (const [r, c] of list) cells[r]?.[c]?.classList.add(name);
     },
     /** Show values. @param {(r: number, c: number) => number} value @param {Scale} scale */
     show(value, scale) {
-      for (let r = 0; r < rows.length; r += 1) {
-        for (let c = 0; c < cols.length; c += 1) {
+      cells.forEach((row, r) =>
+        row.forEach((cell, c) => {
           const x = value(r, c);
-          paint(cells[r][c], scale, x);
-          if (compact) cells[r][c].setAttribute("aria-label", write(x, r, c));
-          else cells[r][c].textContent = write(x, r, c);
-        }
-      }
+          paint(cell, scale, x);
+          if (compact) cell.setAttribute("aria-label", write(x, r, c));
+          else cell.textContent = write(x, r, c);
+        }),
+      );
     },
   };
+  table.addEventListener("pointerleave", () => onLeave?.());
+  table.addEventListener("focusout", () => onLeave?.());
+  if (onMove) hover(table, (r, c) => onMove(r, c, cells[r][c]));
+  table.addEventListener("click", (event) => {
+    const found = place(event.target);
+    if (found) api.choose(...found);
+  });
+  walk(table, [rows.length - 1, cols.length - 1], (r, c) => api.choose(r, c, true));
   api.show(options.value, options.scale);
   return api;
+}
+
+/** @param {HTMLElement} cell */
+function leave(cell) {
+  cell.setAttribute("tabindex", "-1");
+  cell.classList.remove("ll-cursor");
+  cell.removeAttribute("aria-selected");
+}
+
+/** @param {HTMLElement} cell */
+function enter(cell) {
+  cell.setAttribute("tabindex", "0");
+  cell.setAttribute("aria-selected", "true");
+  cell.classList.add("ll-cursor");
+}
+
+/**
+ * A table with its headings, and its cells by row and column.
+ * @param {GridOptions} options @param {boolean} compact
+ */
+function tableOf({ label, rows, cols }, compact) {
+  const cells = rows.map((_, r) =>
+    cols.map((_name, c) =>
+      h("td", { role: "gridcell", tabindex: r + c === 0 ? 0 : -1, "data-r": r, "data-c": c }),
+    ),
+  );
+  const body = rows.map((name, r) => h("tr", {}, h("th", { scope: "row", title: name }, name), ...cells[r]));
+  const heads = cols.map((name) => h("th", { scope: "col", title: name }, h("span", {}, name)));
+  const table = h(
+    "table",
+    { role: "grid", "aria-label": label, class: compact ? "ll-grid ll-compact" : "ll-grid" },
+    h("thead", {}, h("tr", {}, h("td", { class: "ll-corner" }), ...heads)),
+    h("tbody", {}, ...body),
+  );
+  return { table, cells };
+}
+
+/** The cell of an event. @param {EventTarget | null} target @returns {Cell | null} */
+function place(target) {
+  const cell = target instanceof Element ? target.closest("td[data-r]") : null;
+  return cell instanceof HTMLElement ? [Number(cell.dataset.r), Number(cell.dataset.c)] : null;
+}
+
+/** By pointer and by focus. @param {HTMLElement} table @param {(r: number, c: number) => void} onMove */
+function hover(table, onMove) {
+  let pointer = "";
+  table.addEventListener("pointerover", (event) => {
+    const found = place(event.target);
+    const now = `${event.screenX},${event.screenY}`;
+    if (now === pointer) return; // the page moved under a resting pointer: the keyboard has the word
+    pointer = now;
+    if (found && event.pointerType !== "touch") onMove(...found);
+  });
+  table.addEventListener("focusin", (event) => {
+    const found = place(event.target);
+    if (found) onMove(...found);
+  });
+}
+
+/**
+ * By arrow keys.
+ * @param {HTMLElement} table @param {Cell} last @param {(r: number, c: number) => void} choose
+ */
+function walk(table, last, choose) {
+  table.addEventListener("keydown", (event) => {
+    const found = place(event.target);
+    if (!found) return;
+    const [r, c] = found;
+    /** @type {Record<string, Cell>} */
+    const moves = {
+      ArrowUp: [r - 1, c],
+      ArrowDown: [r + 1, c],
+      ArrowLeft: [r, c - 1],
+      ArrowRight: [r, c + 1],
+      Home: event.ctrlKey ? [0, 0] : [r, 0],
+      End: event.ctrlKey ? last : [r, last[1]],
+      PageUp: [r - 8, c],
+      PageDown: [r + 8, c],
+      Enter: [r, c],
+      " ": [r, c],
+    };
+    const to = moves[event.key];
+    if (!to) return;
+    event.preventDefault();
+    choose(Math.min(last[0], Math.max(0, to[0])), Math.min(last[1], Math.max(0, to[1])));
+  });
 }
 
 /**

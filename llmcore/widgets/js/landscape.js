@@ -1,7 +1,10 @@
 // Losses of two numbers, and the paths that optimizers take on them.
 
-/** @typedef {{name: string, from: [number, number], to: [number, number], start: [number, number], f: (x: number, y: number, k: number) => number,
- *   gradient: (x: number, y: number, k: number) => [number, number]}} Landscape k: condition number */
+/**
+ * @typedef {{name: string, from: [number, number], to: [number, number], start: [number, number],
+ *   f: (x: number, y: number, k: number) => number,
+ *   gradient: (x: number, y: number, k: number) => [number, number]}} Landscape k: condition number
+ */
 
 /** @type {Record<string, Landscape>} */
 export const LANDSCAPES = {
@@ -26,12 +29,16 @@ export const LANDSCAPES = {
     from: [-2, -1.5],
     to: [2, 1.5],
     start: [0.02, 1.2],
-    f: (x, y, k) => x ** 4 / 4 - x * x / 2 + (k * y * y) / 2,
+    f: (x, y, k) => x ** 4 / 4 - (x * x) / 2 + (k * y * y) / 2,
     gradient: (x, y, k) => [x ** 3 - x, k * y],
   },
 };
 
-/** Points of gradient descent. @param {string} kind sgd, momentum or adam @param {Landscape} land @param {number} k @param {number} lr @param {number} steps @param {[number, number]} start @returns {[number, number][]} */
+/**
+ * Points of gradient descent.
+ * @param {string} kind sgd, momentum or adam @param {Landscape} land @param {number} k
+ * @param {number} lr @param {number} steps @param {[number, number]} start @returns {[number, number][]}
+ */
 export function path(kind, land, k, lr, steps, start) {
   const out = /** @type {[number, number][]} */ ([start]);
   let [x, y] = start;
@@ -58,16 +65,28 @@ export function path(kind, land, k, lr, steps, start) {
 
 /**
  * Line segments where f crosses a level, by marching over a lattice of cells.
- * @param {(x: number, y: number) => number} f @param {[number, number]} from @param {[number, number]} to @param {number} level @param {number} [cells]
+ * @param {(x: number, y: number) => number} f @param {[number, number]} from
+ * @param {[number, number]} to @param {number} level @param {number} [cells]
  */
 export function contour(f, from, to, level, cells = 48) {
-  const at = (/** @type {number} */ i, /** @type {number} */ j) => /** @type {[number, number]} */ ([from[0] + (i / cells) * (to[0] - from[0]), from[1] + (j / cells) * (to[1] - from[1])]);
-  const values = Array.from({ length: cells + 1 }, (_, i) => Array.from({ length: cells + 1 }, (_unused, j) => f(...at(i, j)) - level));
+  const at = (/** @type {number} */ i, /** @type {number} */ j) =>
+    /** @type {[number, number]} */ ([
+      from[0] + (i / cells) * (to[0] - from[0]),
+      from[1] + (j / cells) * (to[1] - from[1]),
+    ]);
+  const values = Array.from({ length: cells + 1 }, (_, i) =>
+    Array.from({ length: cells + 1 }, (_unused, j) => f(...at(i, j)) - level),
+  );
   /** @type {[[number, number], [number, number]][]} */
   const lines = [];
   for (let i = 0; i < cells; i += 1) {
     for (let j = 0; j < cells; j += 1) {
-      const corners = /** @type {[number, number][]} */ ([[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]]);
+      const corners = /** @type {[number, number][]} */ ([
+        [i, j],
+        [i + 1, j],
+        [i + 1, j + 1],
+        [i, j + 1],
+      ]);
       /** @type {[number, number][]} */
       const crossings = [];
       for (let e = 0; e < 4; e += 1) {

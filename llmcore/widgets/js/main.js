@@ -20,10 +20,26 @@ import { vocabulary } from "./vocabulary.js";
 /** @typedef {import("./dom.js").Link} Link */
 
 /** @type {Record<string, (root: HTMLElement, state: any, link: Link) => void>} */
-export const WIDGETS = { attention, collective, matrix, operation, pipeline, planner, position, race, sampling, surface, tokenizer, trace, training, vocabulary };
+export const WIDGETS = {
+  attention,
+  collective,
+  matrix,
+  operation,
+  pipeline,
+  planner,
+  position,
+  race,
+  sampling,
+  surface,
+  tokenizer,
+  trace,
+  training,
+  vocabulary,
+};
 
 /**
- * Draw one widget. Where that fails, what stood there is put back with one line that says so, and the other figures go on.
+ * Draw one widget. Where that fails, what stood there is put
+ * back with one line that says so, and the other figures go on.
  * @param {HTMLElement} figure @param {() => void} draw
  */
 function attempt(figure, draw) {
@@ -36,7 +52,10 @@ function attempt(figure, draw) {
     const why = error instanceof Error ? error.message : String(error);
     figure.classList.remove("ll-live");
     figure.classList.add("ll-broken");
-    figure.replaceChildren(...before, h("p", { class: "ll-note", role: "status" }, `This figure cannot be drawn: ${why.slice(0, 200)}`));
+    figure.replaceChildren(
+      ...before,
+      h("p", { class: "ll-note", role: "status" }, `This figure cannot be drawn: ${why.slice(0, 200)}`),
+    );
   }
 }
 
@@ -86,6 +105,7 @@ export function bringToLife(page) {
       for (const still of figure.querySelectorAll(".ll-still")) still.remove();
       drawer(figure.dataset.widget ?? "")(figure, state, memory(traits));
     });
-    if (figure.classList.contains("ll-live") && !performance.getEntriesByName("llmcore-alive").length) performance.mark("llmcore-alive"); // the first one can be used
+    if (figure.classList.contains("ll-live") && !performance.getEntriesByName("llmcore-alive").length)
+      performance.mark("llmcore-alive"); // the first one can be used
   }
 }

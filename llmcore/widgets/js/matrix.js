@@ -1,6 +1,6 @@
 // MatrixInspector: an array of 1 to 4 axes as a heat map. See matrix.py for the state.
 import { legend, scaleOf } from "./color.js";
-import { choice, copyButton, h, svg } from "./dom.js";
+import { choice, copyButton, div, h, note, status, svg } from "./dom.js";
 import { grid, reveal } from "./grid.js";
 import { format, histogram, summary } from "./number.js";
 import { leads, tensor } from "./tensor.js";
@@ -9,20 +9,21 @@ import { tooltip } from "./tooltip.js";
 /** @typedef {import("./dom.js").Link} Link */
 
 /**
- * @param {HTMLElement} root @param {{array: import("./tensor.js").Shipped, note: string}} state @param {Link} link
+ * @param {HTMLElement} root
+ * @param {{array: import("./tensor.js").Shipped, note: string}} state @param {Link} link
  */
 export function matrix(root, state, link) {
   const t = tensor(state.array);
   const tip = tooltip(root);
   let kind = t.scale;
   const sliders = leads(t, () => refresh(true));
-  const readout = h("div", { class: "ll-readout", role: "status" });
-  const key = h("div", {});
-  const bars = h("div", { class: "ll-histogram" });
-  const slice = () => t.values.slice(t.base(sliders.lead), t.base(sliders.lead) + t.R * t.C);
+  const [readout, key, bars] = [status(), h("div", {}), div("ll-histogram")];
   const value = (/** @type {number} */ r, /** @type {number} */ c) => t.at(sliders.lead, r, c);
+  const slice = () => t.values.slice(t.base(sliders.lead), t.base(sliders.lead) + t.R * t.C);
   const scale = () => scaleOf(kind, t.values);
-
+  const where = (/** @type {number} */ r, /** @type {number} */ c) => t.where(sliders.lead, r, c);
+  const say = (/** @type {number} */ r, /** @type {number} */ c) =>
+    readout.replaceChildren(...summaries(t, value, where(r, c), r, c));
   const table = grid({
     label: `${t.name}: ${t.axes[t.axes.length - 2] || "row"} by ${t.axes[t.axes.length - 1]}`,
     rows: t.rows,
@@ -30,7 +31,7 @@ export function matrix(root, state, link) {
     value,
     scale: scale(),
     onMove: (r, c, cell) => {
-      tip.show(cell, `${t.where(sliders.lead, r, c)} = ${format(value(r, c))}`);
+      tip.show(cell, `${where(r, c)} = ${format(value(r, c))}`);
       say(r, c);
     },
     onLeave: () => tip.hide(),
@@ -39,17 +40,6 @@ export function matrix(root, state, link) {
       link.set("selection", t.index(sliders.lead, r, c));
     },
   });
-
-  /** @param {number} r @param {number} c */
-  function say(r, c) {
-    const row = t.cols.map((_, j) => value(r, j));
-    const column = t.rows.map((_, i) => value(i, c));
-    readout.replaceChildren(
-      h("strong", {}, `${t.where(sliders.lead, r, c)} = ${format(value(r, c), 5)}`),
-      h("div", {}, `row ${t.rows[r]}: ${summary(row)}`),
-      h("div", {}, `column ${t.cols[c]}: ${summary(column)}`),
-    );
-  }
 
   /** @param {boolean} speak */
   function refresh(speak) {
@@ -62,46 +52,77 @@ export function matrix(root, state, link) {
   function follow() {
     const found = t.find(link.get("selection") ?? []);
     if (!found) return;
-    sliders.set(found[0]);
+    const [lead, r, c] = found;
+    sliders.set(lead);
     refresh(false);
-    table.choose(found[1], found[2], false, true);
-    reveal(table.element, table.cells[found[1]][found[2]]);
-    say(found[1], found[2]);
+    table.choose(r, c, false, true);
+    reveal(table.element, table.cells[r][c]);
+    say(r, c);
   }
 
-  root.append(
-    h(
-      "div",
-      { class: "ll-tools" },
-      ...sliders.elements,
-      choice({
-        label: "colours",
-        options: [["diverging", "around 0"], ["sequential", "low to high"]],
-        value: kind,
-        onchange: (next) => {
-          kind = next === "sequential" ? "sequential" : "diverging";
-          refresh(true);
-        },
-      }),
-      copyButton("copy as text", () => t.rows.map((_, r) => t.cols.map((__, c) => format(value(r, c), 6)).join("\t")).join("\n")),
-    ),
-    table.element,
-    h("div", { class: "ll-below" }, key, bars),
-    readout,
-  );
-  if (state.note) root.append(h("p", { class: "ll-note" }, state.note));
+  const colours = scaleChoice(kind, (next) => {
+    kind = next;
+    refresh(true);
+  });
+  const copy = copyButton("copy as text", () => tsv(t, value));
+  root.append(div("ll-tools", ...sliders.elements, colours, copy), table.element);
+  root.append(div("ll-below", key, bars), readout);
+  if (state.note) root.append(note(state.note));
   refresh(false);
-  readout.textContent = `${t.R} × ${t.C}: ${summary(slice())}. Choose a cell with the mouse, a finger or the arrow keys.`;
+  const how = "Choose a cell with the mouse, a finger or the arrow keys.";
+  readout.textContent = `${t.R} × ${t.C}: ${summary(slice())}. ${how}`;
   link.on("selection", follow);
   follow();
 }
+
+/** @typedef {ReturnType<typeof tensor>} Tensor */
+/** @typedef {(r: number, c: number) => number} Value */
+
+/**
+ * A cell, its row and its column.
+ * @param {Tensor} t @param {Value} value @param {string} where @param {number} r @param {number} c
+ */
+const summaries = (t, value, where, r, c) => [
+  h("strong", {}, `${where} = ${format(value(r, c), 5)}`),
+  h("div", {}, `row ${t.rows[r]}: ${summary(t.cols.map((_, j) => value(r, j)))}`),
+  h("div", {}, `column ${t.cols[c]}: ${summary(t.rows.map((_, i) => value(i, c)))}`),
+];
+
+/** The table as lines of numbers between tabulators. @param {Tensor} t @param {Value} value */
+function tsv(t, value) {
+  const line = (/** @type {number} */ r) => t.cols.map((_, c) => format(value(r, c), 6)).join("\t");
+  return t.rows.map((_, r) => line(r)).join("\n");
+}
+
+/** @param {Tensor["scale"]} value @param {(kind: Tensor["scale"]) => void} onchange */
+const scaleChoice = (value, onchange) =>
+  choice({
+    label: "colours",
+    options: [
+      ["diverging", "around 0"],
+      ["sequential", "low to high"],
+    ],
+    value,
+    onchange: (kind) => onchange(kind === "sequential" ? "sequential" : "diverging"),
+  });
 
 /** A small histogram, with its counts in words. @param {number[]} values */
 function columns(values) {
   const { counts, min, width } = histogram(values, 24);
   const top = Math.max(...counts, 1);
-  const parts = counts.map((n, i) => svg("rect", { x: i * 8, y: 40 - (38 * n) / top, width: 7, height: (38 * n) / top }, svg("title", {}, `${format(min + i * width, 3)} to ${format(min + (i + 1) * width, 3)}: ${n}`)));
+  const parts = counts.map((n, i) =>
+    svg(
+      "rect",
+      { x: i * 8, y: 40 - (38 * n) / top, width: 7, height: (38 * n) / top },
+      svg("title", {}, `${format(min + i * width, 3)} to ${format(min + (i + 1) * width, 3)}: ${n}`),
+    ),
+  );
   const most = counts.indexOf(top);
-  const words = Number.isFinite(min) ? `Histogram of ${values.length} values; most, ${top}, lie near ${format(min + (most + 0.5) * width, 3)}` : "Histogram: no finite value";
-  return [svg("svg", { viewBox: "0 0 192 40", role: "img", "aria-label": words, class: "ll-bars" }, ...parts), h("div", { class: "ll-caption", "aria-hidden": "true" }, "histogram")];
+  const words = Number.isFinite(min)
+    ? `Histogram of ${values.length} values; most, ${top}, lie near ${format(min + (most + 0.5) * width, 3)}`
+    : "Histogram: no finite value";
+  return [
+    svg("svg", { viewBox: "0 0 192 40", role: "img", "aria-label": words, class: "ll-bars" }, ...parts),
+    h("div", { class: "ll-caption", "aria-hidden": "true" }, "histogram"),
+  ];
 }

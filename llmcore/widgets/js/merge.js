@@ -1,4 +1,5 @@
-// Merging neighbours, the lowest rank first, in n log n: a chunk of many thousand bytes answers while one types.
+// Merging neighbours, the lowest rank first, in n log n: a
+// chunk of many thousand bytes answers while one types.
 
 /**
  * A heap of numbers: the smallest is taken first.
@@ -44,9 +45,11 @@ export class Heap {
 }
 
 /**
- * The parts after all merges: of two neighbours of the lowest rank, the leftmost first, until no two have a rank. Each merge asks for
+ * The parts after all merges: of two neighbours of the lowest rank,
+ * the leftmost first, until no two have a rank. Each merge asks for
  * the ranks of two new pairs, so that n parts take at most 3 n ranks and as many steps of the heap.
- * @param {string[]} parts @param {(a: string, b: string) => number} rank -1 where the two do not merge @returns {string[]}
+ * @param {string[]} parts
+ * @param {(a: string, b: string) => number} rank -1 where the two do not merge @returns {string[]}
  */
 export function joined(parts, rank) {
   const n = parts.length;

@@ -1,4 +1,5 @@
-// Numbers as text and in sum. NaN and infinities arrive as the strings "NaN", "Infinity", "-Infinity": JSON has none.
+// Numbers as text and in sum. NaN and infinities arrive as
+// the strings "NaN", "Infinity", "-Infinity": JSON has none.
 
 /** @param {number | string} x */
 export function decode(x) {
@@ -28,7 +29,10 @@ export function lastDigit(x, digits = 4) {
   return x === 0 || !Number.isFinite(x) ? 0 : 10 ** (Math.floor(Math.log10(Math.abs(x))) - digits + 1);
 }
 
-/** Mean, deviation and range of the finite values; NaN and infinities are counted. @param {number[]} values */
+/**
+ * Mean, deviation and range of the finite values; NaN and infinities are counted.
+ * @param {number[]} values
+ */
 export function statistics(values) {
   const finite = values.filter(Number.isFinite);
   const n = finite.length;
@@ -41,22 +45,36 @@ export function statistics(values) {
     if (x > max) max = x;
   }
   const nan = values.filter(Number.isNaN).length;
-  return { n, mean: n ? mean : NaN, sd: n ? sd : NaN, min: n ? min : NaN, max: n ? max : NaN, nan, inf: values.length - n - nan };
+  return {
+    n,
+    mean: n ? mean : NaN,
+    sd: n ? sd : NaN,
+    min: n ? min : NaN,
+    max: n ? max : NaN,
+    nan,
+    inf: values.length - n - nan,
+  };
 }
 
 /** Statistics as one line. @param {number[]} values */
 export function summary(values) {
   const s = statistics(values);
   const odd = (s.nan ? `, ${s.nan} NaN` : "") + (s.inf ? `, ${s.inf} infinite` : "");
-  return s.n ? `mean ${format(s.mean)}, deviation ${format(s.sd)}, from ${format(s.min)} to ${format(s.max)}${odd}` : `no finite value${odd}`;
+  return s.n
+    ? `mean ${format(s.mean)}, deviation ${format(s.sd)}, from ${format(s.min)} to ${format(s.max)}${odd}`
+    : `no finite value${odd}`;
 }
 
-/** How many finite values fall into each of `bins` equal parts of their range. @param {number[]} values @param {number} bins */
+/**
+ * How many finite values fall into each of `bins` equal parts of their range.
+ * @param {number[]} values @param {number} bins
+ */
 export function histogram(values, bins) {
   const { min, max } = statistics(values);
   const counts = /** @type {number[]} */ (Array(bins).fill(0));
   const width = (max - min) / bins || 1;
-  for (const x of values) if (Number.isFinite(x)) counts[Math.min(bins - 1, Math.floor((x - min) / width))] += 1;
+  for (const x of values)
+    if (Number.isFinite(x)) counts[Math.min(bins - 1, Math.floor((x - min) / width))] += 1;
   return { counts, min, width };
 }
 

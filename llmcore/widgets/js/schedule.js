@@ -1,35 +1,41 @@
-// Pipeline schedules as llmcore/distributed/schedules.py makes them: orders of work, when each starts, what is idle, what is held.
+// Pipeline schedules: the orders that llmcore/widgets/pipeline.py ships, when each piece of work starts,
+// what is idle, what is held.
 
 /** @typedef {{kind: "F" | "B", microbatch: number, chunk: number}} Work */
 /** @typedef {Work & {start: number, end: number}} Span */
+/**
+ * forwards, backwards: "0 1 0.1 1.1", the microbatches in order, after the point the chunk of layers.
+ * stages: "F1 FB2 B1" reads F, FB FB, B: how each stage takes turns between both.
+ * @typedef {{forwards: string, backwards: string, stages: string[]}} Orders
+ * @typedef {Record<string, Record<string, Record<string, Orders>>>} Schedules by schedule, chunks, stages
+ */
 
-/** @param {number} p @param {number} m @returns {Work[][]} */
-export function gpipe(p, m) {
-  const all = Array.from({ length: m }, (_, i) => i);
-  const work = (/** @type {"F" | "B"} */ kind) => (/** @type {number} */ microbatch) => ({ kind, microbatch, chunk: 0 });
-  return Array.from({ length: p }, () => [...all.map(work("F")), ...[...all].reverse().map(work("B"))]);
-}
+/** "3.1" is microbatch 3, chunk 1. @param {"F" | "B"} kind @param {string} list @returns {Work[]} */
+const pieces = (kind, list) =>
+  list.split(" ").map((text) => {
+    const [microbatch, chunk = 0] = text.split(".").map(Number);
+    return { kind, microbatch, chunk };
+  });
 
-/** 1F1B where v is 1. @param {number} p @param {number} m @param {number} v @returns {Work[][]} */
-export function interleaved(p, m, v) {
-  /** @param {number} k @param {"F" | "B"} kind @returns {Work} */
-  const piece = (k, kind) => {
-    if (v === 1) return { kind, microbatch: k, chunk: 0 };
-    const chunk = Math.floor(k / p) % v;
-    return { kind, microbatch: Math.floor(k / (p * v)) * p + (k % p), chunk: kind === "F" ? chunk : v - 1 - chunk };
-  };
-  return Array.from({ length: p }, (_, stage) => {
-    const ahead = v === 1 ? p - stage - 1 : 2 * (p - stage - 1) + (v - 1) * p;
-    const order = [];
-    for (let k = 0; k < m * v + ahead; k += 1) {
-      if (k < m * v) order.push(piece(k, "F"));
-      if (k >= ahead) order.push(piece(k - ahead, "B"));
-    }
-    return order;
+/** "F1 FB2 B1" is FFBFBB. @param {string} runs */
+const turns = (runs) => runs.replace(/([FB]+)(\d+) ?/g, (_, unit, count) => unit.repeat(Number(count)));
+
+/**
+ * Each stage's order of work: that of the most microbatches, without those from m on.
+ * @param {Orders} shipped @param {number} m @returns {Work[][]}
+ */
+export function ordersOf({ forwards, backwards, stages }, m) {
+  return stages.map((runs) => {
+    const left = { F: pieces("F", forwards), B: pieces("B", backwards) };
+    const all = [...turns(runs)].map((kind) => left[/** @type {"F" | "B"} */ (kind)].shift());
+    return /** @type {Work[]} */ (all).filter((work) => work.microbatch < m);
   });
 }
 
-/** When each work runs: as soon as its stage is free and its input is there. @param {Work[][]} orders @param {number} forward @param {number} backward @returns {Span[][]} */
+/**
+ * When each work runs: as soon as its stage is free and its input is there.
+ * @param {Work[][]} orders @param {number} forward @param {number} backward @returns {Span[][]}
+ */
 export function timeline(orders, forward, backward) {
   const p = orders.length;
   const v = 1 + Math.max(...orders.flat().map((w) => w.chunk));
@@ -47,7 +53,7 @@ export function timeline(orders, forward, backward) {
     const after = part === parts - 1 ? own : done.get(`B${w.microbatch},${part + 1}`);
     return own === undefined || after === undefined ? undefined : Math.max(own, after);
   };
-  for (let moved = true; moved; ) {
+  for (let moved = true; moved;) {
     moved = false;
     orders.forEach((order, stage) => {
       const mine = spans[stage];

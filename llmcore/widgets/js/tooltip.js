@@ -1,4 +1,5 @@
-// One small box that follows the cell under the pointer or the cursor. What it says is also said by the widget's live line.
+// One small box that follows the cell under the pointer or the
+// cursor. What it says is also said by the widget's live line.
 import { h } from "./dom.js";
 
 /** @param {HTMLElement} root the widget's figure, which is positioned */
