@@ -1,4 +1,6 @@
-"""Careless calls of the model's parts: each is refused with a ValueError that names it, or does what can only be meant."""
+"""Careless calls of the model's parts:
+each is refused with a ValueError that names it, or does what can only be meant.
+"""
 
 import math
 import re
@@ -7,8 +9,8 @@ import pytest
 import torch
 from helpers import BASE, ids_of, model_of, within
 
-from llmcore.attention import Attention, KVCache, split_heads
-from llmcore.block import Block
+from llmcore.attention import Attention, split_heads
+from llmcore.block import Block, Scope
 from llmcore.embedding import Embedding, lookup, one_hot
 from llmcore.linear import Linear
 from llmcore.mask import Mask, Padding
@@ -16,6 +18,7 @@ from llmcore.model import Transformer
 from llmcore.norm import NORMS
 from llmcore.position import POSITIONS, frequencies, sinusoids
 from llmcore.sampling import complete
+from llmcore.shortcuts import KVCache
 from llmcore.tiled import tiled_attention
 
 pytestmark = pytest.mark.usefixtures("as_a_reader_calls_it")
@@ -126,7 +129,7 @@ def test_a_tensor_is_no_mask(models, kind):
     for path in ("explicit", "fused", "tiled"):
         attention = Attention(BASE.with_(attention=path))
         refused("mask is " + remedy, lambda a=attention: a(X, given))
-    refused("mask is " + remedy, lambda: Block(BASE)(X, given))
+    refused("mask is " + remedy, lambda: Block(BASE)(X, Scope(given)))
     refused("mask is " + remedy, lambda: tiled_attention(Q, Q, Q, given))
     refused("padding is " + remedy, lambda: models["decoder"](IDS, padding=given))
     refused("padding is " + remedy, lambda: models["encoder"](IDS, padding=given))
@@ -179,7 +182,9 @@ def test_a_causal_mask_needs_as_many_keys_as_queries():
 
 
 def test_another_source_is_not_read_in_silence(models):
-    """One sequence to read from would broadcast over three that read; keys that are kept would be read for another source."""
+    """One sequence to read from would broadcast over three that read;
+    keys that are kept would be read for another source.
+    """
     model = models["encoder-decoder"]
     memory = model.encode(IDS)
     with torch.no_grad():
@@ -332,7 +337,9 @@ def test_a_weight_of_torch_is_not_loaded_the_wrong_way_round():
 
 
 def test_a_layer_of_torch_put_into_a_model_is_found_by_its_place(tmp_path):
-    """The version stands beside each module's path, also after torch.save; a model's own state dict passes."""
+    """The version stands beside each module's path, also after torch.save;
+    a model's own state dict passes.
+    """
     model = model_of(BASE)
     state = model.state_dict()
     theirs = torch.nn.Sequential(torch.nn.Linear(16, 16)).state_dict()

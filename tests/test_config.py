@@ -1,4 +1,6 @@
-"""A config that cannot be built is refused with value, rule and remedy; every preset is what was published."""
+"""A config that cannot be built is refused with value, rule and remedy;
+every preset is what was published.
+"""
 
 import json
 import math
