@@ -14,8 +14,8 @@ from llmcore.config import ModelConfig
 from llmcore.functional import softmax
 from llmcore.linear import Linear
 from llmcore.mask import Mask
-from llmcore.position import Turn
-from llmcore.quantities import count
+from llmcore.position import Turn, unturned
+from llmcore.shortcuts import KVCache, stack_groups
 from llmcore.tiled import tiled_attention
 
 
@@ -31,34 +31,9 @@ def join_heads(x: Float[Tensor, "B H T Dh"]) -> Float[Tensor, "B T HDh"]:
     return x.transpose(1, 2).flatten(2)
 
 
-class KVCache:
-    """Keys and values of the tokens read so far: a new token then costs one row of attention, not all rows.
-
-    Holds 2 * B * Hkv * capacity * Dh numbers. For inference only: the buffers are written in place.
-    """
-
-    def __init__(self, capacity: int):
-        count(0, capacity=capacity)
-        self.capacity = capacity
-        self.length = 0
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-
-    def append(
-        self, k: Float[Tensor, "B Hkv T Dh"], v: Float[Tensor, "B Hkv T Dh"]
-    ) -> tuple[Float[Tensor, "B Hkv S Dh"], Float[Tensor, "B Hkv S Dh"]]:
-        """Store T more keys and values; returns all S = length + T of them."""
-        checks.cached(k, v, self.keys, self.length, self.capacity)
-        (B, Hkv, _, Dh), end = k.shape, self.length + k.shape[2]
-        if self.keys is None or self.values is None:
-            self.keys, self.values = (
-                k.new_empty(B, Hkv, self.capacity, Dh),
-                v.new_empty(B, Hkv, self.capacity, Dh),
-            )
-        self.keys[:, :, self.length : end] = k
-        self.values[:, :, self.length : end] = v
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+def repeat_heads(x: Float[Tensor, "B Hkv S Dh"], n_heads: int) -> Float[Tensor, "B H S Dh"]:
+    """Each key head n_heads / Hkv times in a row: one copy for each query head of its group."""
+    return x if x.shape[1] == n_heads else x.repeat_interleave(n_heads // x.shape[1], dim=1)
 
 
 class Attention(nn.Module):
@@ -87,8 +62,8 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        mask: Mask = Mask(),  # noqa: B008 - frozen
-        turn: Turn = lambda q: q,
+        mask: Mask = Mask(),
+        turn: Turn = unturned,
         context: Float[Tensor, "B S D"] | None = None,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "B T D"]:
@@ -104,14 +79,12 @@ class Attention(nn.Module):
             k = turn(k) if context is None else k
             if cache is not None:
                 k, v = cache.append(k, v)
-        group, (B, H, T, Dh) = self.n_heads // self.n_kv_heads, q.shape
-        if group > 1 and T == 1 and cache is not None:
-            # a group's queries become rows of its key head: no key is copied; one token needs no causal mask
-            q, mask = q.reshape(B, self.n_kv_heads, group, Dh), Mask(padding=mask.padding)
-        elif group > 1:
-            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        heads = self.heads(self.path(q, self.k(k), self.v(v), mask).reshape(B, H, T, Dh))
-        return self.W_o(join_heads(heads))
+        shape = q.shape
+        if cache is not None:
+            q, mask = stack_groups(q, mask, self.n_kv_heads)
+        k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+        heads = self.path(q, self.k(k), self.v(v), mask).reshape(shape)  # (B, H, T, Dh)
+        return self.W_o(join_heads(self.heads(heads)))
 
     def explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Float[Tensor, "B H T Dh"]:
         """softmax(Q K^T / sqrt(Dh)) V, step by step."""

@@ -18,8 +18,8 @@ Residual = Literal["pre", "post"]
 AttentionPath = Literal["explicit", "fused", "tiled"]
 
 CHOICES = {
-    "family": Family, "norm": Norm, "feed_forward": FeedForwardKind, "position": Position, "residual": Residual,
-    "attention": AttentionPath,
+    "family": Family, "norm": Norm, "feed_forward": FeedForwardKind, "position": Position,
+    "residual": Residual, "attention": AttentionPath,
 }  # fmt: skip
 
 
@@ -37,14 +37,9 @@ class RotaryScaling:
     original: int = 8192
 
     def __post_init__(self) -> None:
-        if not (
-            1 <= self.factor < math.inf
-            and 0 < self.low < self.high < math.inf
-            and 1 <= self.original < math.inf
-        ):
-            raise ValueError(
-                f"{self}: needs factor >= 1, 0 < low < high, original >= 1; Llama 3.1 has 8, 1, 4, 8192"
-            )
+        from_1 = 1 <= self.factor < math.inf and 1 <= self.original < math.inf
+        if not (from_1 and 0 < self.low < self.high < math.inf):
+            raise ValueError(f"{self}: needs factor >= 1, 0 < low < high, original >= 1; as 8, 1, 4, 8192")
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class ModelConfig:
     (2, 2)
     >>> TOY.with_(n_heads=3)
     Traceback (most recent call last):
-    ValueError: n_heads=3 does not divide d_model=4: heads are slices of d_model; choose a divisor or set d_head
+    ValueError: n_heads=3 does not divide d_model=4: heads are slices of it; choose a divisor or set d_head
     """
 
     vocab_size: int
@@ -88,15 +83,25 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if isinstance(self.rotary_scaling, dict):  # as read back from JSON
             object.__setattr__(self, "rotary_scaling", RotaryScaling(**self.rotary_scaling))
+        self._check_types()
+        if not self.d_head:
+            if self.d_model % self.n_heads:
+                sizes = f"n_heads={self.n_heads} does not divide d_model={self.d_model}"
+                raise ValueError(f"{sizes}: heads are slices of it; choose a divisor or set d_head")
+            object.__setattr__(self, "d_head", self.d_model // self.n_heads)
+        if not self.n_kv_heads:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        self._check_rules()
+
+    def _check_types(self) -> None:
         for name, kind in CHOICES.items():
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown: choose one of {list(get_args(kind))}"
-                )
-        if not isinstance(self.rotary_scaling, RotaryScaling | None):
-            raise ValueError(
-                f"rotary_scaling={self.rotary_scaling!r}: must be a RotaryScaling, its fields as a dict, or None"
-            )
+            value, known = getattr(self, name), list(get_args(kind))
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is unknown: choose one of {known}")
+        scaling = self.rotary_scaling
+        if not isinstance(scaling, RotaryScaling | None):
+            kinds = "a RotaryScaling, its fields as a dict, or None"
+            raise ValueError(f"rotary_scaling={scaling!r}: must be {kinds}")
         for f in fields(self):
             value, least = getattr(self, f.name), int(f.default is MISSING)  # fields with a default may be 0
             if f.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
@@ -105,44 +110,27 @@ class ModelConfig:
                 raise ValueError(f"{f.name}={value!r}: must be a finite number")
             if f.type == "bool" and not isinstance(value, bool):
                 raise ValueError(f"{f.name}={value!r}: must be True or False")
-        if not self.d_head:
-            if self.d_model % self.n_heads:
-                raise ValueError(
-                    f"n_heads={self.n_heads} does not divide d_model={self.d_model}: heads are slices of d_model; "
-                    "choose a divisor or set d_head"
-                )
-            object.__setattr__(self, "d_head", self.d_model // self.n_heads)
-        if not self.n_kv_heads:
-            object.__setattr__(self, "n_kv_heads", self.n_heads)
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}: each key head serves an equal "
-                "group of query heads; choose a divisor"
-            )
-        if self.position.startswith("rotary") and self.d_head % 2:
-            raise ValueError(
-                f"d_head={self.d_head} is odd: rotary turns pairs of dimensions; choose an even d_head"
-            )
-        if self.position.startswith("sinusoidal") and self.d_model % 2:
-            raise ValueError(
-                f"d_model={self.d_model} is odd: sinusoidal positions pair sine and cosine; make it even"
-            )
-        if self.rotary_scaling and not self.position.startswith("rotary"):
-            raise ValueError(
-                f"rotary_scaling with position={self.position!r} would be ignored: set position='rotary' or remove it"
-            )
+
+    def _check_rules(self) -> None:
+        position, H, Hkv = self.position, self.n_heads, self.n_kv_heads
+        rotary, sinusoidal = position.startswith("rotary"), position.startswith("sinusoidal")
+        eps, std = self.norm_eps, self.init_std
+        if H % Hkv:
+            raise ValueError(f"n_kv_heads={Hkv} does not divide n_heads={H} into groups; choose a divisor")
+        if rotary and self.d_head % 2:
+            raise ValueError(f"d_head={self.d_head} is odd: rotary turns pairs of numbers; make it even")
+        if sinusoidal and self.d_model % 2:
+            raise ValueError(f"d_model={self.d_model} is odd: sinusoidal pairs sine and cosine; make it even")
+        if self.rotary_scaling and not rotary:
+            raise ValueError(f"rotary_scaling with {position=} would be ignored: set 'rotary' or remove it")
         if self.rotary_base <= 1:
             raise ValueError(f"rotary_base={self.rotary_base}: must be above 1; 10000 is usual")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: is a probability; choose 0 <= dropout < 1")
-        if self.norm_eps < 0 or self.init_std <= 0:
-            raise ValueError(
-                f"norm_eps={self.norm_eps}, init_std={self.init_std}: need norm_eps >= 0 and init_std > 0"
-            )
+        if eps < 0 or std <= 0:
+            raise ValueError(f"norm_eps={eps}, init_std={std}: need norm_eps >= 0 and init_std > 0")
         if self.family == "decoder" and self.n_segments:
-            raise ValueError(
-                f"n_segments={self.n_segments} in a decoder: segments mark an encoder's sentence pair; set 0"
-            )
+            raise ValueError(f"n_segments={self.n_segments} in a decoder: segments are for an encoder; set 0")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ModelConfig(**config.to_dict()) == config."""
@@ -175,14 +163,14 @@ SMALL = ModelConfig(
 
 # GPT-2 with 124M parameters, the smallest of the four  [Radford et al. 2019]
 GPT2 = ModelConfig(
-    vocab_size=50257, context_length=1024, d_model=768, n_layers=12, n_heads=12, d_ff=3072, dropout=0.1,
-)  # fmt: skip
+    vocab_size=50257, context_length=1024, d_model=768, n_layers=12, n_heads=12, d_ff=3072, dropout=0.1
+)
 
 # Llama 3.1 8B  [Grattafiori et al. 2024]
 LLAMA = ModelConfig(
-    vocab_size=128256, context_length=131072, d_model=4096, n_layers=32, n_heads=32, n_kv_heads=8, d_ff=14336,
-    norm="rms", feed_forward="swiglu", position="rotary", rotary_base=500000.0, rotary_scaling=RotaryScaling(),
-    bias=False, tied=False,
+    vocab_size=128256, context_length=131072, d_model=4096, n_layers=32, n_heads=32, n_kv_heads=8,
+    d_ff=14336, norm="rms", feed_forward="swiglu", position="rotary", rotary_base=500000.0,
+    rotary_scaling=RotaryScaling(), bias=False, tied=False,
 )  # fmt: skip
 
 # [Devlin et al. 2019]
@@ -194,10 +182,12 @@ BERT_BASE = ModelConfig(
 
 # The base model of "Attention is all you need"; its languages share 37,000 byte pairs  [Vaswani et al. 2017]
 VASWANI_BASE = ModelConfig(
-    vocab_size=37000, context_length=512, d_model=512, n_layers=6, n_heads=8, d_ff=2048, family="encoder-decoder",
-    feed_forward="relu", position="sinusoidal", residual="post", dropout=0.1, scale_embedding=True,
+    vocab_size=37000, context_length=512, d_model=512, n_layers=6, n_heads=8, d_ff=2048,
+    family="encoder-decoder", feed_forward="relu", position="sinusoidal", residual="post", dropout=0.1,
+    scale_embedding=True,
 )  # fmt: skip
 
 PRESETS = {
-    "toy": TOY, "small": SMALL, "gpt2": GPT2, "llama": LLAMA, "bert-base": BERT_BASE, "vaswani-base": VASWANI_BASE,
+    "toy": TOY, "small": SMALL, "gpt2": GPT2, "llama": LLAMA,
+    "bert-base": BERT_BASE, "vaswani-base": VASWANI_BASE,
 }  # fmt: skip

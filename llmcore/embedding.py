@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from llmcore import checks
 from llmcore.config import ModelConfig
-from llmcore.norm import NORMS
+from llmcore.norm import make_norm
 from llmcore.position import POSITIONS
 
 
@@ -47,16 +47,10 @@ class Embedding(nn.Module):
         self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
         self.table = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
         self.tokens = nn.Identity()  # a name for trace: the vectors before positions are added
-        self.segments = (
-            nn.Parameter(torch.empty(config.n_segments, config.d_model)) if config.n_segments else None
-        )
+        size = config.n_segments, config.d_model
+        self.segments = nn.Parameter(torch.empty(size)) if config.n_segments else None
         self.position = POSITIONS[config.position](config)
-        norm = (
-            NORMS[config.norm](config.d_model, config.norm_eps, config.bias)
-            if config.embedding_norm
-            else nn.Identity()
-        )
-        self.norm = norm
+        self.norm = make_norm(config) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
 
     def rows(self, ids: Integer[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
@@ -74,7 +68,5 @@ class Embedding(nn.Module):
             segments = torch.zeros_like(ids) if segments is None else checks.one_for_each(segments, ids)
             x = x + lookup(segments, self.segments, "segment", "a model knows n_segments of them")
         elif segments is not None:
-            raise ValueError(
-                "segments were given to a model with n_segments=0: they would be ignored; leave them out"
-            )
+            raise ValueError("segments were given with n_segments=0: they would be ignored; leave them out")
         return self.dropout(self.norm(self.position(x, positions)))

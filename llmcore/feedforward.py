@@ -6,9 +6,9 @@ GELU and SiLU are torch's kernels, equal to those written out in functional but 
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import gelu, silu
 
 from llmcore.config import ModelConfig
 from llmcore.functional import relu
@@ -42,8 +42,8 @@ class GatedFeedForward(FeedForward):
 
 FEED_FORWARDS: dict[str, Callable[[ModelConfig], FeedForward]] = {
     "relu": lambda config: FeedForward(config, relu),
-    "gelu": lambda config: FeedForward(config, gelu),
-    "gelu_tanh": lambda config: FeedForward(config, partial(gelu, approximate="tanh")),
-    "silu": lambda config: FeedForward(config, silu),
-    "swiglu": lambda config: GatedFeedForward(config, silu),
+    "gelu": lambda config: FeedForward(config, torch.nn.functional.gelu),
+    "gelu_tanh": lambda config: FeedForward(config, partial(torch.nn.functional.gelu, approximate="tanh")),
+    "silu": lambda config: FeedForward(config, torch.nn.functional.silu),
+    "swiglu": lambda config: GatedFeedForward(config, torch.nn.functional.silu),
 }

@@ -10,10 +10,11 @@ has the type of the input.
 import math
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from llmcore import checks
+from llmcore.shortcuts import one_row_product, suits_one_row
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -34,51 +35,22 @@ def linear(
 ) -> Float[Tensor, "... O"]:
     """y = x @ W + b
 
-    >>> linear(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]), torch.tensor([0.0, 0.0, 10.0]))
-    tensor([ 1.,  2., 13.])
+    >>> linear(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0.0, 10.0]))
+    tensor([ 1., 12.])
     """
     if not x.ndim or W.ndim != 2 or (b is not None and b.shape != W.shape[1:]):
         shapes = f"x {tuple(x.shape)}, W {tuple(W.shape)}, b {None if b is None else tuple(b.shape)}"
-        raise ValueError(
-            f"{shapes}: x must be (..., in), W (in, out) and b (out); reshape the one that is not"
-        )
+        raise ValueError(f"{shapes}: x must be (..., in), W (in, out), b (out); reshape the one that is not")
     if x.shape[-1] != W.shape[0]:
-        raise ValueError(
-            f"x ends in {x.shape[-1]} and W starts with {W.shape[0]}: the inner sizes of x @ W must agree; "
-            "W is (in, out) here, torch.nn.Linear stores its transpose"
-        )
-    # one token at a time on a CPU: see _one_row; for a smaller W the cut costs more than it saves
-    alone = (
-        x.numel() == x.shape[-1]
-        and W.numel() >= 2**17
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-    )
-    if alone and not torch.is_grad_enabled():
-        y = _one_row(x, W)
+        sizes = f"x ends in {x.shape[-1]} and W starts with {W.shape[0]}"
+        layout = "W is (in, out) here, torch.nn.Linear stores its transpose"
+        raise ValueError(f"{sizes}: the inner sizes of x @ W must agree; {layout}")
+    if suits_one_row(x, W):
+        y = one_row_product(x, W)
         return y if b is None else y + b
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # not -1, which is ambiguous for an empty x
     y = rows @ W if b is None else torch.addmm(b, rows, W)  # one call, so that y is written only once
     return y.view(*x.shape[:-1], W.shape[1])
-
-
-def _one_row(x: Float[Tensor, "... I"], W: Float[Tensor, "I O"]) -> Float[Tensor, "... O"]:
-    """x @ W for a single row, as in generation: W is cut into one contiguous piece per thread.
-
-    BLAS leaves a product with one row to one thread, which cannot read W as fast as memory allows.
-    """
-    n, (d_in, d_out) = torch.get_num_threads(), W.shape
-    if W.stride(0) == 1 and d_out >= n:
-        # stored by columns, like the transposed table of a tied head: each thread computes some entries of y
-        even = d_out // n * n  # bmm needs equal pieces; the columns left over follow
-        pieces = torch.bmm(
-            x.reshape(1, 1, -1).expand(n, -1, -1), W[:, :even].unflatten(1, (n, -1)).transpose(0, 1)
-        )
-        y = torch.cat([pieces.flatten(), x.reshape(-1) @ W[:, even:]])
-    else:  # stored by rows: each thread takes some rows, and their products are added
-        n = math.gcd(d_in, n)
-        y = torch.bmm(x.reshape(n, 1, -1), W.unflatten(0, (n, -1))).sum(0)
-    return y.view(*x.shape[:-1], d_out)
 
 
 def softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... D"]:
@@ -101,6 +73,30 @@ def log_softmax(x: Float[Tensor, "... D"], dim: int = -1) -> Float[Tensor, "... 
     """
     z = _from_largest(x, dim)
     return (z - z.exp().sum(dim, keepdim=True).log()).to(x.dtype)
+
+
+def softmax_in_parts(
+    largest: Float[Tensor, "*N 1"],
+    total: Float[Tensor, "*N 1"],
+    scores: Float[Tensor, "*N S"],
+    allowed: Bool[Tensor, "..."] | None = None,
+) -> tuple[Float[Tensor, "*N 1"], Float[Tensor, "*N 1"], Float[Tensor, "*N S"], Float[Tensor, "*N 1"]]:
+    """One step of the online softmax: the next S scores of each row  [Milakov & Gimelshein 2018]
+
+    largest = m = max_j x_j and total = sum_j exp(x_j - m) run over the scores read so far; those that are not
+    allowed add 0. Returns the new m and total; exp(scores - m); and exp(old m - new m), by which the caller
+    shrinks whatever else it has summed with the old m.
+
+    >>> row, low = torch.tensor([[1.0, 3.0, 2.0]]), torch.full((1, 1), torch.finfo().min)
+    >>> m, total, _, _ = softmax_in_parts(low, torch.zeros(1, 1), row[:, :2])
+    >>> m, total, _, _ = softmax_in_parts(m, total, row[:, 2:])
+    >>> torch.allclose((row - m).exp() / total, softmax(row))
+    True
+    """
+    new = torch.maximum(largest, scores.amax(-1, keepdim=True))
+    powers, shrink = (scores - new).exp_(), (largest - new).exp_()
+    powers = powers if allowed is None else powers * allowed
+    return new, total * shrink + powers.sum(-1, keepdim=True), powers, shrink
 
 
 def cross_entropy(
@@ -126,27 +122,24 @@ def kept_targets(
 ) -> tuple[Integer[Tensor, " n"], Integer[Tensor, " n"] | None]:
     """The n targets that count, and their rows in logits of this shape (..., V); rows is None if all count.
 
-    ValueError unless targets are integers of shape (...), at least one counts, and those that do lie in [0,
-    V).
+    ValueError unless targets are integers of shape (...), at least one counts, and each that counts lies in
+    [0, V).
     """
     targets = checks.whole_numbers(targets, "target")
     if shape[:-1] != targets.shape or not shape:
-        raise ValueError(
-            f"logits {tuple(shape)} and targets {tuple(targets.shape)}: logits need one more axis, the last, of size V"
-        )
+        shapes = f"logits {tuple(shape)} and targets {tuple(targets.shape)}"
+        raise ValueError(f"{shapes}: logits need one more axis, the last, of size V")
     targets = targets.reshape(-1)
-    keep = targets != ignore_index
-    if not keep.any():
-        raise ValueError(
-            f"every target is ignore_index={ignore_index}: the mean of nothing is no number; drop the batch"
-        )
-    rows = None if keep.all() else keep.nonzero().squeeze(1)
+    counts = targets != ignore_index
+    if not counts.any():
+        nothing = "the mean of nothing is no number; drop the batch"
+        raise ValueError(f"every target is ignore_index={ignore_index}: {nothing}")
+    rows = None if counts.all() else counts.nonzero().squeeze(1)
     kept = targets if rows is None else targets[rows]
     wrong = (kept < 0) | (kept >= shape[-1])
     if wrong.any():
-        raise ValueError(
-            f"target {int(kept[wrong][0])} is no index of V={shape[-1]} logits: 0 <= target < V must hold"
-        )
+        target, rule = int(kept[wrong][0]), "0 <= target < V must hold"
+        raise ValueError(f"target {target} is no index of V={shape[-1]} logits: {rule}")
     return kept, rows
 
 

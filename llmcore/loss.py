@@ -10,7 +10,6 @@ Shapes: ... the places of a batch, N of them in all, D d_model, V vocabulary.
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
-from torch.nn.functional import linear
 
 from llmcore.functional import kept_targets
 
@@ -29,20 +28,20 @@ def head_loss(
 
     The forward pass computes the gradients too, because a chunk's logits are gone afterwards:
 
-        s = softmax(logits) - one_hot(target), d x = s @ table, d table = s^T @ x, d bias = sum of s over
-        rows
+        s = softmax(logits) - one_hot(target)
+        d x = s @ table,  d table = s^T @ x,  d bias = sum of s over rows
 
     Rows whose target is ignore_index are left out, whatever they hold. Raises ValueError as cross_entropy
     does.
 
-    >>> head_loss(torch.zeros(6, 2), torch.ones(201, 2), torch.tensor([101, 102, 100, 104, 105, 200])) / 6  # ln 201
+    >>> ids = torch.tensor([101, 102, 100, 104, 105, 200])
+    >>> head_loss(torch.zeros(6, 2), torch.ones(201, 2), ids) / 6  # ln 201
     tensor(5.3033)
     """
     if x.shape[-1:] != table.shape[1:] or (bias is not None and bias.shape != table.shape[:1]):
-        shapes = f"x {tuple(x.shape)}, table {tuple(table.shape)}, bias {None if bias is None else tuple(bias.shape)}"
-        raise ValueError(
-            f"{shapes}: x must be (..., D), table (V, D) and bias (V); reshape the one that is not"
-        )
+        given = None if bias is None else tuple(bias.shape)
+        shapes = f"x {tuple(x.shape)}, table {tuple(table.shape)}, bias {given}"
+        raise ValueError(f"{shapes}: x must be (..., D), table (V, D), bias (V); reshape the one that is not")
     kept, rows = kept_targets(targets, (*x.shape[:-1], table.shape[0]), ignore_index)
     if not torch.is_grad_enabled():  # ctx.needs_input_grad looks at requires_grad only
         x, table, bias = x.detach(), table.detach(), None if bias is None else bias.detach()
@@ -62,8 +61,8 @@ class _HeadLoss(torch.autograd.Function):
         rows = max(ROWS, NUMBERS // V)
         for start in range(0, N, rows):
             at = slice(start, start + rows)
-            logits = linear(x[at], table, bias)
-            # under autocast linear returns 16 bits; the exponentials are summed in fp32
+            logits = torch.nn.functional.linear(x[at], table, bias)
+            # under autocast the product has 16 bits; the exponentials are summed in fp32
             kind, logits = logits.dtype, logits.to(total.dtype)
             target = targets[at, None]
             m = logits.amax(-1, keepdim=True)

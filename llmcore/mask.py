@@ -11,6 +11,8 @@ from torch import Tensor
 
 from llmcore import checks
 
+Device = torch.device | None
+
 
 @dataclass(frozen=True)
 class Padding:
@@ -61,9 +63,7 @@ class Mask:
     def __post_init__(self) -> None:
         checks.rule(self.causal)
 
-    def square(
-        self, T: int, S: int, device: torch.device | None = None
-    ) -> Bool[Tensor, "B_or_1 1 T S"] | None:
+    def square(self, T: int, S: int, device: Device = None) -> Bool[Tensor, "B_or_1 1 T S"] | None:
         """True where a query may read a key; None where every query may read every key.
 
         >>> Mask(causal=True).square(2, 3).int()  # two new queries, one key from before
@@ -72,9 +72,7 @@ class Mask:
         """
         return self.tile(range(S - T, S), range(S), device)
 
-    def tile(
-        self, queries: range, keys: range, device: torch.device | None = None
-    ) -> Bool[Tensor, "B_or_1 1 t s"] | None:
+    def tile(self, queries: range, keys: range, device: Device = None) -> Bool[Tensor, "B_or_1 1 t s"] | None:
         """The part of the square at these places (query t has place S - T + t); None if all of it is True.
 
         >>> Mask(causal=True).tile(range(2, 4), range(1, 4)).int()
@@ -85,15 +83,9 @@ class Mask:
         causal = self.causal and keys.stop - 1 > queries.start  # else no key here is in a query's future
         if not causal and self.padding.empty:
             return None
-        places, readers = (
-            torch.arange(keys.start, keys.stop, device=device),
-            torch.arange(queries.start, queries.stop, device=device),
-        )
-        allowed = (
-            (places <= readers[:, None])
-            if causal
-            else torch.ones(len(queries), len(keys), dtype=torch.bool, device=device)
-        )
+        s = torch.arange(keys.start, keys.stop, device=device)
+        t = torch.arange(queries.start, queries.stop, device=device)[:, None]
+        allowed = s <= t if causal else torch.ones(len(t), len(s), dtype=torch.bool, device=device)
         if self.padding.empty:
             return allowed[None, None]
         return allowed[None, None] & self.padding.real(keys.stop, keys.start)[:, None, None, :]

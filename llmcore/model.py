@@ -10,38 +10,29 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from llmcore import checks
-from llmcore.attention import KVCache
-from llmcore.block import Block, BlockCache
+from llmcore.block import Block, Scope
 from llmcore.config import ModelConfig
 from llmcore.embedding import Embedding
 from llmcore.functional import gelu, linear
 from llmcore.linear import Linear
 from llmcore.loss import head_loss
 from llmcore.mask import Mask, Padding
-from llmcore.norm import NORMS
+from llmcore.norm import make_norm
 from llmcore.position import Turn
+from llmcore.shortcuts import BlockCache, KVCache
 
 
 class Stack(nn.Module):
-    """n_layers blocks in a row; pre-norm needs one more norm at the end: nothing else normalises the sum."""
+    """n_layers blocks in a row, then for pre-norm one more norm: nothing else normalises the sum."""
 
     def __init__(self, config: ModelConfig, cross: bool = False):
         super().__init__()
         self.blocks = nn.ModuleList(Block(config, cross) for _ in range(config.n_layers))
-        last = NORMS[config.norm](config.d_model, config.norm_eps, config.bias)
-        self.norm = last if config.residual == "pre" else nn.Identity()
+        self.norm = make_norm(config) if config.residual == "pre" else nn.Identity()
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T D"],
-        mask: Mask,
-        turn: Turn = lambda q: q,
-        memory: Float[Tensor, "B S D"] | None = None,
-        memory_mask: Mask = Mask(),  # noqa: B008 - frozen
-        cache: list[BlockCache] | None = None,
-    ) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], scope: Scope = Scope()) -> Float[Tensor, "B T D"]:
         for i, block in enumerate(self.blocks):
-            x = block(x, mask, turn, memory, memory_mask, cache[i] if cache else None)
+            x = block(x, scope, i)
         return self.norm(x)
 
 
@@ -56,12 +47,9 @@ class Head(nn.Module):
         self.table = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.d_model))
         self.transform = Linear(config.d_model, config.d_model) if config.head_transform else None
         if config.head_transform:
-            self.norm = NORMS[config.norm](config.d_model, config.norm_eps, config.bias)
-        self.bias = (
-            nn.Parameter(torch.zeros(config.vocab_size))
-            if config.head_transform or config.head_bias
-            else None
-        )
+            self.norm = make_norm(config)
+        biased = config.head_transform or config.head_bias
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if biased else None
 
     def forward(
         self,
@@ -87,9 +75,8 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding = Embedding(config)
         self.encoder = Stack(config) if config.family != "decoder" else None
-        self.decoder = (
-            Stack(config, cross=config.family == "encoder-decoder") if config.family != "encoder" else None
-        )
+        cross = config.family == "encoder-decoder"
+        self.decoder = Stack(config, cross) if config.family != "encoder" else None
         self.head = Head(config)
         initialise(self)
 
@@ -97,23 +84,20 @@ class Transformer(nn.Module):
         self,
         ids: Integer[Tensor, "B T"],
         *,
-        padding: Padding = Padding(),  # noqa: B008 - frozen
+        padding: Padding = Padding(),
         source: Integer[Tensor, "B S"] | None = None,
-        source_padding: Padding = Padding(),  # noqa: B008 - frozen
+        source_padding: Padding = Padding(),
         segments: Integer[Tensor, "B T"] | None = None,
         cache: list[BlockCache] | None = None,
         targets: Integer[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
         """Logits; given targets, the sum of their losses in nats, -100 left out, which takes less memory."""
-        if (source is not None) != (self.config.family == "encoder-decoder"):
-            raise ValueError(
-                f"source with family={self.config.family!r}: an encoder-decoder needs one, the others take none"
-            )
+        family = self.config.family
+        if (source is not None) != (family == "encoder-decoder"):
+            raise ValueError(f"source with {family=}: an encoder-decoder needs one, the others take none")
+        if self.decoder is None and cache is not None:
+            raise ValueError("cache with family='encoder': every token reads every other, none can be kept")
         if self.decoder is None:
-            if cache is not None:
-                raise ValueError(
-                    "cache with family='encoder': every token reads every other, so nothing can be kept"
-                )
             return self.head(self.encode(ids, padding, segments), self.embedding.table, targets)
         memory = self.encode(source, source_padding) if source is not None else None
         return self.decode(ids, padding, memory, source_padding, segments, cache, targets=targets)
@@ -121,41 +105,38 @@ class Transformer(nn.Module):
     def encode(
         self,
         ids: Integer[Tensor, "B S"],
-        padding: Padding = Padding(),  # noqa: B008 - frozen
+        padding: Padding = Padding(),
         segments: Integer[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B S D"]:
         """The encoder's output vectors, before any head."""
         if self.encoder is None:
-            raise ValueError(
-                "encode with family='decoder': it has no encoder; use family='encoder' or 'encoder-decoder'"
-            )
+            raise ValueError("encode with family='decoder': it has no encoder; use one of the other families")
         x, turn = self.embed(ids, padding, 0, segments)
-        return self.encoder(x, Mask(padding=padding), turn)
+        return self.encoder(x, Scope(Mask(padding=padding), turn))
 
     def decode(
         self,
         ids: Integer[Tensor, "B T"],
-        padding: Padding = Padding(),  # noqa: B008 - frozen
+        padding: Padding = Padding(),
         memory: Float[Tensor, "B S D"] | None = None,
-        memory_padding: Padding = Padding(),  # noqa: B008 - frozen
+        memory_padding: Padding = Padding(),
         segments: Integer[Tensor, "B T"] | None = None,
         cache: list[BlockCache] | None = None,
         last: bool = False,
         targets: Integer[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T_or_1 V"] | Float[Tensor, ""]:
-        """forward's result from ids and, in an encoder-decoder, encode's output; last: last token only."""
+        """forward's result, with encode's output as memory if there is an encoder; last: last token only."""
         if self.decoder is None:
             raise ValueError("decode with family='encoder': it has no decoder; use encode")
-        if (memory is not None) != (self.config.family == "encoder-decoder"):
-            raise ValueError(
-                f"memory with family={self.config.family!r}: an encoder-decoder needs one, a decoder takes none"
-            )
+        family = self.config.family
+        if (memory is not None) != (family == "encoder-decoder"):
+            raise ValueError(f"memory with {family=}: an encoder-decoder needs one, a decoder takes none")
         if memory is not None:
             checks.padding(memory_padding, *memory.shape[:2])
         offset = 0 if cache is None else checks.blocks(cache, self.config.n_layers)[0].own.length
         x, turn = self.embed(ids, padding, offset, segments)
         mask, memory_mask = Mask(causal=True, padding=padding), Mask(padding=memory_padding)
-        x = self.decoder(x, mask, turn, memory, memory_mask, cache)
+        x = self.decoder(x, Scope(mask, turn, memory, memory_mask, cache))
         return self.head(x[:, -1:] if last else x, self.embedding.table, targets)
 
     def embed(
@@ -173,12 +154,9 @@ class Transformer(nn.Module):
 
     def new_cache(self, capacity: int | None = None, source_length: int = 0) -> list[BlockCache]:
         """An empty cache, one entry per decoder block; capacity defaults to the whole context."""
-        cross = self.config.family == "encoder-decoder"
         capacity = self.config.context_length if capacity is None else capacity  # not `or`: 0 is valid
-        return [
-            BlockCache(KVCache(capacity), KVCache(source_length) if cross else None)
-            for _ in range(self.config.n_layers)
-        ]
+        source = lambda: KVCache(source_length) if self.config.family == "encoder-decoder" else None
+        return [BlockCache(KVCache(capacity), source()) for _ in range(self.config.n_layers)]
 
 
 def initialise(model: Transformer) -> None:

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llmcore import checks
+from llmcore.config import ModelConfig
 from llmcore.functional import layer_norm, rms_norm
 from llmcore.quantities import amount, count
 
@@ -51,3 +52,7 @@ class RMSNorm(nn.Module):
 
 
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    return NORMS[config.norm](config.d_model, config.norm_eps, config.bias)

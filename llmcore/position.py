@@ -15,6 +15,7 @@ from llmcore import checks
 from llmcore.config import ModelConfig, RotaryScaling
 
 Turn = Callable[[Tensor], Tensor]
+unturned: Turn = lambda q: q  # the Turn of every position that is not rotary
 
 
 class NoPosition(nn.Module):
@@ -27,7 +28,7 @@ class NoPosition(nn.Module):
         return x
 
     def turner(self, positions: Int[Tensor, "_ T"]) -> Turn:
-        return lambda q: q
+        return unturned
 
 
 def sinusoids(
@@ -76,17 +77,16 @@ class Learned(NoPosition):
         self.table = nn.Parameter(torch.empty(config.context_length, config.d_model))
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "_ T"]) -> Float[Tensor, "B T D"]:
-        places = checks.rows(
-            checks.positions(positions, x), self.table, "position", "context_length ends there"
-        )
-        return x + torch.nn.functional.embedding(places, self.table)
+        positions = checks.positions(positions, x)
+        rows = checks.rows(positions, self.table, "position", "context_length ends there")
+        return x + torch.nn.functional.embedding(rows, self.table)
 
 
 def scale_frequencies(theta: Float[Tensor, " half"], scaling: RotaryScaling) -> Float[Tensor, " half"]:
-    """Slow frequencies divided by scaling.factor, fast ones kept, a linear blend between (RotaryScaling)."""
-    turns = scaling.original * theta / (2 * math.pi)  # full turns over the original context
-    keep = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
-    return theta * keep + theta / scaling.factor * (1 - keep)
+    """Slow frequencies are divided by scaling.factor, fast ones stay, those between blend (RotaryScaling)."""
+    cycles = scaling.original * theta / (2 * math.pi)  # full rotations over the original context
+    fast = ((cycles - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)  # 1: stays; 0: divided
+    return theta * fast + theta / scaling.factor * (1 - fast)
 
 
 class Rotary(NoPosition):

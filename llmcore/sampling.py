@@ -31,9 +31,8 @@ def temperature(value: float) -> Rule:
     tensor([[2., 4.]])
     """
     if not 0 < value < math.inf:
-        raise ValueError(
-            f"temperature={value}: must be above 0 and finite; for the limit 0 use greedy=True (--greedy)"
-        )
+        remedy = "for the limit 0 use greedy=True (--greedy)"
+        raise ValueError(f"temperature={value}: must be above 0 and finite; {remedy}")
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         # in fp64, because fp32 would turn a very small or large value into 0 or inf
@@ -56,7 +55,7 @@ def top_k(k: int) -> Rule:
 
     def rule(logits: Float[Tensor, "B V"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         order, V = logits.sort(dim=-1, descending=True, stable=True).indices, logits.shape[-1]
-        return _keep(logits, order, torch.arange(V, device=logits.device) < min(int(k), V))
+        return _only(logits, order, torch.arange(V, device=logits.device) < min(int(k), V))
 
     return rule
 
@@ -77,7 +76,7 @@ def top_p(p: float) -> Rule:
         kept = (before < p) & (probabilities > 0)
         kept[:, 0] = True  # also where p is so small that fp32 makes it 0
         # p = 1 keeps all, where rounding could drop the least probable
-        return _keep(logits, order, kept) if p < 1 else logits
+        return _only(logits, order, kept) if p < 1 else logits
 
     return rule
 
@@ -115,25 +114,27 @@ def repetition_penalty(penalty: float) -> Rule:
         read = ids.long().masked_fill(ids < 0, V)  # filler (-1) marks an extra column V, which is cut off
         present = torch.zeros(B, V + 1, dtype=torch.bool, device=logits.device).scatter(1, read, True)[:, :V]
         wide = logits.double()  # fp32 would turn a very small or large penalty into 0 or inf
-        penalised = (
-            torch.where(wide > 0, wide / penalty, wide * penalty).clamp(limit.min, limit.max).to(logits.dtype)
-        )
-        return torch.where(present & (logits > -torch.inf), penalised, logits)
+        lower = torch.where(wide > 0, wide / penalty, wide * penalty).clamp(limit.min, limit.max)
+        return torch.where(present & (logits > -torch.inf), lower.to(logits.dtype), logits)
 
     return rule
 
 
-def _keep(
+def _only(
     logits: Float[Tensor, "B V"], order: Int[Tensor, "B V"], kept: Bool[Tensor, "*B V"]
 ) -> Float[Tensor, "B V"]:
-    """logits with -inf at each id order[i] whose kept[i] is False; order sorts ids by falling logit."""
+    """logits with -inf at each id order[b, i] whose kept[i] is False; order sorts ids by falling logit."""
     places = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, kept.expand_as(order))
     return logits.masked_fill(~places, -torch.inf)
 
 
 RULES = {
-    "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty,
-}  # fmt: skip
+    "temperature": temperature,
+    "top_k": top_k,
+    "top_p": top_p,
+    "min_p": min_p,
+    "repetition_penalty": repetition_penalty,
+}
 
 
 @dataclass(frozen=True)
@@ -154,13 +155,11 @@ def left_pad(prompts: Sequence[Sequence[int]], filler: int = 0) -> tuple[Int[Ten
             [6, 7]])
     """
     if isinstance(prompts, Tensor) or not all(hasattr(prompt, "__len__") for prompt in prompts):
-        raise ValueError(
-            "prompts must be a list of lists of ids: of a tensor give ids.tolist(), of one prompt [ids]"
-        )
+        remedy = "of a tensor give ids.tolist(), of one prompt [ids]"
+        raise ValueError(f"prompts must be a list of lists of ids: {remedy}")
     if not prompts or min(len(p) for p in prompts) == 0:
-        raise ValueError(
-            f"{len(prompts)} prompts, one of them empty or none at all: each needs a token to continue from"
-        )
+        remedy = "each needs a token to continue from"
+        raise ValueError(f"{len(prompts)} prompts, one of them empty or none at all: {remedy}")
     width = max(len(p) for p in prompts)
     starts = torch.tensor([width - len(p) for p in prompts])
     ids = torch.tensor([[filler] * (width - len(p)) + list(p) for p in prompts])
@@ -177,7 +176,7 @@ def generate(
     eos: int | None = None,
     seed: int | None = None,
     source: Int[Tensor, "B S"] | None = None,
-    source_padding: Padding = Padding(),  # noqa: B008 - frozen
+    source_padding: Padding = Padding(),
     use_cache: bool = True,
 ) -> Iterator[Step]:
     """Yield one Step per token until every sequence has produced eos or max_new_tokens are made.
@@ -190,25 +189,10 @@ def generate(
     count(max_new_tokens=max_new_tokens)
     if model.decoder is None:
         raise ValueError("generate with family='encoder': it predicts no next token; use a decoder")
-    device = model.embedding.table.device
-    if device.type == "meta":
-        raise ValueError(
-            "the model is on the device 'meta', which holds no numbers: build it elsewhere, or load its weights"
-        )
-    ids, padding = left_pad(prompts)
-    ids, padding = ids.to(device), Padding(start=None if padding.start is None else padding.start.to(device))
-    B, T = ids.shape
-    total = T + max_new_tokens - 1  # the model never reads the last new token
-    if total > model.config.context_length:
-        raise ValueError(
-            f"{T} prompt tokens and {max_new_tokens} new ones exceed context_length={model.config.context_length}: ask for "
-            f"at most {max(0, model.config.context_length - T + 1)} or shorten the prompt"
-        )
-    # one stream of numbers per sequence
-    generators = [torch.Generator().manual_seed((seed or 0) + 1_000_003 * b) for b in range(B)]
-    if seed is None:
-        for generator in generators:
-            generator.seed()  # a number from the system
+    ids, padding = _prompt_ids(model, prompts)
+    total = ids.shape[1] + max_new_tokens - 1  # the model never reads the last new token
+    _check_length(ids.shape[1], max_new_tokens, model.config.context_length)
+    generators = _generators(len(ids), seed)
     was_training = model.training
     model.eval()
     try:
@@ -216,14 +200,13 @@ def generate(
         with torch.inference_mode():
             memory = model.encode(source, source_padding) if source is not None else None
         cache = model.new_cache(total, source.shape[1] if source is not None else 0) if use_cache else None
-        finished = torch.zeros(B, dtype=torch.bool, device=device)
+        finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         fresh = ids
         for _ in range(max_new_tokens):
             new = fresh if cache else ids  # the tokens that the cache does not hold yet
             with torch.inference_mode():
-                logits = model.decode(new, padding, memory, source_padding, cache=cache, last=True)[
-                    :, -1
-                ].float()
+                logits = model.decode(new, padding, memory, source_padding, cache=cache, last=True)
+                logits = logits[:, -1].float()
             shaped, read = _distribution(logits, "the model's logits"), _without_padding(ids, padding)
             for rule in rules:
                 shaped = _distribution(rule(shaped, read), "the logits that a rule returned")
@@ -240,6 +223,33 @@ def generate(
             ids = torch.cat([ids, fresh], 1)
     finally:
         model.train(was_training)
+
+
+def _prompt_ids(model: Transformer, prompts: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "B T"], Padding]:
+    """left_pad's result on the model's device."""
+    device = model.embedding.table.device
+    if device.type == "meta":
+        remedy = "build it elsewhere, or load its weights"
+        raise ValueError(f"the model is on the device 'meta', which holds no numbers: {remedy}")
+    ids, padding = left_pad(prompts)
+    return ids.to(device), Padding(start=None if padding.start is None else padding.start.to(device))
+
+
+def _check_length(T: int, max_new_tokens: int, context_length: int) -> None:
+    if T + max_new_tokens - 1 > context_length:
+        raise ValueError(
+            f"{T} prompt tokens and {max_new_tokens} new ones exceed context_length={context_length}: "
+            f"ask for at most {max(0, context_length - T + 1)} or shorten the prompt"
+        )
+
+
+def _generators(B: int, seed: int | None) -> list[torch.Generator]:
+    """One stream of random numbers per sequence, from the seed or, without one, from the system."""
+    generators = [torch.Generator().manual_seed((seed or 0) + 1_000_003 * b) for b in range(B)]
+    if seed is None:
+        for generator in generators:
+            generator.seed()
+    return generators
 
 
 def complete(
@@ -267,14 +277,10 @@ def _distribution(logits: Float[Tensor, "B V"], name: str) -> Float[Tensor, "B V
     largest = logits.amax(-1)  # NaN if any logit is
     if not bool(largest.isfinite().all()):
         row = int((~largest.isfinite()).nonzero()[0])
-        why = (
-            "no token is left"
-            if largest[row] == -torch.inf
-            else "are the weights finite? In fp16 try bf16 or fp32"
-        )
-        raise FloatingPointError(
-            f"{name} are no distribution: the largest of sequence {row} is {largest[row].item()}; {why}"
-        )
+        why = "are the weights finite? In fp16 try bf16 or fp32"
+        why = "no token is left" if largest[row] == -torch.inf else why
+        found = f"the largest of sequence {row} is {largest[row].item()}"
+        raise FloatingPointError(f"{name} are no distribution: {found}; {why}")
     return logits
 
 

@@ -10,11 +10,11 @@ import importlib.util
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from llmcore import checks
-from llmcore.functional import _wide
+from llmcore.functional import _wide, softmax_in_parts
 from llmcore.mask import Mask
 
 TILE = 128  # the number of queries, and of keys, in a tile
@@ -24,7 +24,7 @@ def tiled_attention(
     q: Float[Tensor, "B H T Dh"],
     k: Float[Tensor, "B H S Dh"],
     v: Float[Tensor, "B H S Dh"],
-    mask: Mask = Mask(),  # noqa: B008 - frozen
+    mask: Mask = Mask(),
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T Dh"]:
     """softmax(q k^T / sqrt(Dh)) v by online softmax; backward recomputes the scores
@@ -39,15 +39,15 @@ def tiled_attention(
     checks.mask(mask, len(q))
     checks.last_of_the_keys(mask.causal, k.shape[2] - q.shape[2])
     seed = int(torch.randint(2**40, ())) if dropout else 0
-    # the kernels compute in fp32 or narrower types, on GPUs from Ampere (8.0) on
-    kernels = (
-        _kernels()
-        if q.is_cuda and q.dtype != torch.float64 and torch.cuda.get_device_capability(q.device) >= (8, 0)
-        else None
-    )
+    kernels = _kernels() if _has_kernels(q) else None
     if kernels is not None:
         return kernels.attention(q, k, v, mask.causal, mask.padding.start, mask.padding.stop, dropout, seed)
     return Tiled.apply(q, k, v, mask, dropout, seed)
+
+
+def _has_kernels(q: Tensor) -> bool:
+    """Whether the kernels suit q: they compute in fp32 or narrower types, on GPUs from Ampere (8.0) on."""
+    return q.is_cuda and q.dtype != torch.float64 and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 @functools.cache
@@ -64,7 +64,9 @@ def tiles(n: int) -> list[range]:
     return [range(i, min(i + TILE, n)) for i in range(0, n, TILE)]
 
 
-def keep(dropout: float, seed: int, rows: range, keys: range, like: Tensor) -> Float[Tensor, "B H t s"]:
+def dropout_factors(
+    dropout: float, seed: int, rows: range, keys: range, like: Tensor
+) -> Float[Tensor, "B H t s"]:
     """A tile's dropout factors, 0 or 1 / (1 - dropout): always the same for one seed and tile."""
     generator = torch.Generator(like.device).manual_seed(seed + (rows.start << 20) + keys.start)
     drawn = torch.rand(*like.shape[:2], len(rows), len(keys), generator=generator, device=like.device)
@@ -88,19 +90,13 @@ class Tiled(torch.autograd.Function):
         log_sums = torch.empty(B, H, T, 1, dtype=_wide(q[:0]).dtype, device=q.device)
         for rows in tiles(T):
             largest = torch.full_like(_of(log_sums, rows), torch.finfo(log_sums.dtype).min)
-            total, mixture = (
-                torch.zeros_like(largest),
-                torch.zeros(B, H, len(rows), Dh, dtype=largest.dtype, device=q.device),
-            )
+            total, mixture = torch.zeros_like(largest), largest.new_zeros(B, H, len(rows), Dh)
             for keys in _readable(mask, rows, T, S):
                 scores, allowed = _scores(q, k, mask, rows, keys)  # (B, H, t, s)
-                new = torch.maximum(largest, scores.amax(-1, keepdim=True))
-                powers, shrink = (scores - new).exp_() * allowed, (largest - new).exp_()
-                total = total * shrink + powers.sum(-1, keepdim=True)
+                largest, total, powers, shrink = softmax_in_parts(largest, total, scores, allowed)
                 if dropout:
-                    powers = powers * keep(dropout, seed, rows, keys, powers)
+                    powers = powers * dropout_factors(dropout, seed, rows, keys, powers)
                 mixture = mixture * shrink + _product(powers, _of(v, keys))
-                largest = new
             # changes only a row without keys: in every other the largest score has added exp(0) = 1
             total.clamp_(min=1)
             _of(out, rows).copy_(mixture / total)
@@ -117,9 +113,8 @@ class Tiled(torch.autograd.Function):
         The row sum of dP P needs no complete row of P: it equals dO . O, since O = P V.
         """
         if torch.is_grad_enabled():  # the gradients would silently be taken for constants
-            raise ValueError(
-                "create_graph=True through tiled attention: it has no second derivative; use attention='explicit'"
-            )
+            why = "it has no second derivative; use attention='explicit'"
+            raise ValueError(f"create_graph=True through tiled attention: {why}")
         q, k, v, out, log_sums = ctx.saved_tensors
         T, S, scale = q.shape[2], k.shape[2], 1 / math.sqrt(q.shape[3])
         dq, dk, dv = (torch.zeros(x.shape, dtype=log_sums.dtype, device=x.device) for x in (q, k, v))
@@ -128,11 +123,12 @@ class Tiled(torch.autograd.Function):
             inner = (d_rows * _of(out, rows)).sum(-1, keepdim=True)  # (B, H, t, 1)
             for keys in _readable(ctx.mask, rows, T, S):
                 scores, allowed = _scores(q, k, ctx.mask, rows, keys)
-                weights = (scores - _of(log_sums, rows)).exp_() * allowed  # (B, H, t, s)
+                weights = (scores - _of(log_sums, rows)).exp_()  # (B, H, t, s)
+                weights = weights if allowed is None else weights * allowed
                 d_weights = _product(d_rows, _of(v, keys).transpose(-2, -1))
-                kept = keep(ctx.dropout, ctx.seed, rows, keys, weights) if ctx.dropout else 1
-                d_scores = weights * (d_weights * kept - inner) * scale
-                _of(dv, keys).add_(_product((weights * kept).transpose(-2, -1), d_rows))
+                factors = dropout_factors(ctx.dropout, ctx.seed, rows, keys, weights) if ctx.dropout else 1
+                d_scores = weights * (d_weights * factors - inner) * scale
+                _of(dv, keys).add_(_product((weights * factors).transpose(-2, -1), d_rows))
                 _of(dq, rows).add_(_product(d_scores, _of(k, keys)))
                 _of(dk, keys).add_(_product(d_scores.transpose(-2, -1), _of(q, rows)))
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None
@@ -150,13 +146,13 @@ def _readable(mask: Mask, rows: range, T: int, S: int) -> list[range]:
 
 def _scores(
     q: Tensor, k: Tensor, mask: Mask, rows: range, keys: range
-) -> tuple[Float[Tensor, "B H t s"], Tensor | int]:
-    """A tile's scaled scores, forbidden ones set to the lowest number; and which are allowed, 1 if all."""
+) -> tuple[Float[Tensor, "B H t s"], Bool[Tensor, "..."] | None]:
+    """A tile's scaled scores, forbidden ones set to the lowest number; and which are allowed, None if all."""
     scores = _product(_of(q, rows) / math.sqrt(q.shape[3]), _of(k, keys).transpose(-2, -1))
     shift = k.shape[2] - q.shape[2]  # the queries are the last of the keys
     allowed = mask.tile(range(rows.start + shift, rows.stop + shift), keys, q.device)
     if allowed is None:
-        return scores, 1
+        return scores, None
     return scores.masked_fill_(~allowed, torch.finfo(scores.dtype).min), allowed
 
 

@@ -55,7 +55,7 @@ def readable(
 
 
 @triton.jit
-def keep(seed, t_first, s_first, T, S, dropout, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
+def dropout_factors(seed, t_first, s_first, T, S, dropout, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
     """0 or 1 / (1 - dropout) per weight, from a counter-based generator: backward draws the same again."""
     t, s = t_first + tl.arange(0, BLOCK_T), s_first + tl.arange(0, BLOCK_S)
     head = tl.program_id(1).to(tl.int64) * T
@@ -92,7 +92,7 @@ def forward_kernel(
         shrink = tl.exp2(largest - new)
         total = total * shrink + tl.sum(powers, 1)
         if DROPOUT:
-            powers *= keep(seed, t_first, s_first, T, S, dropout, BLOCK_T, BLOCK_S)
+            powers *= dropout_factors(seed, t_first, s_first, T, S, dropout, BLOCK_T, BLOCK_S)
         mixture = mixture * shrink[:, None] + product(powers.to(v.dtype), v)
         largest = new
     # changes only a row without keys: in every other the largest score has added 2^0 = 1
@@ -114,8 +114,8 @@ def backward_scores(
     d_weights = product(d_out, tl.trans(v))
     kept = weights
     if DROPOUT:
-        keeping = keep(seed, t_first, s_first, T, S, dropout, BLOCK_T, BLOCK_S)
-        kept, d_weights = weights * keeping, d_weights * keeping
+        factors = dropout_factors(seed, t_first, s_first, T, S, dropout, BLOCK_T, BLOCK_S)
+        kept, d_weights = weights * factors, d_weights * factors
     return kept, weights * (d_weights - inner[:, None]) * scale
 
 
@@ -128,11 +128,8 @@ def queries_kernel(
     """dQ = dS K for one tile of queries, over the same tiles of keys as in forward_kernel."""
     t_first, bh = tl.program_id(0) * BLOCK_T, tl.program_id(1)
     b, h, row_size = (bh // H).to(tl.int64), bh % H, H * DH
-    Q, dOut, dQ = (
-        Q + b * T * row_size + h * DH,
-        dOut + b * T * row_size + h * DH,
-        dQ + b * T * row_size + h * DH,
-    )
+    Q, dOut = Q + b * T * row_size + h * DH, dOut + b * T * row_size + h * DH
+    dQ = dQ + b * T * row_size + h * DH
     K, V = K + b * S * row_size + h * DH, V + b * S * row_size + h * DH
     start, stop = tl.load(Starts + b), tl.load(Stops + b)
     end = tl.minimum(stop, t_first + BLOCK_T + S - T) if CAUSAL else stop
@@ -216,9 +213,8 @@ class TiledKernels(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            raise ValueError(
-                "create_graph=True through tiled attention: it has no second derivative; use attention='explicit'"
-            )
+            why = "it has no second derivative; use attention='explicit'"
+            raise ValueError(f"create_graph=True through tiled attention: {why}")
         q, k, v, out, log_sums = ctx.saved_tensors
         (B, T, H, _), S, tiles = q.shape, k.shape[1], ctx.tiles
         d_out = d_out.contiguous()
@@ -253,11 +249,10 @@ def attention(
     seed: int = 0,
 ) -> Float[Tensor, "B H T Dh"]:
     """softmax(q k^T / sqrt(Dh)) v in fp32, fp16 or bf16; sequence b's real keys are start[b]:stop[b]."""
-    B, S = q.shape[0], k.shape[2]
-    starts = torch.zeros(B, dtype=torch.int32, device=q.device) if start is None else start.clamp(max=S).int()
-    stops = (
-        torch.full((B,), S, dtype=torch.int32, device=q.device) if stop is None else stop.clamp(max=S).int()
-    )
+    S = k.shape[2]
+    everywhere = lambda place: torch.full((len(q),), place, dtype=torch.int32, device=q.device)
+    starts = everywhere(0) if start is None else start.clamp(max=S).int()
+    stops = everywhere(S) if stop is None else stop.clamp(max=S).int()
     # (B, T, H, Dh), the layout from which split_heads makes its view
     rows = (x.transpose(1, 2).contiguous() for x in (q, k, v))
     return TiledKernels.apply(*rows, starts, stops, causal, dropout, seed).transpose(1, 2)

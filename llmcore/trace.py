@@ -19,11 +19,8 @@ class Seen(dict[str, Tensor]):
 
     def __missing__(self, path: str) -> Tensor:
         near = difflib.get_close_matches(path, self, n=3) or list(self)[:3]
-        hint = (
-            "; scores and weights pass by only with attention='explicit'"
-            if path.endswith((".scores", ".weights"))
-            else ""
-        )
+        square = path.endswith((".scores", ".weights"))
+        hint = "; scores and weights pass by only with attention='explicit'" if square else ""
         raise KeyError(f"{path!r} was not seen: nearest are {near}{hint}")
 
 

@@ -101,12 +101,13 @@ def test_flops_of_an_encoder_decoder_and_of_real_sizes():
                 torch.empty(2, 64, preset.d_model),
                 torch.empty(2, 32, preset.d_model) if both else None,
             )
+            from llmcore.block import Scope
             from llmcore.mask import Mask
 
             stack = model.encoder if preset.family == "encoder" else model.decoder
             if both:
-                model.encoder(memory, Mask())
-            model.head(stack(x, Mask(), memory=memory), model.embedding.table)
+                model.encoder(memory, Scope(Mask()))
+            model.head(stack(x, Scope(Mask(), memory=memory)), model.embedding.table)
         assert sum(flops(preset, 2, 64, 32 if both else 0).values()) == counter.get_total_flops()
 
 

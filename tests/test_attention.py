@@ -1,4 +1,6 @@
-"""Explicit equals fused equals tiled, cached equals full, over the whole grid; no row of a mask makes a NaN."""
+"""Explicit equals fused equals tiled, cached equals full, over the whole grid;
+no row of a mask makes a NaN.
+"""
 
 import itertools
 from dataclasses import replace
@@ -8,10 +10,11 @@ import torch
 from helpers import BASE, ids_of, model_of, roundings, within
 
 from llmcore import tiled
-from llmcore.attention import Attention, KVCache, join_heads, split_heads
+from llmcore.attention import Attention, join_heads, split_heads
 from llmcore.config import AttentionPath, FeedForwardKind, ModelConfig, Position, Residual
 from llmcore.linear import Linear
 from llmcore.mask import Mask, Padding
+from llmcore.shortcuts import KVCache
 
 # the identity is proved in float64; `make test` holds float32 to its bound as well
 DTYPES = [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)]
@@ -78,7 +81,8 @@ def test_explicit_equals_the_other_paths_in_value_and_gradient(family, position,
         assert gradients.keys() == gradients_other.keys()
         for name, gradient in gradients.items():
             assert torch.isfinite(gradient).all(), name
-            # the way of a gradient goes there and back and takes what was kept, and ends in a sum over 3 x 7 tokens; its terms
+            # the way of a gradient goes there and back and takes what was kept,
+            # and ends in a sum over 3 x 7 tokens; its terms
             # come down one stream, as large as the largest, though some cancel, as those of a key's bias
             limit = within(3 * roundings(config, 7) + 3 * 7, dtype, largest)
             torch.testing.assert_close(

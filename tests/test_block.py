@@ -5,7 +5,7 @@ import torch
 from helpers import BASE
 from test_model import pair_linear, pair_norm, put
 
-from llmcore.block import RESIDUALS, Block, post_norm, pre_norm
+from llmcore.block import RESIDUALS, Block, Scope, post_norm, pre_norm
 from llmcore.linear import Linear
 from llmcore.mask import Mask
 
@@ -47,13 +47,15 @@ def test_equals_torchs_encoder_layer(order):
             *pair_norm(reference.norm2, block.feed_forward_norm),
         ]
     )
-    torch.testing.assert_close(block(X, Mask()), reference(X), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(block(X, Scope(Mask())), reference(X), atol=1e-5, rtol=1e-5)
 
 
 def test_pre_norm_with_silent_sublayers_is_the_identity():
-    """Zero what writes into the stream and the stream passes through untouched: the path that gradients take."""
+    """Zero what writes into the stream and the stream passes through untouched:
+    the path that gradients take.
+    """
     block = block_of()
     for linear in (block.attention.W_o, block.feed_forward.down):
         torch.nn.init.zeros_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
-    assert torch.equal(block(X, Mask()), X)
+    assert torch.equal(block(X, Scope(Mask())), X)

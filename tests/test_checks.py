@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers import BASE, ids_of, model_of, within
 
-from llmcore.attention import Attention, KVCache, split_heads
-from llmcore.block import Block
+from llmcore.attention import Attention, split_heads
+from llmcore.block import Block, Scope
 from llmcore.embedding import Embedding, lookup, one_hot
 from llmcore.linear import Linear
 from llmcore.mask import Mask, Padding
@@ -16,6 +16,7 @@ from llmcore.model import Transformer
 from llmcore.norm import NORMS
 from llmcore.position import POSITIONS, frequencies, sinusoids
 from llmcore.sampling import complete
+from llmcore.shortcuts import KVCache
 from llmcore.tiled import tiled_attention
 
 pytestmark = pytest.mark.usefixtures("as_a_reader_calls_it")
@@ -126,7 +127,7 @@ def test_a_tensor_is_no_mask(models, kind):
     for path in ("explicit", "fused", "tiled"):
         attention = Attention(BASE.with_(attention=path))
         refused("mask is " + remedy, lambda a=attention: a(X, given))
-    refused("mask is " + remedy, lambda: Block(BASE)(X, given))
+    refused("mask is " + remedy, lambda: Block(BASE)(X, Scope(given)))
     refused("mask is " + remedy, lambda: tiled_attention(Q, Q, Q, given))
     refused("padding is " + remedy, lambda: models["decoder"](IDS, padding=given))
     refused("padding is " + remedy, lambda: models["encoder"](IDS, padding=given))

@@ -57,7 +57,9 @@ def test_mistakes_are_named(as_a_reader_calls_it):
 
 
 def test_the_gradient_of_a_lookup_is_the_same_in_every_run():
-    """To the last bit, with several threads and an id that stands in most places: else a resumed run is another run."""
+    """To the last bit, with several threads and an id that stands in most places:
+    else a resumed run is another run.
+    """
     table = torch.randn(900, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
     ids = torch.randint(900, (8, 256), generator=torch.Generator().manual_seed(1))
     ids[:, 100:] = 7

@@ -1,4 +1,6 @@
-"""Files of other tokenizers: read as their own library reads them, or refused by name; no text is lost, none takes for ever."""
+"""Files of other tokenizers: read as their own library reads them, or refused by name;
+no text is lost, none takes for ever.
+"""
 
 import itertools
 import json
@@ -15,12 +17,12 @@ from llmcore.tokenizer import SPLIT_PATTERNS, BPETokenizer, count_chunks, cuttin
 from llmcore.tokenizer.cutting import ANYTHING, PUBLISHED, compiled, cut, portable
 from tools.fuzz import bounded, within
 
-# ------------------------------------------------------------------------------------ tokenizer.json, as the library reads it
+# -------------------------------------------------------------------- tokenizer.json, as the library reads it
 
 RICH = (
-    "It is 2024 in 日本, 12345 times 1. \n\n  two  spaces\t\ttabs\r\n'll we'RE don't  ß ss ſ a\u0301 aa aab <s> <s>  <mask> x<s>y\n"
-    * 3
-)
+    "It is 2024 in 日本, 12345 times 1. \n\n  two  spaces\t\ttabs\r\n'll we'RE don't  ß ss ſ a\u0301 aa aab "
+    "<s> <s>  <mask> x<s>y\n"
+) * 3
 # merges over every border that a pattern might draw: of digits, letters, Han, white space
 VOCABULARY = BPETokenizer.train([RICH, TEXT], 400, [], ANYTHING)
 TEXTS = [
@@ -77,7 +79,9 @@ def added(content: str, id_: int, **flags) -> dict:
 
 
 def same_or_refused(state: dict, path, texts=TEXTS) -> bool:
-    """Whether ours reads the file; then its ids are the library's and every text that the library gives back comes back."""
+    """Whether ours reads the file; then its ids are the library's and every text that the library gives
+    back comes back.
+    """
     path.write_text(json.dumps(state), encoding="utf-8")
     try:
         ours = formats.read_hugging_face(path)
@@ -97,8 +101,8 @@ def same_or_refused(state: dict, path, texts=TEXTS) -> bool:
 
 PATTERNS = [
     *SPLIT_PATTERNS.values(), *PUBLISHED.values(), SPLIT_PATTERNS["gpt4-han"].replace(*cutting.HAN), ANYTHING,
-    r"\p{N}{1,3}", r"(\p{N})(\p{N})?", r"\s+", r"(\s)+", r"(?<run>\s)\S", r"[一-龥぀-ゟ゠-ヿ]+", "(?:a|(b))+", "x*",
-    "a??", "^", "$", r"^\s*a|b$",
+    r"\p{N}{1,3}", r"(\p{N})(\p{N})?", r"\s+", r"(\s)+", r"(?<run>\s)\S", r"[一-龥぀-ゟ゠-ヿ]+", "(?:a|(b))+",
+    "x*", "a??", "^", "$", r"^\s*a|b$",
     r"\n^|$\n", r"(?i)ss|i", r"(?i:[sdmt]|ll|ve|re)", r"\b", r"\w+|\d", r" ?[^(\s|[.,!?…。，、।۔،])]+",
     r"a(?=b)", r"(?<=a)b", r"(?<!\s)\S", ".", r".+",
     r"\S+", r"\W+", r"\p{Lu}\p{Ll}*", r"\p{Han}|\p{Latin}+", r"(?>a+)b", r"a{1,2}", r"a{2,}?", r"a++b?",
@@ -145,7 +149,8 @@ STEPS = [
     split(r"\p{N}{1,3}"), split(r"\s+", "Removed"),
     split(SPLIT_PATTERNS["gpt2"]), {"type": "Whitespace"}, {"type": "WhitespaceSplit"},
     {"type": "Punctuation", "behavior": "Isolated"},
-    {"type": "BertPreTokenizer"}, {"type": "UnicodeScripts"}, {"type": "CharDelimiterSplit", "delimiter": " "},
+    {"type": "BertPreTokenizer"}, {"type": "UnicodeScripts"},
+    {"type": "CharDelimiterSplit", "delimiter": " "},
     {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
     sequence(digits(True)),
     {"type": "Split", "pattern": {"String": "a"}, "behavior": "Isolated", "invert": False},
@@ -228,7 +233,9 @@ NAMES = ["<s>", "<mask>", "a", "aa", "s>", "日本", " <s>", "  ", "<s> ", "2024
 @settings(max_examples=120)
 @given(data=st.data())
 def test_added_tokens_with_any_flags(data, tmp_path_factory):
-    """lstrip, rstrip, single_word and normalized, ids that fit and that do not, names that overlap, normalizers, pre-tokenizers."""
+    """lstrip, rstrip, single_word and normalized, ids that fit and that do not, names that overlap,
+    normalizers, pre-tokenizers.
+    """
     names = data.draw(st.lists(st.sampled_from(NAMES), max_size=3, unique=data.draw(st.integers(0, 9)) > 0))
     flags = st.fixed_dictionaries(
         {f: st.integers(0, 7).map(lambda n: n == 7) for f in ("lstrip", "rstrip", "single_word")}
@@ -267,7 +274,7 @@ def test_a_token_that_takes_in_its_surroundings_is_named(flag, tmp_path):
         formats.read_hugging_face(path)
 
 
-# ------------------------------------------------------------------------------------------------------ patterns, anyone's
+# ----------------------------------------------------------------------------------------- patterns, anyone's
 
 
 @pytest.mark.parametrize("pattern", [r"(\p{L})+", r"(a)(b)?", r"\d+", "x*", "(?:)", r"(?<=a)b"])
@@ -296,7 +303,9 @@ HANGS = "a" * 60 + "b"
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["(a|aa)+$", "(a|aa)+c", r"(?:a|a)*[^ab]"])
 def test_a_pattern_that_would_take_for_ever_is_named(pattern, tmp_path, monkeypatch):
-    """However it comes, and wherever it cuts: encode, encode_iterable, learning from texts and from a file."""
+    """However it comes, and wherever it cuts:
+    encode, encode_iterable, learning from texts and from a file.
+    """
     monkeypatch.setattr(cutting, "SECONDS", 0.2)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(whole(pre_tokenizer=sequence(split(pattern), level()))))
@@ -361,7 +370,7 @@ def test_a_pattern_is_written_where_hugging_face_reads_it_alike(tmp_path):
     assert cut(compiled(portable("^a$")), "a\na\n\nb") == ["a", "\n", "a", "\n\nb"]
 
 
-# ----------------------------------------------------------------------------------------------------- other files' lies
+# ------------------------------------------------------------------------------------------ other files' lies
 
 
 @pytest.mark.parametrize(

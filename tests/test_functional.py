@@ -55,7 +55,9 @@ def test_equals_torch_in_value_and_gradient(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", PAIRS)
 def test_half_precision_keeps_its_type_and_stays_near(name, dtype):
-    """fp16 has 11 bits and bf16 has 8, so they agree with fp64 to about 2^-10 and 2^-7 of the size of the values."""
+    """fp16 has 11 bits and bf16 has 8, so they agree with fp64 to about 2^-10 and 2^-7 of the size of the
+    values.
+    """
     mine, _, inputs = PAIRS[name]
     exact = mine(*[x.to(dtype).double() for x in inputs])
     y = mine(*[x.to(dtype) for x in inputs])
@@ -118,7 +120,9 @@ SHAPES = {  # the functions of one x, and torch's
 @pytest.mark.parametrize("kind", SPECIAL)
 @pytest.mark.parametrize("name", SHAPES)
 def test_special_values_give_what_torch_gives(name, kind, dtype):
-    """Torch's value and gradient in float64: its own narrow kernels differ among themselves at the edge of their range."""
+    """Torch's value and gradient in float64:
+    its own narrow kernels differ among themselves at the edge of their range.
+    """
     mine, theirs = SHAPES[name]
     info = torch.finfo(dtype)
     if "norm" in name and "largest" in kind and dtype != torch.float16:
@@ -171,8 +175,8 @@ def test_integers_are_refused_where_they_would_be_cut(as_a_reader_calls_it):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("filler", [NAN, INF, -INF, "largest"])
 def test_an_ignored_row_changes_nothing_whatever_stands_in_it(filler, dtype):
-    """Value and gradient are torch's, and those of the other rows alone. The row's own gradient is exactly 0, where torch's
-    log_softmax multiplies 0 by NaN on the way back.
+    """Value and gradient are torch's, and those of the other rows alone. The row's own gradient is exactly 0,
+    where torch's log_softmax multiplies 0 by NaN on the way back.
     """
     filler = torch.finfo(dtype).max if filler == "largest" else filler
     x = X.to(dtype, copy=True)
@@ -254,7 +258,9 @@ def test_wrong_shapes_and_targets_are_named(as_a_reader_calls_it):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("layout", ["rows", "columns"])
 def test_a_single_row_is_cut_among_threads_and_is_the_same(threads, layout, monkeypatch):
-    """Writing one token: a large matrix is read by all threads, cut where it can be; five divide neither 768 nor 513."""
+    """Writing one token: a large matrix is read by all threads, cut where it can be;
+    five divide neither 768 nor 513.
+    """
     weight = torch.randn(768, 513, generator=torch.Generator().manual_seed(4)) / 768**0.5
     weight = weight if layout == "rows" else weight.T.contiguous().T  # as a tied head has it
     row, bias = torch.randn(1, 1, 768, generator=torch.Generator().manual_seed(5)), torch.randn(513)

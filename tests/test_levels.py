@@ -10,8 +10,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 LEVELS = [
     {"files", "quantities"},
     {"checks"},
+    {"mask"},
+    {"shortcuts"},
     {"autograd", "config", "functional", "device", "tokenizer", "download", "optim", "data", "tiled_triton"},
-    {"linear", "loss", "norm", "mask", "position", "corpus"},
+    {"linear", "loss", "norm", "position", "corpus"},
     {"feedforward", "embedding", "tiled"},
     {"attention"},
     {"block"},

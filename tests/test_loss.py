@@ -1,4 +1,6 @@
-"""The loss without logits equals torch's cross_entropy of the logits, in value and in every gradient, and never holds them all."""
+"""The loss without logits equals torch's cross_entropy of the logits, in value and in every gradient, and
+never holds them all.
+"""
 
 import pytest
 import torch
@@ -33,7 +35,9 @@ def made(N: int, V: int, D: int = 8, dtype: torch.dtype = torch.float32, bias: b
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("N", "V"), [(1, 2), (255, 5), (256, 4097), (257, 4097), (700, 4097), (5000, 300)])
 def test_equals_the_loss_of_all_logits(N, V, bias):
-    """Chunks of one row up to several, the last not full; fp64, so that a chunk left out or counted twice cannot hide."""
+    """Chunks of one row up to several, the last not full;
+    fp64, so that a chunk left out or counted twice cannot hide.
+    """
     x, table, targets, b = made(N, V, dtype=torch.float64, bias=bias)
     if N == 1:
         targets[:] = 1
@@ -50,7 +54,9 @@ def test_equals_the_loss_of_all_logits(N, V, bias):
 @pytest.mark.parametrize("filler", [float("nan"), float("inf"), -float("inf"), 1e38])
 @pytest.mark.parametrize("N", [9, 700])
 def test_an_ignored_row_changes_nothing_whatever_stands_in_it(N, filler):
-    """A chunk and several: value and every gradient are those of the kept rows alone, and the row's own is exactly 0."""
+    """A chunk and several: value and every gradient are those of the kept rows alone, and the row's own
+    is exactly 0.
+    """
     x, table, targets, b = made(N, 4097, dtype=torch.float64)
     kept = targets != -100
     with torch.no_grad():

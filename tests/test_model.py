@@ -23,7 +23,9 @@ DTYPES = [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)]
 def close(
     y: torch.Tensor, expected: torch.Tensor, config: ModelConfig, gradient: bool = False, msg=None
 ) -> None:
-    """Equal but for rounding; the way of a gradient goes there and back, takes what was kept, and ends in a sum over tokens."""
+    """Equal but for rounding; the way of a gradient goes there and back, takes what was kept, and ends in
+    a sum over tokens.
+    """
     T = config.context_length
     n = 3 * roundings(config, T) + 3 * T if gradient else roundings(config, T)
     torch.testing.assert_close(y, expected, **within(n, y.dtype, expected.abs().max().item()), msg=msg)
@@ -91,8 +93,9 @@ def llama(config, model):
         }  # fmt: skip
     settings = transformers.LlamaConfig(
         vocab_size=config.vocab_size, hidden_size=config.d_model, intermediate_size=config.d_ff,
-        num_hidden_layers=config.n_layers, num_attention_heads=config.n_heads, num_key_value_heads=config.n_kv_heads,
-        max_position_embeddings=config.context_length, rms_norm_eps=config.norm_eps, tie_word_embeddings=config.tied,
+        num_hidden_layers=config.n_layers, num_attention_heads=config.n_heads,
+        num_key_value_heads=config.n_kv_heads, max_position_embeddings=config.context_length,
+        rms_norm_eps=config.norm_eps, tie_word_embeddings=config.tied,
         attn_implementation="eager", rope_theta=config.rotary_base, rope_scaling=rope if scaling else None,
         rope_parameters=rope,
     )  # fmt: skip
@@ -143,8 +146,8 @@ def bert(config, model):
 
 GPT = replace(BASE, tied=True)
 BERT = replace(
-    BASE, tied=True, family="encoder", norm_eps=1e-12, feed_forward="gelu", residual="post", embedding_norm=True,
-    n_segments=2, head_transform=True,
+    BASE, tied=True, family="encoder", norm_eps=1e-12, feed_forward="gelu", residual="post",
+    embedding_norm=True, n_segments=2, head_transform=True,
 )  # fmt: skip
 LLAMA_SMALL = BASE.with_(norm="rms", feed_forward="swiglu", position="rotary", bias=False)
 DECODERS = {
@@ -159,7 +162,8 @@ DECODERS = {
 }
 
 
-# Hugging Face computes a Llama's norms, angles and softmax in fp32 whatever its type: only GPT-2 can be compared in float64
+# Hugging Face computes a Llama's norms, angles and softmax in fp32 whatever its type:
+# only GPT-2 can be compared in float64
 @pytest.mark.parametrize(
     ("name", "dtype"), [("gpt2", torch.float64), *((name, torch.float32) for name in DECODERS)]
 )
@@ -288,7 +292,8 @@ def test_encoder_decoder_equals_torch(residual, path, dtype):
 
 @pytest.mark.parametrize(
     ("preset", "count"),
-    # GPT-2: the published file's numbers; Llama 3.1 8B: Hugging Face's model card; BERT: its encoder has 109,482,240
+    # GPT-2: the published file's numbers; Llama 3.1 8B: Hugging Face's model card; BERT:
+    # its encoder has 109,482,240
     # with a pooler of 590,592 that we leave out, the masked-language head adds 622,650
     [("gpt2", 124_439_808), ("llama", 8_030_261_248), ("bert-base", 109_482_240 - 590_592 + 622_650)],
 )

@@ -165,7 +165,9 @@ def test_top_p_keeps_the_fewest_that_reach_p():
 
 
 def test_frequencies_follow_the_probabilities():
-    """20,000 draws: chi-square over 23 ids stays below the 99.99 % quantile of 22 degrees of freedom, 54.9."""
+    """20,000 draws: chi-square over 23 ids stays below the 99.99 % quantile of 22 degrees of freedom,
+    54.9.
+    """
     model = model_of(BASE)
     p = softmax(model(torch.tensor([[3, 1, 4]]))[0, -1].double())
     counts = torch.zeros(23, dtype=torch.double)

@@ -12,7 +12,7 @@ from llmcore import tiled
 from llmcore.attention import Attention
 from llmcore.config import ModelConfig
 from llmcore.mask import Mask, Padding
-from llmcore.tiled import keep, tiled_attention, tiles
+from llmcore.tiled import dropout_factors, tiled_attention, tiles
 
 MASKS = {
     "all": Mask(),
@@ -31,7 +31,9 @@ needs_triton = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def kernels():
-    """llmcore.tiled_triton, past the hook that checks shapes: Triton compiles a kernel from its source, so it must not be wrapped."""
+    """llmcore.tiled_triton, past the hook that checks shapes:
+    Triton compiles a kernel from its source, so it must not be wrapped.
+    """
     spec = importlib.util.spec_from_file_location(
         "llmcore.tiled_triton", Path(tiled.__file__).with_name("tiled_triton.py")
     )
@@ -93,7 +95,7 @@ def test_dropout_multiplies_the_weights_by_what_keep_says(small_tiles):
     whole = torch.zeros(2, 3, 9, 9)
     for rows in tiles(9):
         for keys in tiles(9):
-            whole[:, :, rows.start : rows.stop, keys.start : keys.stop] = keep(
+            whole[:, :, rows.start : rows.stop, keys.start : keys.stop] = dropout_factors(
                 dropout, seed, rows, keys, whole
             )
     torch.testing.assert_close(whole.unique(), torch.tensor([0, 1 / 0.7]))
@@ -106,10 +108,11 @@ def test_dropout_multiplies_the_weights_by_what_keep_says(small_tiles):
 
 def test_dropout_drops_its_share_and_other_weights_each_time():
     like = torch.empty(4, 4, 1, 1)
-    kept = keep(0.3, 0, range(0, 64), range(0, 64), like)
+    kept = dropout_factors(0.3, 0, range(0, 64), range(0, 64), like)
     assert abs((kept == 0).float().mean().item() - 0.3) < 0.005  # 65,536 draws: three deviations are 0.0054
     config = ModelConfig(
-        vocab_size=8, context_length=8, d_model=8, n_layers=1, n_heads=2, d_ff=8, dropout=0.5, attention="tiled"
+        vocab_size=8, context_length=8, d_model=8, n_layers=1, n_heads=2, d_ff=8, dropout=0.5,
+        attention="tiled",
     )  # fmt: skip
     attention, x = Attention(config), torch.randn(1, 8, 8)
     for p in attention.parameters():
@@ -175,7 +178,9 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_is_linear_in_the_length(monkeypatch):
-    """Kept for the way back: q, k, v, the result, a number a row. Largest temporary: one of those, or a tile of scores."""
+    """Kept for the way back: q, k, v, the result, a number a row. Largest temporary:
+    one of those, or a tile of scores.
+    """
     monkeypatch.setattr(tiled, "TILE", 32)
     Dh, BH = 8, 6
 
@@ -227,7 +232,9 @@ def test_the_kernels_equal_the_square(name, T, S, kernels):
 
 @needs_triton
 def test_the_kernels_drop_the_same_weights_on_the_way_back(kernels):
-    """out is linear in v: with the same seed, sum(out * w) equals sum(v * d/dv of it); and its share is dropped."""
+    """out is linear in v: with the same seed, sum(out * w) equals sum(v * d/dv of it);
+    and its share is dropped.
+    """
     device = "cpu" if INTERPRETED else "cuda"
     q, k, v = (x.detach().to(device).requires_grad_() for x in vectors(33, 33, Dh=16))
     dropped = lambda q, k, v: kernels.attention(q, k, v, causal=True, dropout=0.4, seed=9)

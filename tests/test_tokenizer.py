@@ -1,4 +1,6 @@
-"""decode(encode(s)) == s, updated counts equal recounted ones, and the ids are tiktoken's and Hugging Face's."""
+"""decode(encode(s)) == s, updated counts equal recounted ones, and the ids are tiktoken's and Hugging
+Face's.
+"""
 
 import itertools
 import json
@@ -39,16 +41,17 @@ from llmcore.tokenizer import (
 )  # fmt: skip
 
 ENGLISH = (
-    "The low well lowers the lower bucket. 'Twas newer then; they'll be newest, won't they?  12345 times!\n\n\tEnd. "
-    * 3
-)
+    "The low well lowers the lower bucket. 'Twas newer then; they'll be newest, won't they?  12345 times!"
+    "\n\n\tEnd. "
+) * 3
 CHINESE = (
     "低水井把更低的桶放下去。那时它还新；他们会是最新的，不是吗？用GPU训练12345次！\n山高水长，水落石出。" * 3
 )
 ODD = "naïve café \U0001f469\u200d\U0001f4bb\U0001f44d\U0001f3fd  \u3000\u00a0\r\n\r\n x\ty   z ﷽ e\u0301 ﬁ"
 TEXT = ENGLISH + CHINESE + ODD
 SPECIAL = ["<|endoftext|>", "<|end|>", "<|end|>!"]
-# of code points that Unicode has not assigned (Cn) regular expressions of different programs think differently
+# of code points that Unicode has not assigned (Cn) regular expressions of different programs think
+# differently
 ASSIGNED = st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=60)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.lists(
     st.sampled_from([*TEXT.split(" "), " ", "  ", "\n", "'ll", "12", *SPECIAL, "<|end"]), max_size=20
@@ -285,7 +288,8 @@ WORDS = ["x", "low", "12", "1234", "!", "--", "'ll", "'L", "é", "e\u0301", "水
 WHITE_TEXTS = st.lists(
     st.sampled_from([*WHITE * 3, "  ", "   ", "\n\n", *WORDS, *SPECIAL, "<|end"]), max_size=16
 ).map("".join)
-# a look behind, anchors, a word's edge, a kept group, a repeated group, characters in no chunk, chunks of no character
+# a look behind, anchors, a word's edge, a kept group, a repeated group, characters in no chunk,
+# chunks of no character
 OTHERS = [
     r"(?<=x)\s|\S+|\s",
     r"^\s+|\S+|\s",
@@ -299,7 +303,9 @@ PATTERNS = {**SPLIT_PATTERNS, **formats.PUBLISHED, **{pattern: pattern for patte
 
 
 def rich_in_white_space(pattern: str) -> BPETokenizer:
-    """Runs of every kind of white space, of one and of two kinds, are tokens of several lengths, and words with space before them."""
+    """Runs of every kind of white space, of one and of two kinds, are tokens of several lengths, and
+    words with space before them.
+    """
     ranks = {bytes([b]): b for b in range(256)}
     runs = [a * n + b * m for a in WHITE for b in WHITE for n in (1, 2, 5) for m in (0, 1, 3)]
     for text in [*runs, " low", "low", " 12", "1234", "\n!", "!\n", "\t水", "\u3000水"]:
@@ -422,7 +428,9 @@ def patterns_of_known_parts(draw: random.Random, depth: int = 2) -> str:
 @settings(max_examples=400)
 @given(draw=st.randoms(use_true_random=False), text=st.text("x1 \n'ßX", max_size=14), cut=st.integers(0, 14))
 def test_no_continuation_changes_a_chunk_that_is_decided(draw, text, cut):
-    """With any pattern of known parts the chunks of a beginning, and then those of the rest, are the chunks of the whole."""
+    """With any pattern of known parts the chunks of a beginning, and then those of the rest, are the
+    chunks of the whole.
+    """
     pattern = patterns_of_known_parts(draw)
     tokenizer = BPETokenizer({bytes([b]): b for b in range(256)}, pattern)
     assert tokenizer._decider is not None
@@ -462,7 +470,9 @@ def test_lazy_encoding_holds_back_little(trained, kind):
 
 
 def test_the_command_line_writes_the_ids_of_encode(tmp_path):
-    """A table of right-aligned numbers, blank lines and indented code, in both parts, with a vocabulary that has their white space."""
+    """A table of right-aligned numbers, blank lines and indented code, in both parts, with a vocabulary
+    that has their white space.
+    """
     rows = "".join(f"{n:>9}{n * n:>12}\r\n" if n % 3 else f"\n\n    x =\t{n}  \n \n" for n in range(900))
     (tmp_path / "table.txt").write_bytes(rows.encode())
     for pattern in SPLIT_PATTERNS:
@@ -648,8 +658,10 @@ def test_the_pairs_of_long_tokens_are_found_by_few_looks():
     assert max(map(len, tokenizer.ranks)) == 1 << 14
     everywhere = {
         (tokenizer.ranks[t[:i]], tokenizer.ranks[t[i:]]): (rank, rank)
-        for t, rank in tokenizer.ranks.items() for i in range(1, len(t)) if t[:i] in tokenizer.ranks and t[i:] in tokenizer.ranks
-    }  # fmt: skip
+        for t, rank in tokenizer.ranks.items()
+        for i in range(1, len(t))
+        if t[:i] in tokenizer.ranks and t[i:] in tokenizer.ranks
+    }
     tokenizer.ranks, Looks.letters = Looks(tokenizer.ranks), 0
     assert tokenizer._pair_table() == everywhere
     assert Looks.letters < 4 * (1 << 14)
@@ -678,7 +690,9 @@ def test_what_is_held_back_is_read_again_only_where_it_has_doubled(trained, kind
 
 @pytest.mark.usefixtures("as_a_reader_calls_it")
 def test_what_is_remembered_stays_within_its_bytes():
-    """Of 8,000 different chunks the default remembers all; with a limit, all that encoding takes stays below 512 KiB."""
+    """Of 8,000 different chunks the default remembers all;
+    with a limit, all that encoding takes stays below 512 KiB.
+    """
     words = [
         " " + "".join(letters)
         for letters in itertools.islice(itertools.product("abcdefghijklmn", repeat=5), 8_000)
@@ -774,7 +788,8 @@ def test_what_a_vocabulary_lacks_is_counted_and_said_once(trained, tmp_path, cap
     assert counted == {"é": 2}
     (tmp_path / "t.txt").write_text("abc" * 300 + "abcé½é" * 10, encoding="utf-8")
     assert prepare(tmp_path / "run", str(tmp_path / "t.txt"), level="char") == [
-        "held-out part: 30 pieces are in no entry of the vocabulary and become the unknown token: 'é' 20, '½' 10"
+        "held-out part: 30 pieces are in no entry of the vocabulary and become the unknown token: "
+        "'é' 20, '½' 10"
     ]
 
 

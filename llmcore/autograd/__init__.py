@@ -17,5 +17,6 @@ from llmcore.autograd.tensor import (
 )
 
 __all__ = [
-    "OPERATIONS", "Tensor", "central_differences", "gradient_check", "operation", "operations", "topological", "unbroadcast",
+    "OPERATIONS", "Tensor", "central_differences", "gradient_check", "operation", "operations",
+    "topological", "unbroadcast",
 ]  # fmt: skip

@@ -28,29 +28,20 @@ def _check_broadcast(*inputs: Array) -> None:
         np.broadcast_shapes(*(x.shape for x in inputs))
     except ValueError:
         shapes = " and ".join(str(x.shape) for x in inputs)
-        raise ValueError(
-            f"shapes {shapes} do not broadcast: counted from the right, sizes must be equal or 1; reshape one"
-        ) from None
+        rule = "counted from the right, sizes must be equal or 1; reshape one"
+        raise ValueError(f"shapes {shapes} do not broadcast: {rule}") from None
 
 
 def _axes(x: Array, axis: Axis, needs_some: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """axis as numbers from 0, and x's shape with size 1 at these axes"""
-    axes = (
-        tuple(range(x.ndim))
-        if axis is None
-        else (axis,)
-        if isinstance(axis, int | np.integer)
-        else tuple(axis)
-    )
+    given = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int | np.integer) else axis
+    axes, here = tuple(given), f"axis={axis} with shape {x.shape}"
     if not all(-x.ndim <= a < x.ndim for a in axes) or len({a % x.ndim for a in axes}) < len(axes):
-        raise ValueError(
-            f"axis={axis} with shape {x.shape}: each axis must lie in {-x.ndim}..{x.ndim - 1}, once; count from 0, or back from -1"
-        )
+        rule = f"each axis must lie in {-x.ndim}..{x.ndim - 1}, once; count from 0, or back from -1"
+        raise ValueError(f"{here}: {rule}")
     axes = tuple(a % x.ndim for a in axes)
     if needs_some and any(x.shape[a] == 0 for a in axes):
-        raise ValueError(
-            f"axis={axis} with shape {x.shape}: a mean or maximum of nothing is no number; leave the empty batch out"
-        )
+        raise ValueError(f"{here}: a mean or maximum of nothing is no number; leave the empty batch out")
     return axes, tuple(1 if i in axes else size for i, size in enumerate(x.shape))
 
 
@@ -93,16 +84,15 @@ def div(a: Same, b: Same, /) -> Result:
 
 
 @operation
-def pow(a: Same, b: Same, /) -> Result:
+def pow_(a: Same, b: Same, /) -> Result:
     """y = a^b, entry by entry
 
     dy/da is 0 where b = 0. dy/db is 0 where a = 0 <= b, and NaN where a < 0.
     """
     _check_broadcast(a, b)
     y = np.power(a, b)
-    slope = lambda: np.where(
-        np.equal(b, 0), 0, b * np.power(a, np.where(np.equal(b, 0), 1, np.subtract(b, 1)))
-    )
+    zero = np.equal(b, 0)
+    slope = lambda: np.where(zero, 0, b * np.power(a, np.where(zero, 1, np.subtract(b, 1))))
     logs = lambda: np.log(np.where(np.equal(a, 0) & np.greater_equal(b, 0), 1, a))  # 0 * ln 0 would be NaN
     return y, (lambda g: g * slope(), lambda g: g * y * logs())
 
@@ -121,21 +111,22 @@ def matmul(
         A, B = a[None, :] if a.ndim == 1 else a, b[:, None] if b.ndim == 1 else b
         Y = A @ B
     except ValueError:
-        rule = "the last size at the left and the last but one at the right must agree, sizes before them broadcast; transpose one?"
-        raise ValueError(f"shapes {a.shape} @ {b.shape}: {rule} For a number use *") from None
-    by_b = lambda g: np.swapaxes(A, -1, -2) @ g.reshape(Y.shape)
+        rule = (
+            "the last size at the left and the last but one at the right must agree, "
+            "sizes before them broadcast; transpose one? For a number use *"
+        )
+        raise ValueError(f"shapes {a.shape} @ {b.shape}: {rule}") from None
     y = Y.squeeze(tuple(axis for axis, x in ((-2, a), (-1, b)) if x.ndim == 1))
-    return y, (
-        lambda g: g.reshape(Y.shape) @ np.swapaxes(B, -1, -2),
-        lambda g: by_b(g) if b.ndim > 1 else by_b(g)[..., 0],
-    )
+    by_a = lambda g: g.reshape(Y.shape) @ np.swapaxes(B, -1, -2)
+    by_B = lambda g: np.swapaxes(A, -1, -2) @ g.reshape(Y.shape)
+    return y, (by_a, by_B if b.ndim > 1 else lambda g: by_B(g)[..., 0])
 
 
 # Reductions
 
 
 @operation
-def sum(x: Float[Array, "..."], /, axis: Axis = None, keepdims: bool = False) -> Result:
+def sum_(x: Float[Array, "..."], /, axis: Axis = None, keepdims: bool = False) -> Result:
     """y = the sum of x over axis. ValueError for an axis that x lacks, as in mean and max."""
     axes, kept = _axes(x, axis)
     return x.sum(axes, keepdims=keepdims), (lambda g: np.broadcast_to(g.reshape(kept), x.shape),)
@@ -150,14 +141,13 @@ def mean(x: Float[Array, "..."], /, axis: Axis = None, keepdims: bool = False) -
 
 
 @operation
-def max(x: Float[Array, "..."], /, axis: Axis = None, keepdims: bool = False) -> Result:
+def max_(x: Float[Array, "..."], /, axis: Axis = None, keepdims: bool = False) -> Result:
     """y = the largest x along axis; equal ones share the gradient. ValueError if there is none."""
     axes, kept = _axes(x, axis, needs_some=True)
     y = x.max(axes, keepdims=True)
     top = x == y
-    return y if keepdims else y.squeeze(axes), (
-        lambda g: g.reshape(kept) * top / top.sum(axes, keepdims=True),
-    )
+    by_x = lambda g: g.reshape(kept) * top / top.sum(axes, keepdims=True)
+    return y if keepdims else y.squeeze(axes), (by_x,)
 
 
 # Functions of one entry
@@ -267,9 +257,8 @@ def _check_gain(x: Array, **gains: Gain) -> None:
     _axes(x, -1, needs_some=True)
     for name, gain in gains.items():
         if gain is not None and gain.shape != x.shape[-1:]:
-            raise ValueError(
-                f"{name} has shape {gain.shape}, x {x.shape}: give a number for each entry of x's last axis"
-            )
+            rule = "give one number for each entry of x's last axis"
+            raise ValueError(f"{name} has shape {gain.shape}, x {x.shape}: {rule}")
 
 
 @operation
@@ -326,9 +315,8 @@ def _check_ids(name: str, ids: Array, size: int) -> None:
         raise ValueError(f"{name} have type {ids.dtype}: each is a row number; pass integers")
     outside = ids[(ids < 0) | (ids >= size)]
     if outside.size:
-        raise ValueError(
-            f"{name} hold {outside[0]}, which is outside 0..{size - 1}: does the tokenizer fit the model?"
-        )
+        wrong = f"{name} hold {outside[0]}, which is outside 0..{size - 1}"
+        raise ValueError(f"{wrong}: does the tokenizer fit the model?")
 
 
 @operation
@@ -342,13 +330,12 @@ def embedding(ids: Integer[Array, "*N"], table: Float[Array, "V D"], /) -> Resul
 def concatenate(*parts: Float[Array, "..."], axis: int = 0) -> Result:
     """y = the parts joined along axis: concatenate(a, b, axis=-1). ValueError if other sizes differ."""
     if len({(x.ndim, _axes(x, axis)[1]) for x in parts}) != 1:
-        raise ValueError(
-            f"parts of shapes {[x.shape for x in parts]}, axis={axis}: give at least one, of equal sizes but along axis"
-        )
+        shapes = [x.shape for x in parts]
+        rule = "give at least one, of equal sizes but along axis"
+        raise ValueError(f"parts of shapes {shapes}, axis={axis}: {rule}")
     ends = np.cumsum([x.shape[axis] for x in parts])
-    return np.concatenate(parts, axis), tuple(
-        lambda g, i=i: np.split(g, ends[:-1], axis)[i] for i in range(len(parts))
-    )
+    vjps = tuple(lambda g, i=i: np.split(g, ends[:-1], axis)[i] for i in range(len(parts)))
+    return np.concatenate(parts, axis), vjps
 
 
 @operation
@@ -359,9 +346,8 @@ def transpose(x: Float[Array, "..."], /, axes: tuple[int, ...] | None = None) ->
     """
     order, _ = _axes(x, tuple(reversed(range(x.ndim))) if axes is None else axes)
     if len(order) != x.ndim:
-        raise ValueError(
-            f"axes={axes} for shape {x.shape}: each of its {x.ndim} axes must stand there once; see also swapaxes"
-        )
+        rule = f"each of its {x.ndim} axes must stand there once; see also swapaxes"
+        raise ValueError(f"axes={axes} for shape {x.shape}: {rule}")
     return x.transpose(order), (lambda g: g.transpose(np.argsort(order)),)
 
 
@@ -379,9 +365,8 @@ def reshape(x: Float[Array, "..."], /, shape: int | tuple[int, ...]) -> Result:
     try:
         y = x.reshape(shape)
     except ValueError:
-        raise ValueError(
-            f"shape={shape} for {x.size} numbers of shape {x.shape}: the sizes' product must be {x.size}"
-        ) from None
+        rule = f"the sizes' product must be {x.size}"
+        raise ValueError(f"shape={shape} for {x.size} numbers of shape {x.shape}: {rule}") from None
     return y, (lambda g: g.reshape(x.shape),)
 
 
@@ -393,15 +378,11 @@ def where(condition: Bool[Array, "*#y"], a: Same, b: Same, /) -> Result:
     condition is not boolean or the shapes do not broadcast.
     """
     if condition.dtype.kind != "b":
-        raise ValueError(
-            f"condition has type {condition.dtype}: it must be boolean; compare first, x.data > 0"
-        )
+        kind = condition.dtype
+        raise ValueError(f"condition has type {kind}: it must be boolean; compare first, x.data > 0")
     _check_broadcast(condition, a, b)
-    return np.where(condition, a, b), (
-        None,
-        lambda g: np.where(condition, g, 0),
-        lambda g: np.where(condition, 0, g),
-    )
+    by_a, by_b = lambda g: np.where(condition, g, 0), lambda g: np.where(condition, 0, g)
+    return np.where(condition, a, b), (None, by_a, by_b)
 
 
 @operation
@@ -414,14 +395,12 @@ def cross_entropy(
     if the shapes do not fit, no position is kept or a kept target is not in [0, V).
     """
     if logits.shape[:-1] != targets.shape or not logits.ndim:
-        raise ValueError(
-            f"logits {logits.shape} and targets {targets.shape}: logits need one more axis, the last, of size V"
-        )
+        shapes = f"logits {logits.shape} and targets {targets.shape}"
+        raise ValueError(f"{shapes}: logits need one more axis, the last, of size V")
     kept = np.flatnonzero(targets.reshape(-1) != ignore_index)
     if not kept.size:
-        raise ValueError(
-            f"every target is ignore_index={ignore_index}: the mean of nothing is no number; drop the batch"
-        )
+        nothing = "the mean of nothing is no number; drop the batch"
+        raise ValueError(f"every target is ignore_index={ignore_index}: {nothing}")
     V, picked = logits.shape[-1], targets.reshape(-1)[kept]
     _check_ids("targets", picked, V)
     log_p = _log_softmax(logits.reshape(-1, V)[kept], (-1,))  # (n, V)

@@ -27,13 +27,6 @@ OPERATIONS: dict[str, Callable[..., "Tensor"]] = {}  # filled by @operation
 _numbers = count()
 
 
-def _method(name: str, swapped: bool = False) -> Callable[..., "Tensor"]:
-    """An operation as a method, looked up when called: operations.py needs this class to define any."""
-    if swapped:
-        return lambda self, other: OPERATIONS[name](other, self)
-    return lambda self, *rest, **options: OPERATIONS[name](self, *rest, **options)
-
-
 class Tensor:
     """An array, and how it was computed.
 
@@ -64,8 +57,8 @@ class Tensor:
         kind = self._data.dtype.kind
         if kind not in "fiub" or (requires_grad and kind != "f"):
             raise ValueError(
-                f"data of type {self._data.dtype} with requires_grad={requires_grad}: a Tensor holds floats, integers or booleans; "
-                "only floats have a gradient, so write 1.0 for 1, or convert with astype(float)"
+                f"data of type {self._data.dtype} with requires_grad={requires_grad}: a Tensor holds floats, "
+                "integers or booleans; only floats have a gradient, so write 1.0 for 1, or use astype(float)"
             )
         self._requires_grad, self.operation = requires_grad, _operation
         # (input, its vjp) for each input; None once backward has freed the record
@@ -80,45 +73,48 @@ class Tensor:
     @data.setter
     def data(self, new: Array) -> None:
         if self.operation:
-            raise ValueError(
-                f"data of a result of {self.operation}: only a leaf takes new numbers; make a Tensor of them"
-            )
+            rule = "only a leaf takes new numbers; make a Tensor of them"
+            raise ValueError(f"data of a result of {self.operation}: {rule}")
         if np.shape(new) != self.shape:
-            raise ValueError(
-                f"new data {np.shape(new)} for a Tensor {self.shape}: shapes must agree; make a new Tensor"
-            )
+            shapes = f"new data {np.shape(new)} for a Tensor {self.shape}"
+            raise ValueError(f"{shapes}: shapes must agree; make a new Tensor")
         self._data = _locked(np.array(new, dtype=self.dtype))
 
     requires_grad = property(lambda self: self._requires_grad)
     shape, ndim = property(lambda self: self._data.shape), property(lambda self: self._data.ndim)
     dtype = property(lambda self: self._data.dtype)
 
-    __add__, __radd__ = _method("add"), _method("add", swapped=True)
-    __sub__, __rsub__ = _method("sub"), _method("sub", swapped=True)
-    __mul__, __rmul__ = _method("mul"), _method("mul", swapped=True)
-    __truediv__, __rtruediv__ = _method("div"), _method("div", swapped=True)
-    __pow__, __rpow__ = _method("pow"), _method("pow", swapped=True)
-    __matmul__, __rmatmul__ = _method("matmul"), _method("matmul", swapped=True)
-    __neg__, __getitem__ = _method("neg"), _method("getitem")
-    sum, mean, max = _method("sum"), _method("mean"), _method("max")
-    exp, log, sqrt, tanh = _method("exp"), _method("log"), _method("sqrt"), _method("tanh")
-    reshape, transpose, swapaxes = _method("reshape"), _method("transpose"), _method("swapaxes")
+    # The operators and methods are operations: llmcore/autograd/operations.py has each with its vjp.
+    __add__, __radd__ = lambda a, b: op.add(a, b), lambda a, b: op.add(b, a)
+    __sub__, __rsub__ = lambda a, b: op.sub(a, b), lambda a, b: op.sub(b, a)
+    __mul__, __rmul__ = lambda a, b: op.mul(a, b), lambda a, b: op.mul(b, a)
+    __truediv__, __rtruediv__ = lambda a, b: op.div(a, b), lambda a, b: op.div(b, a)
+    __pow__, __rpow__ = lambda a, b: op.pow_(a, b), lambda a, b: op.pow_(b, a)
+    __matmul__, __rmatmul__ = lambda a, b: op.matmul(a, b), lambda a, b: op.matmul(b, a)
+    __neg__, __getitem__ = lambda x: op.neg(x), lambda x, index: op.getitem(x, index)
+    sum = lambda x, axis=None, keepdims=False: op.sum_(x, axis, keepdims)
+    mean = lambda x, axis=None, keepdims=False: op.mean(x, axis, keepdims)
+    max = lambda x, axis=None, keepdims=False: op.max_(x, axis, keepdims)
+    exp, log, sqrt = lambda x: op.exp(x), lambda x: op.log(x), lambda x: op.sqrt(x)
+    tanh, reshape = lambda x: op.tanh(x), lambda x, shape: op.reshape(x, shape)
+    transpose = lambda x, axes=None: op.transpose(x, axes)
+    swapaxes = lambda x, first, second: op.swapaxes(x, first, second)
     T = property(transpose)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise ValueError(
-            f"x[{index!r}] = ...: a Tensor is read-only, as a vjp may still need it; compute a new one with where"
-        )
+        why = "a Tensor is read-only, as a vjp may still need it; compute a new one with where"
+        raise ValueError(f"x[{index!r}] = ...: {why}")
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
         raise ValueError(
-            f"a Tensor {self.shape} given to numpy: its record would end there unnoticed; call an operation of llmcore.autograd, or "
-            "give x.data where no gradient is wanted"
+            f"a Tensor {self.shape} given to numpy: its record would end there unnoticed; "
+            "call an operation of llmcore.autograd, or give x.data where no gradient is wanted"
         )
 
     def __repr__(self) -> str:
+        numbers = np.array2string(self.data, separator=", ")
         origin = f", operation={self.operation}" if self.operation else ""
-        return f"Tensor({np.array2string(self.data, separator=', ')}, requires_grad={self.requires_grad}{origin})"
+        return f"Tensor({numbers}, requires_grad={self.requires_grad}{origin})"
 
     def item(self) -> float:
         """The number, of a Tensor that holds only one."""
@@ -137,13 +133,12 @@ class Tensor:
         shape, for a freed record.
         """
         if not self.requires_grad:
-            raise ValueError(
-                f"backward from a Tensor {self.shape} without requires_grad: nothing is recorded; set it on the leaves"
-            )
+            why = "nothing is recorded; set it on the leaves"
+            raise ValueError(f"backward from a Tensor {self.shape} without requires_grad: {why}")
         if gradient is None and self._data.size != 1:
             raise ValueError(
-                f"backward from shape {self.shape} without a gradient: only one number has a gradient by default, 1; "
-                "take .sum() or .mean() first, or pass dL/d(this)"
+                f"backward from shape {self.shape} without a gradient: only one number has a gradient by "
+                "default, 1; take .sum() or .mean() first, or pass dL/d(this)"
             )
         g = np.ones(self.shape) if gradient is None else np.array(gradient)
         if g.shape != self.shape:
@@ -184,8 +179,8 @@ def topological(root: Tensor) -> list[Tensor]:
         tensor = todo.pop()
         if tensor._links is None:
             raise ValueError(
-                f"the record of {tensor.operation} {tensor.shape} is freed: one backward walks a record once; compute it again, "
-                "or pass retain_graph=True to the first backward"
+                f"the record of {tensor.operation} {tensor.shape} is freed: a backward walks a record once; "
+                "compute it again, or pass retain_graph=True to the first backward"
             )
         if tensor._number not in reached:
             reached[tensor._number] = tensor
@@ -204,9 +199,8 @@ def unbroadcast(g: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, 
     if g.shape == shape:
         return g
     if g.ndim < len(shape) or any(size not in (1, n) for size, n in zip(shape[::-1], g.shape[::-1])):
-        raise ValueError(
-            f"gradient {g.shape} of a value {shape}: must have its shape or one it broadcasts to; correct the vjp"
-        )
+        rule = "must have its shape or one it broadcasts to; correct the vjp"
+        raise ValueError(f"gradient {g.shape} of a value {shape}: {rule}")
     g = g.sum(tuple(range(g.ndim - len(shape))))
     return np.asarray(g.sum(tuple(i for i, size in enumerate(shape) if size == 1), keepdims=True))
 
@@ -218,27 +212,22 @@ def operation(function: Callable[..., Result]) -> Callable[..., Tensor]:
     out. The others are options. vjps has a vjp for each input, or None for one of integers or booleans.
     ValueError for other inputs.
     """
-    name, kinds = function.__name__, [p.kind for p in inspect.signature(function).parameters.values()]
-    # None for *parts, which takes any number of inputs
-    n_inputs = (
-        None if inspect.Parameter.VAR_POSITIONAL in kinds else kinds.count(inspect.Parameter.POSITIONAL_ONLY)
-    )
+    name = function.__name__.rstrip("_")  # sum_ is the operation sum: Python has a sum of its own
+    kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+    n_inputs = kinds.count(inspect.Parameter.POSITIONAL_ONLY)
+    any_number = inspect.Parameter.VAR_POSITIONAL in kinds  # of inputs: *parts
 
     @wraps(function)
     def recorded(*args: Any, **options: Any) -> Tensor:
-        inputs, positional = (args, ()) if n_inputs is None else (args[:n_inputs], args[n_inputs:])
+        inputs, positional = (args, ()) if any_number else (args[:n_inputs], args[n_inputs:])
         types = [x.dtype for x in inputs if isinstance(x, (Tensor, np.ndarray))]
         tensors = [_tensor(name, x, types) for x in inputs]
         value, vjps = function(*[x if x is None else x._data for x in tensors], *positional, **options)
         if len(vjps) < len(tensors):
-            raise ValueError(
-                f"{name} returned {len(vjps)} vjps for {len(tensors)} inputs: each needs one, or None; add what is missing"
-            )
-        links = tuple(
-            (x, vjp)
-            for x, vjp in zip(tensors, vjps)
-            if x is not None and x._requires_grad and vjp is not None
-        )
+            counts = f"{len(vjps)} vjps for {len(tensors)} inputs"
+            raise ValueError(f"{name} returned {counts}: each needs one, or None; add what is missing")
+        pairs = [(x, vjp) for x, vjp in zip(tensors, vjps) if x is not None and vjp is not None]
+        links = tuple((x, vjp) for x, vjp in pairs if x._requires_grad)
         return Tensor(value, bool(links), name, links)
 
     OPERATIONS[name] = recorded
@@ -253,9 +242,8 @@ def _tensor(name: str, x: Any, types: list[np.dtype]) -> Tensor | None:
         return Tensor(x)  # a copy: the caller may write into the array before backward
     if type(x) in (int, float):
         return Tensor(np.asarray(x, np.result_type(x, *types)))
-    raise ValueError(
-        f"{name} got a {type(x).__name__}: an input is a Tensor, a numpy array or a number; make a Tensor of it"
-    )
+    rule = "an input is a Tensor, a numpy array or a number; make a Tensor of it"
+    raise ValueError(f"{name} got a {type(x).__name__}: {rule}")
 
 
 def central_differences(
@@ -277,14 +265,11 @@ def central_differences(
 
     for i, x in enumerate(inputs):
         if x.dtype != np.float64:
-            raise ValueError(
-                f"input {i} has type {x.dtype}: a difference needs 16 digits; pass x.astype(float)"
-            )
+            why = "a difference needs 16 digits; pass x.astype(float)"
+            raise ValueError(f"input {i} has type {x.dtype}: {why}")
     slope = lambda i, place: (at(i, place, step) - at(i, place, -step)) / (2 * step)
-    return [
-        np.array([slope(i, place) for place in np.ndindex(x.shape)]).reshape(x.shape)
-        for i, x in enumerate(inputs)
-    ]
+    slopes = lambda i, x: np.array([slope(i, place) for place in np.ndindex(x.shape)]).reshape(x.shape)
+    return [slopes(i, x) for i, x in enumerate(inputs)]
 
 
 def gradient_check(
@@ -308,9 +293,8 @@ def gradient_check(
     v = np.random.default_rng(0).standard_normal(y.shape)
     y.backward(v)
     largest = 0.0
-    for i, expected in enumerate(
-        central_differences(lambda *xs: (function(*xs) * v).sum(), *inputs, step=step)
-    ):
+    weighted = lambda *xs: (function(*xs) * v).sum()
+    for i, expected in enumerate(central_differences(weighted, *inputs, step=step)):
         grad = leaves[i].grad
         found = np.zeros(expected.shape) if grad is None else grad
         error = np.abs(found - expected)
@@ -318,8 +302,12 @@ def gradient_check(
         for place in np.argwhere(~(error <= atol + rtol * np.abs(expected)))[:1]:
             a, b = found[tuple(place)], expected[tuple(place)]
             raise ValueError(
-                f"input {i} at {place.tolist()}: backward gives {a}, central differences {b}: they must agree; correct the vjp, or "
-                f"move the input if the function has a kink within {step}"
+                f"input {i} at {place.tolist()}: backward gives {a}, central differences {b}: they must "
+                f"agree; correct the vjp, or move the input if the function has a kink within {step}"
             )
         largest = max(largest, float(error.max(initial=0)))
     return largest
+
+
+# Last, because operations.py imports this module; Tensor's methods need the operations only when called.
+from llmcore.autograd import operations as op  # noqa: E402

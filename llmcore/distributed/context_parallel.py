@@ -17,8 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from llmcore.attention import Attention
+from llmcore.block import Scope
 from llmcore.distributed import collectives
 from llmcore.distributed.collectives import Group
+from llmcore.functional import softmax_in_parts
 from llmcore.mask import Mask, Padding
 from llmcore.model import Transformer
 
@@ -68,9 +70,8 @@ class RingAttention(torch.autograd.Function):
                 arriving, messages = _pass_on(here, group, "keys and values")
             z = _scores(q, here[0], r, (r - step) % p, causal)
             if z is not None:
-                higher = torch.maximum(m, z.amax(-1, keepdim=True))
-                e, shrink = (z - higher).exp(), (m - higher).exp()
-                total, o, m = total * shrink + e.sum(-1, keepdim=True), o * shrink + e @ here[1], higher
+                m, total, e, shrink = softmax_in_parts(m, total, z)
+                o = o * shrink + e @ here[1]
             if step < p - 1:
                 for message in messages:
                     message.wait()
@@ -148,7 +149,7 @@ class ContextParallel:
         model = self.model
         assert model.decoder is not None
         x, turn = model.embed(ids, Padding(), collectives.rank(self.group) * ids.shape[1], None)
-        return model.head(model.decoder(x, Mask(causal=True), turn), model.embedding.table)
+        return model.head(model.decoder(x, Scope(Mask(causal=True), turn)), model.embedding.table)
 
     @torch.no_grad()
     def finish(self) -> None:

@@ -15,6 +15,7 @@ import torch.fx.experimental.symbolic_shapes  # else the first backward that is 
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from llmcore.block import Scope
 from llmcore.data import Batch
 from llmcore.distributed import collectives
 from llmcore.distributed.collectives import Group
@@ -63,9 +64,9 @@ class Part(nn.Module):
         positions = Padding().positions(x.shape[1], 0, x.device)
         if self.embedding is not None:
             x = self.embedding(x, positions)
-        turn = self.turner(positions)
+        scope = Scope(Mask(causal=True), self.turner(positions))
         for block in self.blocks:
-            x = block(x, Mask(causal=True), turn)
+            x = block(x, scope)
         return x if self.head is None or self.norm is None else self.head(self.norm(x), self.table)
 
 

@@ -43,6 +43,7 @@ def load(path: str | Path) -> Tokenizer:
 
 
 __all__ = [
-    "NOTES", "SPLIT_PATTERNS", "TOKENIZERS", "UNKNOWN", "BPETokenizer", "CharTokenizer", "DictionaryTokenizer", "Merge",
-    "Tokenizer", "WordPieceTokenizer", "WordTokenizer", "count_chunks", "learn", "load",
+    "NOTES", "SPLIT_PATTERNS", "TOKENIZERS", "UNKNOWN", "BPETokenizer", "CharTokenizer",
+    "DictionaryTokenizer", "Merge", "Tokenizer", "WordPieceTokenizer", "WordTokenizer",
+    "count_chunks", "learn", "load",
 ]  # fmt: skip

@@ -62,7 +62,7 @@ class Tokenizer(ABC):
 
     def encode(
         self, text: str, allowed_special: Allowed = "none", unknown: Counter[str] | None = None
-    ) -> list[int]:  # fmt: skip
+    ) -> list[int]:
         """The ids of the text; an empty text has none.
 
         Pieces that become the unknown token are counted in `unknown`.
@@ -188,17 +188,15 @@ class Tokenizer(ABC):
 
         loaded = load(path)
         if not isinstance(loaded, cls):
-            raise ValueError(
-                f"{path} holds a {loaded.kind} tokenizer, not {cls.__name__}: use llmcore.tokenizer.load"
-            )
+            kinds = f"a {loaded.kind} tokenizer, not {cls.__name__}"
+            raise ValueError(f"{path} holds {kinds}: use llmcore.tokenizer.load")
         return loaded
 
     def _names(self, allowed: Allowed) -> list[str]:
         if isinstance(allowed, str):
             if allowed not in ("all", "none"):
-                raise ValueError(
-                    f'allowed_special={allowed!r}: use "all", "none" or a list of special tokens'
-                )
+                choices = '"all", "none" or a list of special tokens'
+                raise ValueError(f"allowed_special={allowed!r}: use {choices}")
             return list(self.special_tokens) if allowed == "all" else []
         names = list(allowed)
         foreign = [n for n in names if n not in self.special_tokens]
@@ -230,9 +228,8 @@ class Tokenizer(ABC):
         return 0
 
     def _no_such_id(self, id_: object) -> ValueError:
-        return ValueError(
-            f"id {id_!r} is in no entry of this vocabulary (0..{len(self) - 1}): was it made by another tokenizer?"
-        )
+        where = f"this vocabulary (0..{len(self) - 1})"
+        return ValueError(f"id {id_!r} is in no entry of {where}: was it made by another tokenizer?")
 
 
 def check_entries(vocabulary: Mapping[Any, Any]) -> None:
@@ -252,8 +249,8 @@ def check_text(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"character {error.start} is {text[error.start]!r}, half of a pair: it has no UTF-8; decode the text again with "
-            'errors="replace"'
+            f"character {error.start} is {text[error.start]!r}, half of a pair: it has no UTF-8; "
+            'decode the text again with errors="replace"'
         ) from error
 
 

@@ -42,15 +42,19 @@ class BPETokenizer(Tokenizer):
     kind: ClassVar[str] = "bpe"
 
     def __init__(
-        self, ranks: dict[bytes, int], pattern: str = "gpt4-han", special_tokens: dict[str, int] | None = None,
-        merges: list[tuple[bytes, bytes]] | None = None, unknown: int | None = None, whole: bool = False,
-    ):  # fmt: skip
+        self,
+        ranks: dict[bytes, int],
+        pattern: str = "gpt4-han",
+        special_tokens: dict[str, int] | None = None,
+        merges: list[tuple[bytes, bytes]] | None = None,
+        unknown: int | None = None,
+        whole: bool = False,
+    ):
         super().__init__(special_tokens)
         missing = [b for b in range(256) if bytes([b]) not in ranks]
         if missing and unknown is None:
-            raise ValueError(
-                f"{len(missing)} single bytes have no id, {missing[0]:#04x} first: byte-level BPE needs all 256"
-            )
+            bytes_ = f"{len(missing)} single bytes have no id, {missing[0]:#04x} first"
+            raise ValueError(f"{bytes_}: byte-level BPE needs all 256")
         if unknown is not None and unknown not in self._special_names:
             raise ValueError(
                 f"unknown={unknown} is no special token of {self.special_tokens}: add one with that id"
@@ -76,9 +80,15 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (), pattern: str = "gpt4-han",
-        progress: bool = False, ties: str = "bytes", backend: str = "python",
-    ) -> "BPETokenizer":  # fmt: skip
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        special_tokens: Iterable[str] = (),
+        pattern: str = "gpt4-han",
+        progress: bool = False,
+        ties: str = "bytes",
+        backend: str = "python",
+    ) -> "BPETokenizer":
         """A vocabulary of vocab_size entries: 256 bytes, then merges, then the special tokens.
 
         Special tokens are cut out of the texts before counting. The most frequent pair is merged next. Ties
@@ -150,9 +160,8 @@ class BPETokenizer(Tokenizer):
             table = {}
             for rank, (left, right) in enumerate(self.merges):
                 if left not in ranks or right not in ranks or left + right not in ranks:
-                    raise ValueError(
-                        f"merge {rank} joins {left!r} and {right!r}: both and their join must be in the vocabulary"
-                    )
+                    rule = "both and their join must be in the vocabulary"
+                    raise ValueError(f"merge {rank} joins {left!r} and {right!r}: {rule}")
                 table[ranks[left], ranks[right]] = (rank, ranks[left + right])
             return table
         # try only cuts whose two lengths occur among the tokens: a token may be 100,000 bytes long
@@ -180,15 +189,14 @@ class BPETokenizer(Tokenizer):
         if backend == "tiktoken":
             if self.merges is not None or self.unknown is not None:
                 raise ValueError(
-                    "backend='tiktoken' merges by ranks and has all 256 bytes: this vocabulary has merges or an unknown token"
+                    "backend='tiktoken' merges by ranks and has all 256 bytes: "
+                    "this vocabulary has merges or an unknown token"
                 )
-            astray = (
-                None if self.whole else next((t for t, i in self.ranks.items() if self.merge(t) != [i]), None)
-            )
+            differing = (t for t, i in self.ranks.items() if self.merge(t) != [i])
+            astray = None if self.whole else next(differing, None)
             if astray is not None:
-                raise ValueError(
-                    f"backend='tiktoken' takes {astray!r} whole, merging gives {self.merge(astray)}: use whole=True or python"
-                )
+                both = f"takes {astray!r} whole, merging gives {self.merge(astray)}"
+                raise ValueError(f"backend='tiktoken' {both}: use whole=True or python")
             other._compiled = tiktoken_encoder(self.ranks, SPLIT_PATTERNS.get(self.pattern, self.pattern))
         return other
 
@@ -308,9 +316,13 @@ class BPETokenizer(Tokenizer):
         ordered = sorted(self.ranks, key=self.ranks.__getitem__)
         merges = None if self.merges is None else [[a.hex(), b.hex()] for a, b in self.merges]
         return {
-            "pattern": self.pattern, "tokens": [t.hex() for t in ordered], "ids": [self.ranks[t] for t in ordered],
-            "merges": merges, "unknown": self.unknown, "whole": self.whole,
-        }  # fmt: skip
+            "pattern": self.pattern,
+            "tokens": [t.hex() for t in ordered],
+            "ids": [self.ranks[t] for t in ordered],
+            "merges": merges,
+            "unknown": self.unknown,
+            "whole": self.whole,
+        }
 
     @classmethod
     def _from_state(cls, state: dict[str, Any], special_tokens: dict[str, int]) -> "BPETokenizer":

@@ -89,9 +89,13 @@ def _count_part(job: tuple[str, int, int, str, list[str]]) -> dict[bytes, int]:
 
 
 def count_file(
-    path: str | Path, pattern: str, special_tokens: Iterable[str] = (), processes: int = 1, chunk_bytes: int = 1 << 24,
+    path: str | Path,
+    pattern: str,
+    special_tokens: Iterable[str] = (),
+    processes: int = 1,
+    chunk_bytes: int = 1 << 24,
     progress: bool = False,
-) -> dict[bytes, int]:  # fmt: skip
+) -> dict[bytes, int]:
     """count_chunks over a file, by several processes. The result is the same for any number of them."""
     if processes < 1:
         raise ValueError(f"processes={processes}: must be at least 1")

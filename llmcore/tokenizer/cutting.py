@@ -15,7 +15,8 @@ T = TypeVar("T")
 SPLIT_PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "gpt4": (
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+        r"|\s*[\r\n]|\s+(?!\S)|\s+"
     ),
     "gpt4-han": (
         r"'(?i:[sdmt]|ll|ve|re)|\p{Han}+|[^\r\n\p{L}\p{N}]?+[\p{L}--\p{Han}]+|\p{N}{1,3}"
@@ -29,7 +30,8 @@ PUBLISHED = {
     "gpt-2": SPLIT_PATTERNS["gpt2"],
     "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
     "llama-bpe": (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     ),
 }
 ANYTHING = r"[\s\S]+"
@@ -85,9 +87,8 @@ def portable(pattern: str) -> str:
         if part[:2] == "(?" and part[2] in "-aims":  # flags: only i means the same to both
             fits = part in ("(?i:", "(?-i:") or (part == "(?i)" and not out)
         if not fits:
-            raise ValueError(
-                f"pattern {pattern!r} holds {part!r}, which Hugging Face's regular expressions may read otherwise"
-            )
+            why = "which Hugging Face's regular expressions may read otherwise"
+            raise ValueError(f"pattern {pattern!r} holds {part!r}, {why}")
         out.append(ANCHORS.get(part, part))
     return "".join(out)
 
@@ -115,9 +116,8 @@ def compiled(pattern: str) -> regex.Pattern[str]:
         )
     size = unrolled(text)
     if size > UNROLLED:
-        raise ValueError(
-            f"pattern {pattern!r} has {size:,} parts once its repetitions are written out: {UNROLLED:,} at most"
-        )
+        written_out = f"{size:,} parts once its repetitions are written out"
+        raise ValueError(f"pattern {pattern!r} has {written_out}: {UNROLLED:,} at most")
     try:
         return regex.compile(text, regex.V1)
     except (regex.error, RecursionError) as error:
@@ -212,6 +212,7 @@ def in_time(pattern: str, text: str, search: Callable[[float | None], T]) -> T:
         return search(None if pattern in COVERING else limit)
     except TimeoutError as error:
         raise ValueError(
-            f"pattern {pattern!r} has not cut {len(text):,} characters within {math.ceil(limit)} s: where a repetition "
-            "repeats what can be read in two ways, as in (a|aa)+, each character may double the time; write it without"
+            f"pattern {pattern!r} has not cut {len(text):,} characters within {math.ceil(limit)} s: "
+            "where a repetition repeats what can be read in two ways, as in (a|aa)+, "
+            "each character may double the time; write it without"
         ) from error

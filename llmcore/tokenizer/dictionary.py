@@ -41,9 +41,8 @@ class DictionaryTokenizer(Tokenizer):
                 f"{len(all_ids)} entries with {len(set(all_ids))} ids: each needs its own id of at least 0"
             )
         if unknown is not None and unknown not in self.special_tokens:
-            raise ValueError(
-                f"unknown={unknown!r} is none of the special tokens {list(self.special_tokens)}: add it to them"
-            )
+            names = list(self.special_tokens)
+            raise ValueError(f"unknown={unknown!r} is none of the special tokens {names}: add it to them")
         self.vocabulary, self.unknown = dict(vocabulary), unknown
         self._text_of = {i: t for t, i in self.vocabulary.items()} | self._special_names
         self._longest = max(map(len, self.vocabulary), default=1)

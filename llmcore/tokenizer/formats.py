@@ -72,9 +72,8 @@ def listed_merges(tokenizer: BPETokenizer) -> list[tuple[bytes, bytes]]:
             ]
             best, i = min(joined)
             if best >= rank:
-                raise ValueError(
-                    f"token {token!r} is not the join of two of lower rank: these ranks were not learned by merging"
-                )
+                why = "these ranks were not learned by merging"
+                raise ValueError(f"token {token!r} is not the join of two of lower rank: {why}")
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
         merges.append((parts[0], parts[1]))
     return merges
@@ -114,9 +113,14 @@ def read_gpt2(
 
 
 def byte_level(
-    table: dict[str, int], pairs: list[tuple[bytes, bytes]], pattern: str, special: dict[str, int], where: str,
-    unknown: int | None = None, whole: bool = False,
-) -> BPETokenizer:  # fmt: skip
+    table: dict[str, int],
+    pairs: list[tuple[bytes, bytes]],
+    pattern: str,
+    special: dict[str, int],
+    where: str,
+    unknown: int | None = None,
+    whole: bool = False,
+) -> BPETokenizer:
     """The tokenizer of a table spelling -> id and of merges in order; `where` names the file in errors."""
     check_entries(table)
     check_text(pattern)
@@ -195,7 +199,8 @@ def write_hugging_face(tokenizer: BPETokenizer, path: str | Path) -> None:
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
         "post_processor": None, "decoder": level,
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": unknown, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+            "type": "BPE", "dropout": None, "unk_token": unknown,
+            "continuing_subword_prefix": None, "end_of_word_suffix": None,
             "fuse_unk": False, "byte_fallback": False, "ignore_merges": tokenizer.whole,
             "vocab": dict(sorted(entries.items(), key=lambda item: item[1])),
             "merges": [[show(a), show(b)] for a, b in listed_merges(tokenizer)],
@@ -220,9 +225,8 @@ def _hugging_face(state: dict[str, Any], path: str | Path) -> BPETokenizer | Wor
     model = state.get("model", {})
     if model.get("type") not in ("BPE", "WordPiece") or model.get("byte_fallback"):
         kind = "BPE with byte_fallback" if model.get("type") == "BPE" else model.get("type")
-        raise ValueError(
-            f"{path} holds a model of type {kind!r}: only byte-level BPE by merges, and WordPiece, can be read"
-        )
+        can = "only byte-level BPE by merges, and WordPiece, can be read"
+        raise ValueError(f"{path} holds a model of type {kind!r}: {can}")
     special = _added_tokens(
         state.get("added_tokens") or [], model["vocab"], _steps(state.get("normalizer"), "normalizers"), path
     )
@@ -251,16 +255,14 @@ def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
     """A normalizer or pre-tokenizer as a list of steps, nested sequences flattened."""
     if part is None:
         return []
-    return (
-        [s for step in part[inside] for s in _steps(step, inside)]
-        if part.get("type") == "Sequence"
-        else [part]
-    )
+    if part.get("type") != "Sequence":
+        return [part]
+    return [s for step in part[inside] for s in _steps(step, inside)]
 
 
 def _added_tokens(
     added: list[dict[str, Any]], vocabulary: dict[str, int], normalizers: list[Any], path: str | Path
-) -> dict[str, int]:  # fmt: skip
+) -> dict[str, int]:
     """Text -> id. `normalized` tokens are searched for only in what the other tokens leave of a text."""
     found: dict[str, int] = {}
     for token in added:
@@ -268,20 +270,17 @@ def _added_tokens(
         if normalizers and token.get("normalized"):
             flags.append("normalized")
         if flags:
-            raise ValueError(
-                f"{path}: added token {content!r} has {flags[0]}, which is not done here: only plain tokens can be read"
-            )
+            why = "which is not done here: only plain tokens can be read"
+            raise ValueError(f"{path}: added token {content!r} has {flags[0]}, {why}")
         # the id that Hugging Face assigns on loading: the vocabulary's, else the next free one
         last = max(found.values(), default=-1)
         theirs = vocabulary.get(content, last + 1 if last >= len(vocabulary) else len(vocabulary))
         if token["id"] != theirs or content in found:
-            raise ValueError(
-                f"{path}: added token {content!r} with id {token['id']!r} gets id {theirs} where the file is loaded"
-            )
+            where = f"added token {content!r} with id {token['id']!r}"
+            raise ValueError(f"{path}: {where} gets id {theirs} where the file is loaded")
         found[content] = theirs
-    early, late = (
-        [t["content"] for t in added if bool(t.get("normalized")) is kind] for kind in (False, True)
-    )
+    early = [t["content"] for t in added if not t.get("normalized")]
+    late = [t["content"] for t in added if t.get("normalized")]
     clash = next(((a, b) for a in early for b in late if _overlap(a, b)), None)
     if clash:
         raise ValueError(
@@ -292,11 +291,8 @@ def _added_tokens(
 
 def _overlap(a: str, b: str) -> bool:
     """Whether a and b can overlap in a text."""
-    return (
-        a in b
-        or b in a
-        or any(x.endswith(y[:n]) for x, y in ((a, b), (b, a)) for n in range(1, min(len(a), len(b))))
-    )
+    lengths = range(1, min(len(a), len(b)))
+    return a in b or b in a or any(x.endswith(y[:n]) for x, y in ((a, b), (b, a)) for n in lengths)
 
 
 def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
@@ -322,9 +318,8 @@ def _pattern(steps: list[dict[str, Any]], path: str | Path) -> str:
             f"{path} splits by {step.get('type')!r}: only Split by a Regex, or Digits, can be read"
         )
     if published:
-        raise ValueError(
-            f"{path} splits by its own Regex and then by ByteLevel's: only ByteLevel with use_regex=false can be read"
-        )
+        can = "only ByteLevel with use_regex=false can be read"
+        raise ValueError(f"{path} splits by its own Regex and then by ByteLevel's: {can}")
     pattern, behavior, inverted = step["pattern"]["Regex"], step.get("behavior"), bool(step.get("invert"))
     # "Removed", inverted, removes the gaps between matches, of which a covering pattern leaves none
     if behavior != "Isolated" and not (pattern in COVERING and behavior == "Removed" and inverted):
@@ -346,21 +341,17 @@ def _word_piece(
     state: dict[str, Any], model: dict[str, Any], special: dict[str, int], path: str | Path
 ) -> WordPieceTokenizer:
     plain, before = state.get("normalizer") or {}, state.get("pre_tokenizer") or {}
-    as_bert = {"clean_text": True, "handle_chinese_chars": True}
     lower = plain.get("lowercase", True)
-    fits = plain.get("type") == "BertNormalizer" and before.get("type") == "BertPreTokenizer"
-    fits = (
-        fits
-        and all(plain.get(k, v) == v for k, v in as_bert.items())
+    as_bert = (
+        plain.get("type") == "BertNormalizer"
+        and before.get("type") == "BertPreTokenizer"
+        and all(plain.get(option, True) for option in ("clean_text", "handle_chinese_chars"))
         and plain.get("strip_accents") in (None, lower)
+        and model.get("continuing_subword_prefix", "##") == "##"
+        and model.get("max_input_chars_per_word", 100) == 100
     )
-    if (
-        not fits
-        or model.get("continuing_subword_prefix", "##") != "##"
-        or model.get("max_input_chars_per_word", 100) != 100
-    ):
-        raise ValueError(
-            f"{path} makes text plain or splits it otherwise than BERT does: that would be ignored here"
-        )
+    if not as_bert:
+        why = "that would be ignored here"
+        raise ValueError(f"{path} makes text plain or splits it otherwise than BERT does: {why}")
     vocabulary = {t: i for t, i in model["vocab"].items() if t not in special}
     return WordPieceTokenizer(vocabulary, special, model.get("unk_token", "[UNK]"), lower)

@@ -15,8 +15,8 @@ from llmcore.tokenizer.base import Tokenizer, check_entries, check_text, whole_n
 
 # The blocks that BERT's code calls Chinese: unified ideographs, extensions A to E, compatibility forms.
 HAN = (
-    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF),
-    (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
 CONTROL = ("Cc", "Cf", "Co", "Cs")  # without Cn: code points not assigned yet are kept
 LONGEST_WORD = 100  # characters; a longer word is unknown, as in BERT's code
@@ -64,9 +64,8 @@ class WordPieceTokenizer(Tokenizer):
                 f"{len(all_ids)} entries with {len(set(all_ids))} ids: each needs its own id of at least 0"
             )
         if unknown not in self.special_tokens:
-            raise ValueError(
-                f"unknown={unknown!r} is none of the special tokens {list(self.special_tokens)}: add it to them"
-            )
+            names = list(self.special_tokens)
+            raise ValueError(f"unknown={unknown!r} is none of the special tokens {names}: add it to them")
         self.vocabulary, self.unknown, self.lower = dict(vocabulary), unknown, lower
         self._entry = {i: t for t, i in self.vocabulary.items()} | self._special_names
         self._longest = max(map(len, self.vocabulary), default=0)
