@@ -1,1 +1,4 @@
-"""The library under the book. Import from the module that holds the thing: `from llmcore.attention import Attention`."""
+"""The library under the book.
+
+Import from the module that holds the thing: `from llmcore.attention import Attention`.
+"""

@@ -17,7 +17,7 @@ settings.register_profile("llmcore", deadline=None)
 settings.load_profile("llmcore")
 
 
-# tests that make something costly once, and that one worker runs: the built book and its browser, Colab's environment
+# tests that make something costly once, run by one worker: the built book, its browser, Colab's environment
 TOGETHER = ("tests/pages/", "tests/test_colab.py::test_a_chapter_")
 
 
@@ -25,7 +25,8 @@ TOGETHER = ("tests/pages/", "tests/test_colab.py::test_a_chapter_")
 def pytest_xdist_make_scheduler(config, log):
     """Two workers take the tests as they come, each group of TOGETHER to one of them.
 
-    The mark xdist_group says the same, but from pytest 9.2 on pytest-xdist 3.8 no longer sees it (its issue 1386).
+    The mark xdist_group says the same, but from pytest 9.2 on pytest-xdist 3.8 no longer sees it
+    (its issue 1386).
     """
     from xdist.scheduler import LoadScopeScheduling
 

@@ -1,4 +1,4 @@
-"""Other arithmetic on the same processor: what each variant sets, and what is said where the processor or the name will not do."""
+"""Other arithmetic on the same processor: what each variant sets, and how a wrong one is refused."""
 
 import os
 import subprocess

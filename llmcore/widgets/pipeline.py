@@ -6,7 +6,7 @@ from typing import Any
 
 import traitlets
 
-from llmcore.distributed.schedules import Orders, Action, bubble, gpipe, interleaved, most_held, timeline
+from llmcore.distributed.schedules import Action, Orders, bubble, gpipe, interleaved, most_held, timeline
 from llmcore.widgets.arrays import number, rows_table
 from llmcore.widgets.base import Widget
 from llmcore.widgets.checks import one_of, real, whole
