@@ -1,7 +1,7 @@
 """Pictures with real numbers, as SVG that follows the width and the colours of the page it stands on.
 
-Lengths are in units of the picture, 360 across: on a phone one unit is about a pixel. Text takes the colour of
-the text around it; numbers are shaded red above 0 and blue below, as in every widget.
+Lengths are in units of the picture, 360 across: on a phone one unit is about a pixel. Text takes the colour
+of the text around it; numbers are shaded red above 0 and blue below, as in every widget.
 """
 
 from collections.abc import Sequence

@@ -25,8 +25,8 @@ class MemoryPlanner(Widget):
     """llmcore.planning's predictions for any plan: memory of the fullest rank, bytes sent, time per step.
 
     models: name -> config (decoders or encoders), by default planning.models.MODELS. model, hardware, plan,
-    B, T and efficiency (the reached share of the peak FLOP/s) are those at the start. The page contains no formula of
-    a model: for each tensor-parallel size it is given the counts of accounting as polynomials of b and T.
+    B, T and efficiency (the reached share of the peak FLOP/s) are those at the start. The page contains
+    no formula of a model: for each tensor-parallel size it is given the counts of accounting as polynomials of b and T.
     `plan` holds the fields of the last plan that can be run: Plan(**widget.plan). Raises ValueError as
     planning does.
     """
