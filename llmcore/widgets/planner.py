@@ -27,8 +27,8 @@ class MemoryPlanner(Widget):
     models: name -> config (decoders or encoders), by default planning.models.MODELS. model, hardware, plan,
     B, T and efficiency (the reached share of the peak FLOP/s) are those at the start. The page contains
     no formula of a model: for each tensor-parallel size it is given the counts of accounting as
-    polynomials of b and T. `plan` holds the fields of the last plan that can be run: Plan(**widget.plan). Raises ValueError as
-    planning does.
+    polynomials of b and T. `plan` holds the fields of the last plan that can be run: Plan(**widget.plan).
+    Raises ValueError as planning does.
     """
 
     kind = traitlets.Unicode("planner").tag(sync=True)
