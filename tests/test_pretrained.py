@@ -18,7 +18,7 @@ import pytest
 import torch
 import transformers
 from helpers import BASE, ids_of, model_of, serving
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_tokenizer import ENGLISH, SPECIAL, TEXT, TEXTS
@@ -559,6 +559,8 @@ def published(request, tmp_path_factory):
 @example(text="  12 3  a  1\n 2 ' 井水 井水 ")
 @example(text="ΌΣΟΣ naïve a\u0301 ÅÉ\u0130 word" + "x" * 120)
 def test_a_published_tokenizer_gives_the_same_ids(published, text):
+    # BERT's own code sets these Chinese characters apart, and so do we; tokenizers has 2B920 for 2B820 there
+    assume(not any("\U0002b820" <= character < "\U0002b920" for character in text))
     theirs, ours = published
     assert ours.encode(text, "all") == theirs.encode(text, add_special_tokens=False).ids
 
