@@ -19,7 +19,7 @@ DOCTESTS := --doctest-modules llmcore book tools
 BOOK := _build/book-venv
 TOOLS := _build/tools
 
-.PHONY: help book pdf check test notebooks refresh bless stale colab report address \
+.PHONY: help book pdf check test notebooks refresh bless claims stale colab report address \
 	lint fast pages test-real fuzz load bench audit lock clean
 
 help:
@@ -31,7 +31,7 @@ help:
 	@echo "make refresh     run the stale chapters and store their outputs; CHAPTERS=\"...\" these, ALL=1 all"
 	@echo "make fuzz        100,000 hostile inputs; EXAMPLES=..."
 	@echo "make bench       llmcore beside its peers, into benchmarks/RESULTS.md"
-	@echo "and, less often: stale bless colab report address (python -m book --help), lint fast pages test-real load audit lock clean"
+	@echo "and, less often: stale bless claims colab report address (python -m book --help), lint fast pages test-real load audit lock clean"
 
 $(READY): pyproject.toml constraints.txt llmcore/pretrained/weights.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else f'Python 3.11 or newer is needed, this is {sys.version.split()[0]}; try make PYTHON=python3.12')"
@@ -78,6 +78,10 @@ notebooks: $(READY)
 
 refresh bless: $(READY)
 	$(BIN)/python -m book $@ $(if $(ALL),--all) $(CHAPTERS)
+
+# chapters/claims: every falsehood is refused by an assert
+claims: $(READY)
+	$(BIN)/python -m book claims $(CHAPTERS)
 
 stale report: $(READY)
 	$(BIN)/python -m book $@

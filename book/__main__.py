@@ -45,6 +45,12 @@ def notebooks(options: argparse.Namespace) -> int:
     return main(options.chapters, options.device, options.variant)
 
 
+def claims(options: argparse.Namespace) -> int:
+    from book.claims import main
+
+    return main(options.chapters)
+
+
 def colab(options: argparse.Namespace) -> int:
     from book.colab.run import main
 
@@ -70,6 +76,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], int], str] = {
     refresh: "run the stale chapters, or those named, and store what they print and draw",
     bless: "compare instead of storing: chapters that still compute what they show are marked as fresh",
     notebooks: "hold the stored outputs of all chapters, or those named, against what runs here",
+    claims: "hold the chapters' asserts against planted falsehoods, which they must refuse",
     colab: "run chapters as Colab does, with its packages and without this folder",
     report: "keep what the last notebooks found, for the page that says what was checked",
     address: "compare the repository's address wherever it stands",
@@ -82,7 +89,7 @@ def arguments() -> argparse.ArgumentParser:
     parsers = {}
     for run, said in COMMANDS.items():
         parsers[run.__name__] = adding.add_parser(run.__name__, help=said, description=said)
-    for name in ("pdf", "refresh", "bless", "notebooks", "colab"):
+    for name in ("pdf", "refresh", "bless", "notebooks", "claims", "colab"):
         parsers[name].add_argument("chapters", nargs="*", help="names of chapters, such as 1-2-embedding")
     for name in ("refresh", "bless"):
         parsers[name].add_argument("--all", action="store_true", help="all chapters, stale or not")
