@@ -30,9 +30,11 @@ def read(path: Path) -> dict[str, Row]:
 
 
 def merge(
-    rows: Path = ROWS, kept: Path = KEPT, chapters: Path = ROOT / "chapters",
+    rows: Path = ROWS,
+    kept: Path = KEPT,
+    chapters: Path = ROOT / "chapters",
     names: Collection[str] = tuple(REPORTS),
-) -> dict[str, int]:  # fmt: skip
+) -> dict[str, int]:
     """Bring the rows of these reports up to date from a folder of new rows.
 
     Returns the number of new rows of each report. Raises ValueError where there is none at all.

@@ -65,10 +65,26 @@ def dropout_factors(seed, t_first, s_first, T, S, dropout, BLOCK_T: tl.constexpr
 
 @triton.jit
 def forward_kernel(
-    Q, K, V, Out, LogSums, Starts, Stops, scale, dropout, seed, T, S, H,
-    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, DH: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_DH: tl.constexpr,
-):  # fmt: skip
+    Q,
+    K,
+    V,
+    Out,
+    LogSums,
+    Starts,
+    Stops,
+    scale,
+    dropout,
+    seed,
+    T,
+    S,
+    H,
+    CAUSAL: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    DH: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_DH: tl.constexpr,
+):
     """One tile of queries of one head, over its tiles of keys. LogSums (B, H, T) are base-2 logarithms."""
     t_first, bh = tl.program_id(0) * BLOCK_T, tl.program_id(1)
     b, h, row_size = (bh // H).to(tl.int64), bh % H, H * DH
@@ -104,9 +120,26 @@ def forward_kernel(
 
 @triton.jit
 def backward_scores(
-    q, k, v, d_out, log_sums, inner, t_first, s_first, start, stop, scale, dropout, seed, T, S,
-    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    v,
+    d_out,
+    log_sums,
+    inner,
+    t_first,
+    s_first,
+    start,
+    stop,
+    scale,
+    dropout,
+    seed,
+    T,
+    S,
+    CAUSAL: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
     """Recompute a tile: its weights P after dropout, and dS = P (dP - inner) scale."""
     allowed = readable(t_first, s_first, T, S, start, stop, CAUSAL, BLOCK_T, BLOCK_S)
     scores = tl.where(allowed, product(q, tl.trans(k)) * (scale * LOG2E), LOWEST)
@@ -121,10 +154,28 @@ def backward_scores(
 
 @triton.jit
 def queries_kernel(
-    Q, K, V, dOut, LogSums, Inner, dQ, Starts, Stops, scale, dropout, seed, T, S, H,
-    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, DH: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_DH: tl.constexpr,
-):  # fmt: skip
+    Q,
+    K,
+    V,
+    dOut,
+    LogSums,
+    Inner,
+    dQ,
+    Starts,
+    Stops,
+    scale,
+    dropout,
+    seed,
+    T,
+    S,
+    H,
+    CAUSAL: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    DH: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_DH: tl.constexpr,
+):
     """dQ = dS K for one tile of queries, over the same tiles of keys as in forward_kernel."""
     t_first, bh = tl.program_id(0) * BLOCK_T, tl.program_id(1)
     b, h, row_size = (bh // H).to(tl.int64), bh % H, H * DH
@@ -153,10 +204,29 @@ def queries_kernel(
 
 @triton.jit
 def keys_kernel(
-    Q, K, V, dOut, LogSums, Inner, dK, dV, Starts, Stops, scale, dropout, seed, T, S, H,
-    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, DH: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_DH: tl.constexpr,
-):  # fmt: skip
+    Q,
+    K,
+    V,
+    dOut,
+    LogSums,
+    Inner,
+    dK,
+    dV,
+    Starts,
+    Stops,
+    scale,
+    dropout,
+    seed,
+    T,
+    S,
+    H,
+    CAUSAL: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    DH: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_DH: tl.constexpr,
+):
     """dV = P^T dO and dK = dS^T Q for one tile of keys, over the queries from the first that may read it."""
     s_first, bh = tl.program_id(0) * BLOCK_S, tl.program_id(1)
     b, h, row_size = (bh // H).to(tl.int64), bh % H, H * DH

@@ -74,3 +74,22 @@ def test_config_to_model_to_trace_is_one_sitting():
     ]
     lines = [line for n in names for line in (PACKAGE / f"{n}.py").read_text().splitlines() if line.strip()]
     assert len(lines) < 830
+
+
+ROOT = PACKAGE.parent
+CODE = [
+    p for folder in ("llmcore", "book", "tools", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")
+]
+
+
+def test_a_function_ends_on_the_page_on_which_it_begins():
+    """Under 60 lines each."""
+    long = {
+        f"{path.relative_to(ROOT)}: {node.name}": node.end_lineno - node.lineno + 1
+        for path in CODE
+        if "node_modules" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert len(long) > 1000
+    assert {name: lines for name, lines in long.items() if lines >= 60} == {}

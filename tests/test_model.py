@@ -216,72 +216,64 @@ def test_encoder_equals_bert_with_padding_and_segments(path, dtype):
     close(ours[real], theirs[real], BERT)
 
 
+def pair_attention(theirs, ours):
+    qkv = [ours.W_q, ours.W_k, ours.W_v]
+    return [
+        (theirs.in_proj_weight, torch.cat([m.weight.T for m in qkv])),
+        (theirs.in_proj_bias, torch.cat([m.bias for m in qkv])),
+        *pair_linear(theirs.out_proj, ours.W_o),
+    ]
+
+
+def pair_blocks(theirs, ours):
+    """The attentions, the norms in the order in which they are used, and a block's feed-forward layer."""
+    pairs = pair_attention(theirs.self_attn, ours.attention) + pair_norm(theirs.norm1, ours.attention_norm)
+    last = theirs.norm2
+    if hasattr(theirs, "multihead_attn"):
+        pairs += pair_attention(theirs.multihead_attn, ours.cross_attention)
+        pairs += pair_norm(theirs.norm2, ours.cross_norm)
+        last = theirs.norm3
+    pairs += pair_linear(theirs.linear1, ours.feed_forward.up)
+    pairs += pair_linear(theirs.linear2, ours.feed_forward.down)
+    return pairs + pair_norm(last, ours.feed_forward_norm)
+
+
+def as_torch_has_it(model, residual, dtype):
+    """torch's encoder-decoder with the model's weights."""
+    same = {"dropout": 0.0, "activation": "relu", "batch_first": True, "dtype": dtype}
+    reference = nn.Transformer(16, 4, 2, 2, 24, norm_first=residual == "pre", **same).eval()
+    pairs = []
+    for theirs, ours in ((reference.encoder, model.encoder), (reference.decoder, model.decoder)):
+        for one, other in zip(theirs.layers, ours.blocks, strict=True):
+            pairs += pair_blocks(one, other)
+        if residual == "pre":
+            pairs += pair_norm(theirs.norm, ours.norm)
+        else:  # torch normalises once more at the end of each stack; the paper does not
+            theirs.norm = None
+    put(pairs)
+    return reference
+
+
 @pytest.mark.parametrize("path", ["explicit", "fused"])
 @pytest.mark.parametrize("residual", ["pre", "post"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_encoder_decoder_equals_torch(residual, path, dtype):
-    config = replace(
-        BASE,
-        family="encoder-decoder",
-        residual=residual,
-        feed_forward="relu",
-        position="sinusoidal",
-        attention=path,
-    )
+    kind = {"family": "encoder-decoder", "feed_forward": "relu", "position": "sinusoidal"}
+    config = replace(BASE, residual=residual, attention=path, **kind)
     model = model_of(config, dtype=dtype)
-    same = {
-        "dropout": 0.0,
-        "activation": "relu",
-        "batch_first": True,
-        "norm_first": residual == "pre",
-        "dtype": dtype,
-    }
-    reference = nn.Transformer(16, 4, 2, 2, 24, **same).eval()
-    if residual == "post":  # torch normalises once more at the end of each stack; the paper does not
-        reference.encoder.norm = reference.decoder.norm = None
-
-    def pair_attention(theirs, ours):
-        qkv = [ours.W_q, ours.W_k, ours.W_v]
-        return [
-            (theirs.in_proj_weight, torch.cat([m.weight.T for m in qkv])),
-            (theirs.in_proj_bias, torch.cat([m.bias for m in qkv])),
-            *pair_linear(theirs.out_proj, ours.W_o),
-        ]
-
-    pairs = []
-    for theirs, ours in zip(reference.encoder.layers, model.encoder.blocks, strict=True):
-        pairs += pair_attention(theirs.self_attn, ours.attention) + pair_norm(
-            theirs.norm1, ours.attention_norm
-        )
-        pairs += pair_linear(theirs.linear1, ours.feed_forward.up) + pair_linear(
-            theirs.linear2, ours.feed_forward.down
-        )
-        pairs += pair_norm(theirs.norm2, ours.feed_forward_norm)
-    for theirs, ours in zip(reference.decoder.layers, model.decoder.blocks, strict=True):
-        pairs += pair_attention(theirs.self_attn, ours.attention) + pair_norm(
-            theirs.norm1, ours.attention_norm
-        )
-        pairs += pair_attention(theirs.multihead_attn, ours.cross_attention) + pair_norm(
-            theirs.norm2, ours.cross_norm
-        )
-        pairs += pair_linear(theirs.linear1, ours.feed_forward.up) + pair_linear(
-            theirs.linear2, ours.feed_forward.down
-        )
-        pairs += pair_norm(theirs.norm3, ours.feed_forward_norm)
-    if residual == "pre":
-        pairs += pair_norm(reference.encoder.norm, model.encoder.norm) + pair_norm(
-            reference.decoder.norm, model.decoder.norm
-        )
-    put(pairs)
+    reference = as_torch_has_it(model, residual, dtype)
 
     source, target = ids_of(3, 9, seed=1), ids_of(3, 6, seed=2)
     lengths = torch.tensor([9, 4, 1])
     padded = torch.arange(9) >= lengths[:, None]
     vectors = reference(
-        model.embed(source, Padding(), 0)[0], model.embed(target, Padding(), 0)[0],
-        tgt_mask=nn.Transformer.generate_square_subsequent_mask(6, dtype=dtype), tgt_is_causal=True,
-        src_key_padding_mask=padded, memory_key_padding_mask=padded,
-    )  # fmt: skip
+        model.embed(source, Padding(), 0)[0],
+        model.embed(target, Padding(), 0)[0],
+        tgt_mask=nn.Transformer.generate_square_subsequent_mask(6, dtype=dtype),
+        tgt_is_causal=True,
+        src_key_padding_mask=padded,
+        memory_key_padding_mask=padded,
+    )
     ours = model(target, source=source, source_padding=Padding(stop=lengths))
     close(ours, vectors @ model.head.table.T, config)
     gradient = torch.autograd.grad(ours.square().mean(), model.encoder.blocks[0].attention.W_q.weight)[0]

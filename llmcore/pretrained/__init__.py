@@ -38,9 +38,11 @@ SHARD = re.compile(r"\w[\w.-]*\.safetensors")  # a file name without a path, so 
 
 
 def load(
-    path_or_name: str | Path, tokenizer: bool = True, dtype: torch.dtype = torch.float32,
+    path_or_name: str | Path,
+    tokenizer: bool = True,
+    dtype: torch.dtype = torch.float32,
     attention: AttentionPath = "fused",
-) -> tuple[Transformer, Tokenizer | None]:  # fmt: skip
+) -> tuple[Transformer, Tokenizer | None]:
     """The model, in eval mode and without dropout, and the tokenizer that is stored beside the weights.
 
     path_or_name is a folder with config.json and model.safetensors (one file, or shards with their index), a
@@ -73,9 +75,11 @@ def load(
 
 
 def from_gguf(
-    path: str | Path, tokenizer: bool = True, dtype: torch.dtype = torch.float32,
+    path: str | Path,
+    tokenizer: bool = True,
+    dtype: torch.dtype = torch.float32,
     attention: AttentionPath = "fused",
-) -> tuple[Transformer, BPETokenizer | None]:  # fmt: skip
+) -> tuple[Transformer, BPETokenizer | None]:
     """The model of a GGUF file, its weights dequantised, and the tokenizer that the file contains."""
     file = gguf_file.File(Path(path))
     model = gguf_file.read_model(file, dtype, attention)
@@ -193,9 +197,12 @@ def read_tokenizer(folder: str | Path) -> Tokenizer | None:
 
 
 def save(
-    folder: str | Path, model: Transformer, architecture: str, tokenizer: Tokenizer | None = None,
+    folder: str | Path,
+    model: Transformer,
+    architecture: str,
+    tokenizer: Tokenizer | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write config.json, model.safetensors and tokenizer.json as Hugging Face's library loads them.
 
     The folder appears complete or not at all. architecture is a name of ARCHITECTURES. settings are further

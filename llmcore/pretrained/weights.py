@@ -115,9 +115,12 @@ def theirs_of(model: Transformer, table: list[Pair]) -> dict[str, Tensor]:
 
 
 def without_copies(
-    weights: Mapping[str, Tensor], copies: Mapping[str, str], left_out: Mapping[str, str], needed: set[str],
+    weights: Mapping[str, Tensor],
+    copies: Mapping[str, str],
+    left_out: Mapping[str, str],
+    needed: set[str],
     where: str,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """The weights without those that are not loaded: what `left_out` matches, and copies of another weight.
 
     copies: a copy's name -> the original's; `needed` are the names that the model loads. Raises ValueError

@@ -111,9 +111,15 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def train_file(
-        cls, path: str | Path, vocab_size: int, special_tokens: Iterable[str] = (), pattern: str = "gpt4-han",
-        processes: int = 1, chunk_bytes: int = 1 << 24, progress: bool = False,
-    ) -> "BPETokenizer":  # fmt: skip
+        cls,
+        path: str | Path,
+        vocab_size: int,
+        special_tokens: Iterable[str] = (),
+        pattern: str = "gpt4-han",
+        processes: int = 1,
+        chunk_bytes: int = 1 << 24,
+        progress: bool = False,
+    ) -> "BPETokenizer":
         """train on a file larger than memory: several processes count parts that end at special tokens."""
         names = _names(special_tokens)
         counts = count_file(

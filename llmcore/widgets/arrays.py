@@ -213,9 +213,14 @@ def _exact_means(array: np.ndarray, axis: int, width: int) -> np.ndarray:
 
 
 def ship(
-    values: Any, name: str, labels: Sequence[Sequence[Any] | None] | None = None,
-    axes: Sequence[str] | None = None, scale: Scale | None = None, digits: int = 4, most: int = MOST_SHIPPED,
-) -> dict[str, Any]:  # fmt: skip
+    values: Any,
+    name: str,
+    labels: Sequence[Sequence[Any] | None] | None = None,
+    axes: Sequence[str] | None = None,
+    scale: Scale | None = None,
+    digits: int = 4,
+    most: int = MOST_SHIPPED,
+) -> dict[str, Any]:
     """An array as tensor.js reads it. scale: by default diverging where both signs occur, else sequential.
 
     labels: for each axis a list of texts or None; axes: the axes' names; digits: significant digits shipped;
@@ -281,7 +286,7 @@ def table(shipped: dict[str, Any]) -> Markup:
 
 def rows_table(
     cells: Sequence[Sequence[str]], row_names: Iterable[str], column_names: Iterable[str], title: str = ""
-) -> Markup:  # fmt: skip
+) -> Markup:
     """Texts as an HTML table: one list of cells per row, one name per row and per column."""
     head = [element("th", {"scope": "col"}, name) for name in column_names]
     body = [

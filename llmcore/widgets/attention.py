@@ -26,10 +26,14 @@ class AttentionInspector(Widget):
     kind = traitlets.Unicode("attention").tag(sync=True)
 
     def __init__(
-        self, layers: Mapping[str, tuple[Any, Any]], tokens: Sequence[Any],
-        key_tokens: Sequence[Any] | None = None, causal: bool = False, real: tuple[int, int] | None = None,
+        self,
+        layers: Mapping[str, tuple[Any, Any]],
+        tokens: Sequence[Any],
+        key_tokens: Sequence[Any] | None = None,
+        causal: bool = False,
+        real: tuple[int, int] | None = None,
         caption: str = "",
-    ):  # fmt: skip
+    ):
         arrays = {}
         for name, both in named(layers, "layers", 200).items():
             q, k = items(both, f"{name}: (q, k)", 2)
@@ -79,10 +83,17 @@ class AttentionInspector(Widget):
 
     @classmethod
     def from_trace(
-        cls, traced: Mapping[str, Any], tokens: Sequence[Any], key_tokens: Sequence[Any] | None = None,
-        stack: str = "decoder", cross: bool = False, batch: int = 0, causal: bool | None = None,
-        real: tuple[int, int] | None = None, caption: str = "",
-    ) -> "AttentionInspector":  # fmt: skip
+        cls,
+        traced: Mapping[str, Any],
+        tokens: Sequence[Any],
+        key_tokens: Sequence[Any] | None = None,
+        stack: str = "decoder",
+        cross: bool = False,
+        batch: int = 0,
+        causal: bool | None = None,
+        real: tuple[int, int] | None = None,
+        caption: str = "",
+    ) -> "AttentionInspector":
         """The attention of every block of a stack, from llmcore.trace.
 
         causal: by default True for a decoder's self-attention; cross-attention is never causal. Where the

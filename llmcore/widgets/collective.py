@@ -27,9 +27,15 @@ class CollectiveSimulator(Widget):
     shared = ("selection", "step")
 
     def __init__(
-        self, collective: str = "ring all-reduce", ranks: int = 4, values: Any = None,
-        n_bytes: int = 1_000_000, latency: float = 5e-6, bandwidth: float = 50e9, caption: str = "",
-    ):  # fmt: skip
+        self,
+        collective: str = "ring all-reduce",
+        ranks: int = 4,
+        values: Any = None,
+        n_bytes: int = 1_000_000,
+        latency: float = 5e-6,
+        bandwidth: float = 50e9,
+        caption: str = "",
+    ):
         rows, columns = np.indices((MOST, MOST))
         start = floats(10 * rows + columns if values is None else values, "values", 2, most=1e15)
         N = len(start)

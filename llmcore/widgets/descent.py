@@ -27,9 +27,14 @@ class LossSurface(Widget):
     shared = ("selection", "weights")
 
     def __init__(
-        self, points: Sequence[tuple[float, float]], start: tuple[float, float] = (-1.0, -1.0),
-        lr: float = 0.1, span: float = 3.0, around: tuple[float, float] | None = None, caption: str = "",
-    ):  # fmt: skip
+        self,
+        points: Sequence[tuple[float, float]],
+        start: tuple[float, float] = (-1.0, -1.0),
+        lr: float = 0.1,
+        span: float = 3.0,
+        around: tuple[float, float] | None = None,
+        caption: str = "",
+    ):
         p = floats(points, "points", 2, most=1e6)
         if p.shape[1] != 2 or not 2 <= len(p) <= MOST_POINTS:
             raise ValueError(
@@ -66,9 +71,13 @@ class OptimizerRace(Widget):
     shared = ("selection", "losses")
 
     def __init__(
-        self, land: str = "bowl", condition: float = 10.0, steps: int = 40,
-        lr: Mapping[str, float] | None = None, caption: str = "",
-    ):  # fmt: skip
+        self,
+        land: str = "bowl",
+        condition: float = 10.0,
+        steps: int = 40,
+        lr: Mapping[str, float] | None = None,
+        caption: str = "",
+    ):
         rates = {"sgd": 0.05, "momentum": 0.02, "adam": 0.1}
         if lr is not None and not (isinstance(lr, Mapping) and set(lr) <= set(rates)):
             raise ValueError(f"lr={brief(lr)}: give {{name: rate}} with names of {list(rates)}")

@@ -22,9 +22,14 @@ class MatrixInspector(Widget):
     kind = traitlets.Unicode("matrix").tag(sync=True)
 
     def __init__(
-        self, values: Any, name: str = "x", labels: Sequence[Sequence[Any] | None] | None = None,
-        axes: Sequence[str] | None = None, scale: Scale | None = None, caption: str = "",
-    ):  # fmt: skip
+        self,
+        values: Any,
+        name: str = "x",
+        labels: Sequence[Sequence[Any] | None] | None = None,
+        axes: Sequence[str] | None = None,
+        scale: Scale | None = None,
+        caption: str = "",
+    ):
         shipped = ship(values, name, labels, axes, scale)
         sizes = " x ".join(map(str, shipped["full"]))
         note = ""

@@ -38,9 +38,13 @@ class OperationInspector(Widget):
     kind = traitlets.Unicode("operation").tag(sync=True)
 
     def __init__(
-        self, op: str, operands: Mapping[str, Operand], result: Operand,
-        options: dict[str, Any] | None = None, caption: str = "",
-    ):  # fmt: skip
+        self,
+        op: str,
+        operands: Mapping[str, Operand],
+        result: Operand,
+        options: dict[str, Any] | None = None,
+        caption: str = "",
+    ):
         known = OPERANDS[one_of(op, "op", OPERANDS)]
         given = named(operands, "operands", len(known))
         if not set(known) - set(OPTIONAL) <= set(given) <= set(known):
@@ -63,9 +67,18 @@ class OperationInspector(Widget):
 
     @classmethod
     def matmul(
-        cls, A: Any, B: Any, bias: Any = None, *, names: Sequence[str] = ("A", "B", "y", "b"),
-        rows: Names = None, inner: Names = None, columns: Names = None, result: Any = None, caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        A: Any,
+        B: Any,
+        bias: Any = None,
+        *,
+        names: Sequence[str] = ("A", "B", "y", "b"),
+        rows: Names = None,
+        inner: Names = None,
+        columns: Names = None,
+        result: Any = None,
+        caption: str = "",
+    ) -> "OperationInspector":
         """y = A @ B (+ bias). A and B have 2 axes, or more if the axes before the last two agree.
 
         names: of A, B, the result and the bias; without a bias, three are enough.
@@ -106,9 +119,17 @@ class OperationInspector(Widget):
 
     @classmethod
     def one_hot(
-        cls, ids: Sequence[int], E: Any, *, names: Sequence[str] = ("one-hot", "E", "x"), rows: Names = None,
-        entries: Names = None, columns: Names = None, result: Any = None, caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        ids: Sequence[int],
+        E: Any,
+        *,
+        names: Sequence[str] = ("one-hot", "E", "x"),
+        rows: Names = None,
+        entries: Names = None,
+        columns: Names = None,
+        result: Any = None,
+        caption: str = "",
+    ) -> "OperationInspector":
         """x = one_hot(ids) @ E: each row of the product is a row of E. entries: names of E's rows."""
         names = _names(names, 3)
         e, i = _operand(E, names[1]), _operand(ids, "ids")
@@ -132,9 +153,16 @@ class OperationInspector(Widget):
 
     @classmethod
     def add(
-        cls, A: Any, B: Any, *, names: Sequence[str] = ("A", "B", "A + B"), rows: Names = None,
-        columns: Names = None, result: Any = None, caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        A: Any,
+        B: Any,
+        *,
+        names: Sequence[str] = ("A", "B", "A + B"),
+        rows: Names = None,
+        columns: Names = None,
+        result: Any = None,
+        caption: str = "",
+    ) -> "OperationInspector":
         """A + B, both of the same shape."""
         names = _names(names, 3)
         a, b = _operand(A, names[0]), _operand(B, names[1])
@@ -147,9 +175,15 @@ class OperationInspector(Widget):
 
     @classmethod
     def softmax(
-        cls, x: Any, *, names: Sequence[str] = ("scores", "weights"), rows: Names = None,
-        columns: Names = None, result: Any = None, caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        x: Any,
+        *,
+        names: Sequence[str] = ("scores", "weights"),
+        rows: Names = None,
+        columns: Names = None,
+        result: Any = None,
+        caption: str = "",
+    ) -> "OperationInspector":
         """softmax of each row: one of nothing but -inf becomes zeros, one with NaN or +inf becomes NaN."""
         names = _names(names, 2)
         a = _floats(x, names[0])
@@ -159,10 +193,18 @@ class OperationInspector(Widget):
 
     @classmethod
     def layer_norm(
-        cls, x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *,
-        names: Sequence[str] = ("x", "LN(x)"), rows: Names = None, columns: Names = None, result: Any = None,
+        cls,
+        x: Any,
+        weight: Any = None,
+        bias: Any = None,
+        eps: float = 1e-5,
+        *,
+        names: Sequence[str] = ("x", "LN(x)"),
+        rows: Names = None,
+        columns: Names = None,
+        result: Any = None,
         caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+    ) -> "OperationInspector":
         """(x - mean) / sqrt(var + eps) * weight + bias over each row."""
         names, eps = _names(names, 2), real(eps, "eps", 0, 1e6)
         a = _squared(x, names[0])
@@ -174,9 +216,17 @@ class OperationInspector(Widget):
 
     @classmethod
     def rms_norm(
-        cls, x: Any, weight: Any = None, eps: float = 1e-5, *, names: Sequence[str] = ("x", "RMS(x)"),
-        rows: Names = None, columns: Names = None, result: Any = None, caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        x: Any,
+        weight: Any = None,
+        eps: float = 1e-5,
+        *,
+        names: Sequence[str] = ("x", "RMS(x)"),
+        rows: Names = None,
+        columns: Names = None,
+        result: Any = None,
+        caption: str = "",
+    ) -> "OperationInspector":
         """x / sqrt(mean(x^2) + eps) * weight over each row."""
         names, eps = _names(names, 2), real(eps, "eps", 0, 1e6)
         a = _squared(x, names[0])
@@ -186,9 +236,18 @@ class OperationInspector(Widget):
 
     @classmethod
     def _norm(
-        cls, op: str, a: np.ndarray, y: np.ndarray, gains: dict[str, Any], eps: float, names: Sequence[str],
-        rows: Names, columns: Names, result: Any, caption: str,
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        op: str,
+        a: np.ndarray,
+        y: np.ndarray,
+        gains: dict[str, Any],
+        eps: float,
+        names: Sequence[str],
+        rows: Names,
+        columns: Names,
+        result: Any,
+        caption: str,
+    ) -> "OperationInspector":
         """y, the normalised a, times the weight and plus the bias where they are given."""
         labels = _labels(a, rows, columns)
         operands: dict[str, Operand] = {"A": (a, names[0], labels)}
@@ -207,9 +266,17 @@ class OperationInspector(Widget):
 
     @classmethod
     def scores(
-        cls, q: Any, k: Any, causal: bool = False, *, names: Sequence[str] = ("Q", "K", "scores"),
-        rows: Names = None, columns: Names = None, result: Any = None, caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        q: Any,
+        k: Any,
+        causal: bool = False,
+        *,
+        names: Sequence[str] = ("Q", "K", "scores"),
+        rows: Names = None,
+        columns: Names = None,
+        result: Any = None,
+        caption: str = "",
+    ) -> "OperationInspector":
         """q @ k^T / sqrt(Dh); the T queries are the last T of the S keys.
 
         causal: keys after the query get -inf.
@@ -243,9 +310,15 @@ class OperationInspector(Widget):
 
     @classmethod
     def transpose(
-        cls, x: Any, *, names: Sequence[str] = ("x", "x^T"), rows: Names = None, columns: Names = None,
-        result: Any = None, caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        x: Any,
+        *,
+        names: Sequence[str] = ("x", "x^T"),
+        rows: Names = None,
+        columns: Names = None,
+        result: Any = None,
+        caption: str = "",
+    ) -> "OperationInspector":
         """The last two axes exchanged; rows and columns name those of x."""
         names = _names(names, 2)
         a = _operand(x, names[0])
@@ -257,9 +330,15 @@ class OperationInspector(Widget):
 
     @classmethod
     def split_heads(
-        cls, x: Any, n_heads: int, *, names: Sequence[str] = ("Q", "heads"), rows: Names = None,
-        result: Any = None, caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        x: Any,
+        n_heads: int,
+        *,
+        names: Sequence[str] = ("Q", "heads"),
+        rows: Names = None,
+        result: Any = None,
+        caption: str = "",
+    ) -> "OperationInspector":
         """(T, H Dh) -> (H, T, Dh): head h is columns h Dh to (h + 1) Dh - 1."""
         names, n_heads = _names(names, 2), whole(n_heads, "n_heads", 1, MOST_OPERAND)
         a = _operand(x, names[0])
@@ -276,9 +355,14 @@ class OperationInspector(Widget):
 
     @classmethod
     def concat_heads(
-        cls, heads: Any, *, names: Sequence[str] = ("heads", "concat"), rows: Names = None,
-        result: Any = None, caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        heads: Any,
+        *,
+        names: Sequence[str] = ("heads", "concat"),
+        rows: Names = None,
+        result: Any = None,
+        caption: str = "",
+    ) -> "OperationInspector":
         """(H, T, Dh) -> (T, H Dh), the inverse of split_heads."""
         names = _names(names, 2)
         a = _operand(heads, names[0])
@@ -291,9 +375,15 @@ class OperationInspector(Widget):
 
     @classmethod
     def relu(
-        cls, x: Any, *, names: Sequence[str] = ("x", "relu(x)"), rows: Names = None, columns: Names = None,
-        result: Any = None, caption: str = "",
-    ) -> "OperationInspector":  # fmt: skip
+        cls,
+        x: Any,
+        *,
+        names: Sequence[str] = ("x", "relu(x)"),
+        rows: Names = None,
+        columns: Names = None,
+        result: Any = None,
+        caption: str = "",
+    ) -> "OperationInspector":
         """max(x, 0), cell by cell."""
         names = _names(names, 2)
         a = _operand(x, names[0])

@@ -32,9 +32,15 @@ class PipelineSchedule(Widget):
     shared = ("selection", "time")
 
     def __init__(
-        self, schedule: str = "1f1b", stages: int = 4, microbatches: int = 8, chunks: int = 1,
-        forward: float = 1.0, backward: float = 2.0, caption: str = "",
-    ):  # fmt: skip
+        self,
+        schedule: str = "1f1b",
+        stages: int = 4,
+        microbatches: int = 8,
+        chunks: int = 1,
+        forward: float = 1.0,
+        backward: float = 2.0,
+        caption: str = "",
+    ):
         schedule = one_of(schedule, "schedule", SCHEDULES)
         stages = whole(stages, "stages", 1, MOST[0])
         microbatches = whole(microbatches, "microbatches", 1, MOST[1])

@@ -36,10 +36,16 @@ class MemoryPlanner(Widget):
     shared = ("selection", "plan")
 
     def __init__(
-        self, model: str = "Llama 3.1 8B", plan: Plan | None = None, B: int = 64, T: int = 8192,
-        hardware: str = "h100", efficiency: float = 0.6, models: Mapping[str, ModelConfig] | None = None,
+        self,
+        model: str = "Llama 3.1 8B",
+        plan: Plan | None = None,
+        B: int = 64,
+        T: int = 8192,
+        hardware: str = "h100",
+        efficiency: float = 0.6,
+        models: Mapping[str, ModelConfig] | None = None,
         caption: str = "",
-    ):  # fmt: skip
+    ):
         known: dict[str, ModelConfig] = named(MODELS if models is None else models, "models", 12)
         for name, config in known.items():
             if not isinstance(config, ModelConfig) or config.family == "encoder-decoder":

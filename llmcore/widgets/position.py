@@ -28,10 +28,15 @@ class PositionExplorer(Widget):
     shared = ("selection", "view", "score")
 
     def __init__(
-        self, d_model: int = 16, positions: int = 32, base: float = 10000.0,
-        q: Sequence[float] = (1.0, 0.6, 0.2, 0.8), k: Sequence[float] = (0.9, 0.3, -0.4, 0.5),
-        view: str = "sinusoidal", caption: str = "",
-    ):  # fmt: skip
+        self,
+        d_model: int = 16,
+        positions: int = 32,
+        base: float = 10000.0,
+        q: Sequence[float] = (1.0, 0.6, 0.2, 0.8),
+        k: Sequence[float] = (0.9, 0.3, -0.4, 0.5),
+        view: str = "sinusoidal",
+        caption: str = "",
+    ):
         a, b = floats(q, "q", 1, most=BIG), floats(k, "k", 1, most=BIG)
         d_model, positions = (
             whole(d_model, "d_model", 2, MOST_CELLS),

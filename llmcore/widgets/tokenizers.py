@@ -32,9 +32,12 @@ class TokenizerExplorer(Widget):
     shared = ("selection", "text", "ids")
 
     def __init__(
-        self, tokenizers: Mapping[str, Tokenizer], text: str, samples: Mapping[str, str] | None = None,
+        self,
+        tokenizers: Mapping[str, Tokenizer],
+        text: str,
+        samples: Mapping[str, str] | None = None,
         caption: str = "",
-    ):  # fmt: skip
+    ):
         tokenizers = named(tokenizers, "tokenizers", 8)
         text = _sample(text, "text")
         none = samples is None or (isinstance(samples, Mapping) and not samples)

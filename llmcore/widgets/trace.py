@@ -28,9 +28,13 @@ class TraceExplorer(Widget):
     shared = ("selection", "path")
 
     def __init__(
-        self, traced: Mapping[str, Any], tokens: Sequence[Any] | None = None, batch: int = 0,
-        caption: str = "", path: str = "",
-    ):  # fmt: skip
+        self,
+        traced: Mapping[str, Any],
+        tokens: Sequence[Any] | None = None,
+        batch: int = 0,
+        caption: str = "",
+        path: str = "",
+    ):
         if isinstance(traced, Mapping) and not traced:
             raise ValueError("the trace is empty: run the model inside `with trace(model) as seen`")
         traced = named(traced, "tensors of the trace", MOST_TENSORS)

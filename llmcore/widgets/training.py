@@ -40,9 +40,15 @@ class TrainingStep(Widget):
     shared = ("selection", "losses")
 
     def __init__(
-        self, parameters: Mapping[str, Any], ids: Sequence[int], vocabulary: Mapping[int, str],
-        n_heads: int = 2, norm_eps: float = 1e-5, lr: float = 0.5, caption: str = "",
-    ):  # fmt: skip
+        self,
+        parameters: Mapping[str, Any],
+        ids: Sequence[int],
+        vocabulary: Mapping[int, str],
+        n_heads: int = 2,
+        norm_eps: float = 1e-5,
+        lr: float = 0.5,
+        caption: str = "",
+    ):
         if not isinstance(parameters, Mapping):
             raise ValueError(f"parameters={brief(parameters)}: pass toy_model().state_dict()")
         missing = [n for n in NAMES if n not in parameters]
