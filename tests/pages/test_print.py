@@ -113,7 +113,7 @@ def test_what_cannot_be_printed_is_named(html, tmp_path):
     done = run(html, "1-2-embeding")
     assert done.returncode == 2
     assert done.stdout.startswith(
-        "['1-2-embeding'] are no chapters of this book: name some of ['index', '0-vocabulary'"
+        "['1-2-embeding'] are no chapters of this book: name some of ['index', '0-0-one-pass'"
     )
     assert not list(tmp_path.iterdir())
 

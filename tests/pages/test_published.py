@@ -184,9 +184,9 @@ def test_every_figure_has_an_alternative(pages):
             name = figure.get("aria-label") or (figure.figcaption or figure).get_text(" ").strip()
             assert meaningful(name, 5), f"{path.name}: {str(figure)[:200]}"
         for drawing in soup(path).find_all("svg"):
-            assert drawing.get("aria-hidden") == "true" or meaningful(drawing.get("aria-label"), 5), (
-                f"{path.name}: {str(drawing)[:200]}"
-            )
+            name = drawing.get("aria-label") or (drawing.title and drawing.title.get_text())
+            hidden = drawing.get("aria-hidden") == "true"
+            assert hidden or meaningful(name, 5), f"{path.name}: {str(drawing)[:200]}"
     stored = sum(
         kind.startswith("image/")
         for path in (ROOT / "chapters").glob("*.ipynb")
