@@ -46,6 +46,7 @@ def chapter(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_loose_assert_lets_a_falsehood_pass_and_a_tight_one_refuses_it(chapter):
     found = {verdict.says: (verdict.outcome, verdict.cell) for verdict in check(chapter)}
     assert found == {
@@ -57,6 +58,7 @@ def test_a_loose_assert_lets_a_falsehood_pass_and_a_tight_one_refuses_it(chapter
     }
 
 
+@pytest.mark.slow
 def test_what_a_falsehood_does_is_gone_afterwards(chapter):
     """The chapter itself still holds after each, and a chapter that does not hold is named."""
     notebook = nbformat.read(chapter, as_version=4)
