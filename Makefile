@@ -31,7 +31,8 @@ help:
 	@echo "make refresh     run the stale chapters and store their outputs; CHAPTERS=\"...\" these, ALL=1 all"
 	@echo "make fuzz        100,000 hostile inputs; EXAMPLES=..."
 	@echo "make bench       llmcore beside its peers, into benchmarks/RESULTS.md"
-	@echo "and, less often: stale bless claims colab report address (python -m book --help), lint fast pages test-real load audit lock clean"
+	@echo "and, less often: stale bless claims colab report address (python -m book --help),"
+	@echo "                 lint fast pages test-real load audit lock clean"
 
 $(READY): pyproject.toml constraints.txt llmcore/pretrained/weights.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else f'Python 3.11 or newer is needed, this is {sys.version.split()[0]}; try make PYTHON=python3.12')"

@@ -27,7 +27,6 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
@@ -85,35 +84,21 @@ def code(chapter: Path) -> list[str]:
 
 
 class Marked(ast.NodeTransformer):
-    """Notes each assert that runs, outside functions: those may run in another process."""
+    """Notes each assert of a cell, and each that runs. Those in functions may run elsewhere."""
+
+    def __init__(self) -> None:
+        self.there: set[int] = set()
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        return node
-
-    def visit_Lambda(self, node: ast.Lambda) -> ast.Lambda:
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         return node
 
     def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
+        self.there.add(node.lineno)
         call = ast.Call(ast.Name(REACHED, ast.Load()), [ast.Constant(node.lineno)], [])
         return [ast.fix_missing_locations(ast.copy_location(ast.Expr(call), node)), node]
-
-
-def asserts(source: str) -> set[int]:
-    """The lines of a cell on which an assert stands, outside functions and classes."""
-    out: set[int] = set()
-
-    def look(nodes: list[Any]) -> None:
-        for node in nodes:
-            if isinstance(node, ast.Assert):
-                out.add(node.lineno)
-            elif not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda):
-                look(list(ast.iter_child_nodes(node)))
-
-    look(ast.parse(source).body)
-    return out
 
 
 class Chapter:
@@ -164,18 +149,18 @@ class Chapter:
 
     def verdicts(self) -> Iterator[Verdict]:
         """One for each falsehood, then one for each assert that the chapter as it stands never reached."""
-        marking = Marked()
         for i, source in enumerate(self.sources):
             for one in self.planted:
                 if one.find in source:
                     yield self.apart(i, one)
             self.seen.clear()
+            marking = Marked()
             self.shell.ast_transformers.append(marking)
             error = self.run(source)
             self.shell.ast_transformers.remove(marking)
             if error is not None:
                 raise RuntimeError(f"cell {i} of the chapter itself ends in {type(error).__name__}: {error}")
-            for line in sorted(asserts(source) - self.seen):
+            for line in sorted(marking.there - self.seen):
                 said = source.splitlines()[line - 1].strip()
                 yield Verdict(f"the assert {said[:80]!r} is never reached", "passed", i)
 

@@ -35,7 +35,7 @@ RESIDUALS = {"pre": pre_norm, "post": post_norm}
 
 @dataclass(frozen=True)
 class Scope:
-    """What the attention layers of a stack read besides x: one object, shared by all its blocks."""
+    """All that the attention layers of a stack read besides x. Its blocks share one."""
 
     mask: Mask = Mask()  # which of its own tokens a query may read
     turn: Turn = unturned  # rotates queries and keys to their positions

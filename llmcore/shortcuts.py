@@ -1,4 +1,4 @@
-"""What makes generation fast, one token at a time: the same results as without it, in less time.
+"""Shortcuts for generation, one token at a time: the same results as without them, in less time.
 
 Shapes: B batch, T new tokens, S all tokens so far, H heads, Hkv key heads, Dh d_head; W is (I, O).
 """

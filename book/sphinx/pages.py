@@ -140,7 +140,7 @@ def name_figures(app, doctree):
 
 
 # the parts of the machine that a chapter is about
-FORWARD = ("text", "ids", "vectors", "attention", "feed-forward", "probabilities")
+FORWARD = PARTS[: PARTS.index("loss")]
 LIT = {
     "0-vocabulary": ("text", "ids"),
     "1-1-tokenization": ("text", "ids"),

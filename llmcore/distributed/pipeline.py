@@ -75,9 +75,8 @@ class Ran:
     """How one batch ran on this rank."""
 
     loss: float  # of the last stage; 0 on the others
-    spans: list[
-        Span
-    ]  # when each action ran: seconds of the machine's clock, the same for all ranks of one machine
+    # when each action ran, in seconds of the machine's clock: the same for all ranks of one machine
+    spans: list[Span]
     most_held: int  # microbatches whose activations this rank held at once
 
 

@@ -14,7 +14,7 @@ TAGS = frozenset((*TABLES, *DRAWINGS))
 PLACES = ("cx", "cy", "height", "points", "r", "rx", "viewBox", "width", "x", "x1", "x2", "y", "y1", "y2")
 FILLS = ("fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width")
 FONTS = ("font-family", "font-size", "font-weight", "text-anchor")
-# none that a browser would run or load
+# none that a browser would run; a fill or stroke could load, so Picture passes only colours of its own
 ATTRIBUTES = frozenset(("class", "data-widget", "role", "scope", *PLACES, *FILLS, *FONTS))
 
 # HTML cannot hold control characters: ␀ (U+2400) is shown for NUL, and so on
